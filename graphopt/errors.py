@@ -1,34 +1,34 @@
 """Every error graphopt raises on purpose.
 
-    GraphoptError                       code   exit
-    ├─ UsageError                       G1xx   2    the command or the configuration must change
-    │  ├─ UnknownNameError              G101        a pass, target, option, metric or node, with the nearest names
-    │  ├─ PipelineSyntaxError           G102        with a caret under the character
-    │  ├─ OptionError                   G103        an option of a pass has a wrong value
-    │  ├─ TargetError                   G104        a target file breaks the schema
-    │  ├─ OutputError                   G105        the output exists, or cannot be written
-    │  └─ MissingExtraError             G106        an optional dependency is not installed
-    ├─ InputError                       G2xx   2    the model or the data must change
-    │  ├─ ModelLoadError                G201        not there, not readable, not a model
-    │  ├─ InvalidModelError             G202        a model, but a broken one
-    │  ├─ ExternalDataError             G203        weights outside the file are missing or unsafe
-    │  ├─ UnsupportedModelError         G204        the runtime or the IR cannot take it
-    │  ├─ CalibrationDataError          G205        samples do not fit the model
-    │  ├─ MetricError                   G206        the metric cannot be computed
-    │  └─ BundleError                   G207        a bundle is damaged, tampered with or unknown
-    ├─ VerificationError                G3xx   1    the result is not acceptable
-    │  ├─ StructureMismatch             G301
-    │  ├─ NumericMismatch               G302
-    │  └─ BudgetExceeded                G303        a gate fails
-    ├─ PassError                        G4xx   3    a pass failed: our bug until shown otherwise
-    │  ├─ PreconditionError             G401
-    │  └─ PostconditionError            G402
-    └─ RuntimeFailure                   G5xx   1    the runtime failed on a candidate
-       ├─ SessionLoadError              G501
-       ├─ RunError                      G502
-       ├─ WorkerCrash                   G503
-       ├─ WorkerTimeout                 G504
-       └─ WorkerOutOfMemory             G505
+GraphoptError                       code   exit
+├─ UsageError                       G1xx   2    the command or the configuration must change
+│  ├─ UnknownNameError              G101        a name, with the nearest known ones
+│  ├─ PipelineSyntaxError           G102        with a caret under the character
+│  ├─ OptionError                   G103        an option of a pass has a wrong value
+│  ├─ TargetError                   G104        a target file breaks the schema
+│  ├─ OutputError                   G105        the output exists, or cannot be written
+│  └─ MissingExtraError             G106        an optional dependency is not installed
+├─ InputError                       G2xx   2    the model or the data must change
+│  ├─ ModelLoadError                G201        not there, not readable, not a model
+│  ├─ InvalidModelError             G202        a model, but a broken one
+│  ├─ ExternalDataError             G203        weights outside the file are missing or unsafe
+│  ├─ UnsupportedModelError         G204        the runtime or the IR cannot take it
+│  ├─ CalibrationDataError          G205        samples do not fit the model
+│  ├─ MetricError                   G206        the metric cannot be computed
+│  └─ BundleError                   G207        a bundle is damaged, tampered with or unknown
+├─ VerificationError                G3xx   1    the result is not acceptable
+│  ├─ StructureMismatch             G301
+│  ├─ NumericMismatch               G302
+│  └─ BudgetExceeded                G303        a gate fails
+├─ PassError                        G4xx   3    a pass failed: our bug until shown otherwise
+│  ├─ PreconditionError             G401
+│  └─ PostconditionError            G402
+└─ RuntimeFailure                   G5xx   1    the runtime failed on a candidate
+   ├─ SessionLoadError              G501
+   ├─ RunError                      G502
+   ├─ WorkerCrash                   G503
+   ├─ WorkerTimeout                 G504
+   └─ WorkerOutOfMemory             G505
 """
 
 from __future__ import annotations

@@ -1,1 +1,45 @@
-"""Room `rewrite`."""
+"""Passes, contracts, and the editor that is the only way to change a model."""
+
+from graphopt.rewrite.base import Pass
+from graphopt.rewrite.change import Change, can_replace
+from graphopt.rewrite.contract import Approximate, Contract, Exact, Numerics, Rounding
+from graphopt.rewrite.editor import Editor, describe
+from graphopt.rewrite.facts import (
+    Facts,
+    Needs,
+    ShapeTable,
+    TargetFacts,
+    ValueRange,
+    ValueShape,
+    provide_shapes_with,
+)
+from graphopt.rewrite.journal import Edit, Journal, Refusal
+from graphopt.rewrite.options import OptionSpec, OptionValue, format_value, option, option_specs
+
+__all__ = [
+    "Approximate",
+    "Change",
+    "Contract",
+    "Edit",
+    "Editor",
+    "Exact",
+    "Facts",
+    "Journal",
+    "Needs",
+    "Numerics",
+    "OptionSpec",
+    "OptionValue",
+    "Pass",
+    "Refusal",
+    "Rounding",
+    "ShapeTable",
+    "TargetFacts",
+    "ValueRange",
+    "ValueShape",
+    "can_replace",
+    "describe",
+    "format_value",
+    "option",
+    "option_specs",
+    "provide_shapes_with",
+]

@@ -1,0 +1,98 @@
+"""Constants: tensors that no caller can change at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.ir.walk import graphs
+
+__all__ = [
+    "as_tensor",
+    "constant_array",
+    "constant_tensor",
+    "initializer_tensors",
+    "opset_version",
+    "weight_bytes",
+]
+
+
+def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """Return ``data`` as a tensor called ``name``; text becomes a string tensor."""
+    if not isinstance(data, np.ndarray):
+        if data.name != name and not data.name:
+            data.name = name
+        return data
+    if data.dtype.kind in "OSU":
+        encoded = np.array(
+            [text.encode() if isinstance(text, str) else text for text in data.reshape(-1)],
+            dtype=object,
+        )
+        return ir.StringTensor(encoded.reshape(data.shape), shape=ir.Shape(data.shape), name=name)
+    return ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor that ``value`` always holds, or ``None``.
+
+    An initializer counts unless it is also an input of a graph, which a caller may override.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    if value.is_initializer():
+        return value.const_value
+    producer = value.producer()
+    if producer is None or producer.op_type != "Constant" or producer.domain:
+        return None
+    attributes = list(producer.attributes.values())
+    if len(attributes) != 1 or attributes[0].is_ref():
+        return None
+    return _attribute_tensor(attributes[0], value.name or "")
+
+
+def _attribute_tensor(attribute: ir.Attr, name: str) -> ir.TensorProtocol | None:
+    held = attribute.value
+    if attribute.name == "value":
+        return held if isinstance(held, ir.TensorProtocol) else None
+    if attribute.name in ("value_float", "value_floats"):
+        return ir.tensor(np.array(held, np.float32), name=name)
+    if attribute.name in ("value_int", "value_ints"):
+        return ir.tensor(np.array(held, np.int64), name=name)
+    if attribute.name in ("value_string", "value_strings"):
+        return as_tensor(np.array(held, dtype=object), name)
+    return None
+
+
+def constant_array(
+    value: ir.Value | None, max_elements: int | None = None
+) -> np.ndarray[Any, Any] | None:
+    """Return the constant as an array, or ``None`` where it is not one or has more elements.
+
+    The array may be memory-mapped and must not be written to.
+    """
+    tensor = constant_tensor(value)
+    if tensor is None or (max_elements is not None and tensor.size > max_elements):
+        return None
+    return tensor.numpy()
+
+
+def initializer_tensors(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Yield every initializer of every graph with its tensor."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of all initializers; a tensor shared by several counts once."""
+    distinct = {id(tensor): tensor.nbytes for _, tensor in initializer_tensors(model)}
+    return sum(distinct.values())
+
+
+def opset_version(model: ir.Model, domain: str = "") -> int:
+    """Return the imported version of ``domain``; 1 where it is not imported."""
+    return model.opset_imports.get(domain, 1)

@@ -1,0 +1,147 @@
+"""External data: where it may lie, and that it is really there.
+
+The rules: a location is relative and stays in the folder of the model, links included. A link of a
+Hugging Face cache may point into the ``blobs`` of the same repository, every other link out of the
+folder is refused. Each range lies within its file, fits its tensor, and overlaps no other range
+unless it is the very same one (tensors that share their data).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import ExternalDataError
+from graphopt.ir.structure import attribute_tensor_protos, tensor_protos
+
+__all__ = ["resolve_external_data"]
+
+
+@dataclass(frozen=True, order=True)
+class _Extent:
+    """Where one tensor lies: a range of bytes in one file."""
+
+    file: Path
+    offset: int
+    end: int
+    tensor: str
+
+
+def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
+    """Check every external tensor and make its location absolute, in place.
+
+    Raises:
+        ExternalDataError: A range is unsafe, missing, malformed, too short or overlapping; the
+            error names the tensor.
+    """
+    extents = [
+        _resolve(tensor, model_file)
+        for tensor in _all_tensor_protos(proto)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    for first, second in itertools.pairwise(sorted(extents)):
+        same = (first.offset, first.end) == (second.offset, second.end)
+        if first.file == second.file and second.offset < first.end and not same:
+            raise ExternalDataError(
+                f"external data of `{first.tensor}` and `{second.tensor}` overlap",
+                where=f"`{first.file}`",
+                why=f"bytes {first.offset}-{first.end} and {second.offset}-{second.end}",
+                hint="export the model again; the file is damaged",
+            )
+
+
+def _all_tensor_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from tensor_protos(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from attribute_tensor_protos(node)
+
+
+def _resolve(tensor: onnx.TensorProto, model_file: Path) -> _Extent:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = _safe_file(tensor.name, entries.get("location", ""), model_file)
+    offset = _whole_number(tensor.name, "offset", entries.get("offset", "0"))
+    size = _size_bytes(tensor)
+    length = _whole_number(tensor.name, "length", entries.get("length", str(size)))
+    if length != size:
+        raise _refusal(
+            tensor.name,
+            f"declares {length} bytes; type and shape need {size}",
+        )
+    available = file.stat().st_size
+    if offset + length > available:
+        raise _refusal(
+            tensor.name,
+            f"needs bytes {offset}-{offset + length} of `{file.name}`, which has {available}",
+            hint="the data file was cut short; copy it again",
+        )
+    del tensor.external_data[:]
+    for key, value in (("location", str(file)), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return _Extent(file, offset, offset + length, tensor.name)
+
+
+def _safe_file(name: str, location: str, model_file: Path) -> Path:
+    base = model_file.parent
+    if not location:
+        raise _refusal(name, "names no file (`location` is missing)")
+    windows = PureWindowsPath(location)
+    if PurePosixPath(location).is_absolute() or windows.is_absolute() or windows.drive:
+        raise _refusal(name, f"lies at the absolute path `{location}`")
+    if ".." in PurePosixPath(location).parts or ".." in windows.parts:
+        raise _refusal(name, f"leaves the folder of the model: `{location}`")
+    real = (base / location).resolve()
+    if not real.is_relative_to(base.resolve()) and not _is_hugging_face_blob(real, model_file):
+        raise _refusal(name, f"`{location}` is a link out of the folder of the model")
+    if not real.is_file():
+        raise _refusal(
+            name,
+            f"`{location}` does not exist beside `{model_file.name}`",
+            hint="copy the data file into the folder of the model",
+        )
+    return real
+
+
+def _is_hugging_face_blob(real: Path, model_file: Path) -> bool:
+    """Tell whether ``real`` is a blob of the cached repository that ``model_file`` belongs to.
+
+    The layout is ``models--X/snapshots/REVISION/...`` with links into ``models--X/blobs``.
+    """
+    for parent in model_file.parents:
+        if parent.parent.name == "snapshots":
+            return real.parent == (parent.parent.parent / "blobs").resolve()
+    return False
+
+
+def _whole_number(name: str, key: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise _refusal(name, f"`{key}` is `{text}`, not a whole number") from None
+    if number < 0:
+        raise _refusal(name, f"`{key}` is negative: {number}")
+    return number
+
+
+def _size_bytes(tensor: onnx.TensorProto) -> int:
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except (ValueError, TypeError):
+        raise _refusal(tensor.name, f"has the data type {tensor.data_type}") from None
+    elements = 1
+    for dim in tensor.dims:
+        if dim < 0:
+            raise _refusal(tensor.name, f"has a negative dimension: {dim}")
+        elements *= dim
+    return (elements * bits + 7) // 8
+
+
+def _refusal(name: str, why: str, hint: str | None = None) -> ExternalDataError:
+    return ExternalDataError(
+        f"external data of tensor `{name}` cannot be used", where=f"`{name}`", why=why, hint=hint
+    )

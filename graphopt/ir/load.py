@@ -1,0 +1,157 @@
+"""Reading a model from disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import google.protobuf.message
+import google.protobuf.text_format
+import onnx
+import onnx_ir as ir
+
+from graphopt.errors import InvalidModelError, ModelLoadError, UnsupportedModelError
+from graphopt.ir.external import resolve_external_data
+from graphopt.ir.normalise import normalise
+
+__all__ = ["PROTOBUF_LIMIT_BYTES", "load"]
+
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_TEXT_SUFFIXES = frozenset({".textproto", ".pbtxt", ".prototxt"})
+_ONNX_TEXT_SUFFIXES = frozenset({".onnxtxt", ".onnxtext"})
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Read a model and normalise it; external weights stay on disk, memory-mapped when read.
+
+    Args:
+        path: A protobuf (``.onnx``), textproto (``.textproto``) or ONNX text (``.onnxtxt``) file.
+
+    Raises:
+        ModelLoadError: The file is missing, unreadable, or not an ONNX model.
+        InvalidModelError: It is an ONNX model that breaks the specification.
+        ExternalDataError: Weights outside the file are missing, malformed or unsafe to read.
+        UnsupportedModelError: It uses a feature that the IR would lose.
+    """
+    file = Path(path).absolute()  # a bare name would leave external data without a base folder
+    proto = _parse(file, _read(file))
+    _refuse_what_is_not_a_model(proto, file)
+    _refuse_what_the_ir_loses(proto, file)
+    resolve_external_data(proto, file)
+    try:
+        model = ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        raise InvalidModelError(
+            f"`{file.name}` cannot be read as a graph", why=_root_cause(error)
+        ) from error
+    return normalise(model)
+
+
+def _read(file: Path) -> bytes:
+    if file.is_dir():
+        raise ModelLoadError(
+            f"`{file}` is a folder", why="expected an ONNX file", hint="name the `.onnx` file in it"
+        )
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"`{file}` does not exist", why="no such file") from error
+    except OSError as error:
+        raise ModelLoadError(f"`{file}` cannot be read", why=str(error.strerror)) from error
+    if not data:
+        raise ModelLoadError(f"`{file}` is empty", why="expected an ONNX model, found 0 bytes")
+    if len(data) > PROTOBUF_LIMIT_BYTES:
+        raise ModelLoadError(
+            f"`{file}` has {len(data)} bytes",
+            why="a protobuf message cannot exceed 2 GiB",
+            hint="export the model with external data",
+        )
+    return data
+
+
+def _parse(file: Path, data: bytes) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        if file.suffix in _ONNX_TEXT_SUFFIXES:
+            return onnx.parser.parse_model(data.decode())
+        if file.suffix in _TEXT_SUFFIXES:
+            google.protobuf.text_format.Parse(data.decode(), proto)
+        else:
+            proto.ParseFromString(data)
+    except (
+        google.protobuf.message.DecodeError,
+        google.protobuf.text_format.ParseError,
+        onnx.parser.ParseError,
+        UnicodeDecodeError,
+    ) as error:
+        raise ModelLoadError(
+            f"`{file}` is not an ONNX model",
+            why=f"{_kind_of(data)}; it cannot be parsed: {str(error).splitlines()[0]}",
+            hint="check that the file was copied completely and is an `.onnx` file",
+        ) from error
+    return proto
+
+
+def _kind_of(data: bytes) -> str:
+    signatures = {
+        b"\x89PNG": "the file is a PNG image",
+        b"\xff\xd8\xff": "the file is a JPEG image",
+        b"PK\x03\x04": "the file is a zip archive (a PyTorch checkpoint is one)",
+        b"\x80\x02": "the file is a Python pickle",
+        b"version https://git-lfs": "the file is a Git LFS pointer, not the model itself",
+        b"{": "the file looks like JSON",
+        b"<": "the file looks like a web page",
+    }
+    for signature, kind in signatures.items():
+        if data.startswith(signature):
+            return kind
+    return "the file is damaged, cut short, or of another kind"
+
+
+def _refuse_what_is_not_a_model(proto: onnx.ModelProto, file: Path) -> None:
+    if not proto.HasField("graph") or (not proto.graph.node and not proto.graph.output):
+        raise ModelLoadError(
+            f"`{file}` is not an ONNX model",
+            why="it parses as protobuf, but holds no graph",
+            hint="check that the file was copied completely and is an `.onnx` file",
+        )
+    if proto.ir_version < 1 or not proto.opset_import:
+        raise InvalidModelError(
+            f"`{file.name}` declares no {'IR version' if proto.ir_version < 1 else 'opset'}",
+            why="`ir_version` and `opset_import` are required",
+        )
+
+
+def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
+    def refuse(what: str, name: str) -> None:
+        raise UnsupportedModelError(
+            f"`{file.name}` uses {what}",
+            where=f"`{name}`",
+            why="the graph library drops it, so that the written model would be another one",
+            hint="export the model without it",
+        )
+
+    if proto.training_info:
+        refuse("training information", "training_info")
+    for graph in _graph_protos(proto.graph):
+        if graph.sparse_initializer:
+            refuse("a sparse initializer", graph.sparse_initializer[0].values.name)
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            if info.type.HasField("map_type"):
+                refuse("a map type", info.name)
+
+
+def _graph_protos(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            held = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []
+            for inner in (*held, *attribute.graphs):
+                found += _graph_protos(inner)
+    return found
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,368 @@
+"""One rewrite: operations collected first, applied together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import PassError
+from graphopt.ir import as_tensor, subgraphs_of
+from graphopt.rewrite.names import NamePool
+
+__all__ = ["Change", "can_replace"]
+
+Place = ir.Node | ir.Value | ir.Graph
+
+
+def can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Tell whether `Change.replace` may put ``new`` in the place of ``old``.
+
+    A value that the graph returns keeps its public name, so that what replaces it must be able to
+    take that name: the output of a node of the same graph that is not returned already.
+    """
+    if not old.is_graph_output():
+        return True
+    producer, owner = new.producer(), old.producer()
+    if producer is None or owner is None or new.is_graph_output():
+        return False
+    return producer.graph is owner.graph
+
+
+class Change:
+    """The operations of one rewrite, in the order in which they were asked for.
+
+    Values returned by `node` and `initializer` exist at once and may be used in later operations;
+    the model itself changes only when the editor applies the whole rewrite.
+
+    Attributes:
+        added: Names of the nodes and initializers that it creates.
+        removed: Names of the nodes and initializers that it removes.
+        changed: Names of the nodes and values that it modifies.
+    """
+
+    def __init__(self, model: ir.Model, names: NamePool, place: Place) -> None:
+        self._model = model
+        self._names = names
+        self._place = place
+        self._operations: list[Callable[[], None]] = []
+        self._removals: list[ir.Node] = []
+        self._new_nodes: set[ir.Node] = set()
+        self.added: list[str] = []
+        self.removed: list[str] = []
+        self.changed: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._operations or self._removals)
+
+    # -- creating ----------------------------------------------------------------------------
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
+        name: str | None = None,
+        like: ir.Value | None = None,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+    ) -> ir.Value:
+        """Create a node with one output and return that output; see `multi_output_node`."""
+        return self.multi_output_node(
+            op_type,
+            inputs,
+            1,
+            attributes=attributes,
+            domain=domain,
+            name=name,
+            like=like,
+            before=before,
+            after=after,
+        )[0]
+
+    def multi_output_node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: int,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
+        name: str | None = None,
+        like: ir.Value | None = None,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Create a node before the place of the rewrite (after the producer of a value).
+
+        Args:
+            op_type: Operator.
+            inputs: Input values; ``None`` for an optional input left out.
+            outputs: How many outputs to create.
+            attributes: Python values, arrays, graphs or `ir.Attr`.
+            domain: Operator domain.
+            name: Hint for the node's name; the output takes it too.
+            like: A value whose type and shape the first output has.
+            before: Put the node before this one instead.
+            after: Put the node after this one instead.
+
+        Returns:
+            The output values.
+        """
+        hint = name or f"{self._place_name()}_{op_type}"
+        node_name = self._names.unique(hint)
+        values = tuple(ir.Value(name=self._names.unique(f"{hint}_output")) for _ in range(outputs))
+        if like is not None and values:
+            values[0].type, values[0].shape = like.type, _copy_shape(like.shape)
+        self.added.append(node_name)
+
+        def build() -> None:
+            attrs = ir.convenience.convert_attributes(dict(attributes or {}))
+            created = ir.Node(domain, op_type, inputs, attrs, outputs=values, name=node_name)
+            self._new_nodes.add(created)
+            self._insert(created, before, after)
+
+        self._operations.append(build)
+        return values
+
+    def initializer(
+        self,
+        data: np.ndarray[Any, Any] | ir.TensorProtocol,
+        *,
+        name: str,
+        graph: ir.Graph | None = None,
+    ) -> ir.Value:
+        """Create a constant in the main graph (a ``Constant`` node inside a function).
+
+        Args:
+            data: Array or tensor, of any shape.
+            name: Hint for its name.
+            graph: The graph that shall own it, where not the main graph.
+        """
+        unique = self._names.unique(name)
+        tensor = as_tensor(data, unique)
+        if graph is None and self._is_inside_function():
+            return self.node("Constant", [], attributes={"value": tensor}, name=unique)
+        owner = graph or self._model.graph
+        value = ir.Value(
+            name=unique,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
+        )
+        self.added.append(unique)
+        self._operations.append(lambda: owner.register_initializer(value))
+        return value
+
+    # -- rewiring ----------------------------------------------------------------------------
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let every reader of ``old`` read ``new``, nodes created by this rewrite excepted.
+
+        Where the graph returns ``old``, it returns ``new`` under the old public name, type and
+        shape; ask `can_replace` first.
+        """
+        self.changed.append(old.name or "")
+        self._operations.append(lambda: self._replace(old, new))
+
+    def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        for user, index in old.uses():
+            if user not in self._new_nodes:
+                user.replace_input_with(index, new)
+        if new.type is None:
+            new.type = old.type
+        if new.shape is None:
+            new.shape = _copy_shape(old.shape)
+        if old.is_graph_output():
+            self._take_over_output(old, new)
+
+    def _take_over_output(self, old: ir.Value, new: ir.Value) -> None:
+        if not can_replace(old, new):
+            raise PassError(
+                f"output `{old.name}` cannot be replaced by `{new.name}`",
+                why="the graph must go on returning a value of its own under that name",
+                hint="a pass asks `can_replace` first; please report this",
+            )
+        producer = old.producer()
+        graph = producer.graph if producer is not None else None
+        assert graph is not None
+        public_name = old.name or ""
+        old.name = self._names.unique(f"{public_name}_replaced")
+        new.name = public_name
+        new.type, new.shape = old.type, _copy_shape(old.shape)
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+        new.meta.update(old.meta)
+        for index, output in enumerate(graph.outputs):
+            if output is old:
+                graph.outputs[index] = new
+
+    def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
+        """Let input ``index`` of ``node`` read ``value``; the input list grows as needed."""
+        self.changed.append(node.name or node.op_type)
+
+        def rewire() -> None:
+            if index >= len(node.inputs):
+                node.resize_inputs(index + 1)
+            node.replace_input_with(index, value)
+
+        self._operations.append(rewire)
+
+    def set_output_count(self, node: ir.Node, count: int) -> None:
+        """Drop unused trailing outputs of ``node``, or add new ones."""
+        self.changed.append(node.name or node.op_type)
+        self._operations.append(lambda: node.resize_outputs(count))
+
+    def set_input_count(self, node: ir.Node, count: int) -> None:
+        """Drop trailing inputs of ``node``, or add empty ones."""
+        self.changed.append(node.name or node.op_type)
+        self._operations.append(lambda: node.resize_inputs(count))
+
+    def set_attributes(self, node: ir.Node, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of ``node``; ``None`` removes one."""
+        self.changed.append(node.name or node.op_type)
+
+        def assign() -> None:
+            for key, value in attributes.items():
+                if value is None:
+                    node.attributes.pop(key, None)
+                else:
+                    node.attributes[key] = ir.convenience.convert_attribute(key, value)
+
+        self._operations.append(assign)
+
+    def set_operator(self, node: ir.Node, op_type: str, domain: str | None = None) -> None:
+        """Turn ``node`` into another operator with the same inputs and outputs."""
+        self.changed.append(node.name or node.op_type)
+
+        def rename() -> None:
+            node.op_type = op_type
+            if domain is not None:
+                node.domain = domain
+
+        self._operations.append(rename)
+
+    def set_value_info(
+        self, value: ir.Value, *, dtype: ir.DataType | None = None, shape: ir.Shape | None = None
+    ) -> None:
+        """Declare another type or shape for an intermediate value."""
+        self.changed.append(value.name or "")
+
+        def declare() -> None:
+            if dtype is not None:
+                value.type = ir.TensorType(dtype)
+            if shape is not None:
+                value.shape = shape
+
+        self._operations.append(declare)
+
+    # -- weights, removal, model -------------------------------------------------------------
+
+    def set_tensor(self, value: ir.Value, data: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:
+        """Give an initializer another tensor under the same name."""
+        self.changed.append(value.name or "")
+
+        def assign() -> None:
+            tensor = as_tensor(data, value.name or "")
+            value.const_value = tensor
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+
+        self._operations.append(assign)
+
+    def remove(self, node: ir.Node) -> None:
+        """Remove a node whose outputs nobody reads once the rewrite is applied."""
+        self.removed.append(node.name or node.op_type)
+        self._removals.append(node)
+
+    def remove_initializer(self, value: ir.Value) -> None:
+        """Remove an initializer that nobody reads."""
+        self.removed.append(value.name or "")
+
+        def drop() -> None:
+            assert value.graph is not None
+            del value.graph.initializers[value.name or ""]
+
+        self._operations.append(drop)
+
+    def set_opset(self, domain: str, version: int) -> None:
+        """Import version ``version`` of an operator domain."""
+        self.changed.append(f"opset {domain or 'ai.onnx'}")
+        self._operations.append(lambda: self._model.opset_imports.update({domain: version}))
+
+    # -- applying ----------------------------------------------------------------------------
+
+    def apply(self) -> None:
+        """Carry out the operations; removals come last."""
+        for operation in self._operations:
+            operation()
+        for node in self._removals:
+            _detach_subgraphs(node)
+            assert node.graph is not None
+            node.graph.remove(node, safe=True)
+
+    def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
+        place: Place = before or after or self._place
+        if isinstance(place, ir.Graph):
+            place.append(node)
+        elif isinstance(place, ir.Value):
+            self._insert_at_value(node, place)
+        elif after is not None:
+            _graph_of(place).insert_after(place, node)
+        else:
+            _graph_of(place).insert_before(place, node)
+
+    def _insert_at_value(self, node: ir.Node, value: ir.Value) -> None:
+        producer = value.producer()
+        if producer is not None:
+            _graph_of(producer).insert_after(producer, node)
+            self._place = node.outputs[0]  # later nodes follow in order of creation
+            return
+        graph = value.graph or self._model.graph
+        if len(graph):
+            graph.insert_before(graph[0], node)
+            self._place = node.outputs[0]
+        else:
+            graph.append(node)
+
+    def _place_name(self) -> str:
+        if isinstance(self._place, ir.Node):
+            return self._place.name or self._place.op_type
+        return self._place.name or "graph"
+
+    def _is_inside_function(self) -> bool:
+        if not self._model.functions:
+            return False
+        place = self._place
+        graph = place if isinstance(place, ir.Graph) else place.graph
+        inside: set[int] = set()
+        for function in self._model.functions.values():
+            inside |= {id(function), id(function.graph)}
+            inside |= {id(inner) for inner in function.graph.subgraphs()}
+        return id(graph) in inside
+
+
+def _graph_of(node: ir.Node) -> ir.Graph | ir.Function:
+    if node.graph is None:
+        raise PassError(
+            f"node `{node.name}` is in no graph",
+            why="an earlier rewrite removed it",
+            hint="a pass must not act on nodes that it removed; please report this",
+        )
+    return node.graph
+
+
+def _copy_shape(shape: ir.Shape | None) -> ir.Shape | None:
+    return shape.copy() if shape is not None else None
+
+
+def _detach_subgraphs(node: ir.Node) -> None:
+    """Release what the subgraphs of ``node`` capture, which the IR would go on counting as used."""
+    for graph in subgraphs_of(node):
+        for inner in graph:
+            _detach_subgraphs(inner)
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)

@@ -1,0 +1,97 @@
+"""The only object that may change a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+
+from graphopt.rewrite.change import Change, Place
+from graphopt.rewrite.journal import Edit, Journal, Refusal
+from graphopt.rewrite.names import NamePool
+
+__all__ = ["Editor", "describe"]
+
+
+class Editor:
+    """Applies rewrites to a model as numbered, atomic transactions and records each.
+
+    Args:
+        model: The model that may be changed.
+        pass_name: Who changes it.
+        journal: Where edits and refusals are recorded; its `limit` is honoured.
+    """
+
+    def __init__(self, model: ir.Model, *, pass_name: str, journal: Journal) -> None:
+        self.model = model
+        self.pass_name = pass_name
+        self.journal = journal
+        self._names: NamePool | None = None
+
+    @contextmanager
+    def rewrite(self, place: Place, *, because: str) -> Iterator[Change]:
+        """Collect one rewrite at ``place`` and apply it when the block ends.
+
+        Nothing is applied when the block raises, when nothing was asked for, or when the
+        transaction lies beyond the journal's limit: a pass must not rely on its effect.
+
+        Args:
+            place: The node, value or graph concerned; new nodes go before a node, after the
+                producer of a value, at the end of a graph.
+            because: Why, in a few words.
+        """
+        where = describe(place)
+        if self._names is None:
+            self._names = NamePool(self.model)
+        change = Change(self.model, self._names, place)
+        yield change
+        if not change:
+            return
+        number = self.journal.next_number()
+        if not self.journal.admits(number):
+            return
+        change.apply()
+        self.journal.edits.append(
+            Edit(
+                number=number,
+                pass_name=self.pass_name,
+                where=where,
+                because=because,
+                added=tuple(change.added),
+                removed=tuple(change.removed),
+                changed=tuple(change.changed),
+            )
+        )
+
+    def remove(self, node: ir.Node, *, because: str) -> None:
+        """Remove one node whose outputs nobody reads."""
+        with self.rewrite(node, because=because) as change:
+            change.remove(node)
+
+    def refuse(self, place: Place, slug: str, *, why: str = "") -> None:
+        """Record that the pass matched at ``place`` and did not act.
+
+        Args:
+            place: The node, value or graph concerned.
+            slug: Stable name of the reason; documented in the docstring of the pass.
+            why: Details, for a person.
+        """
+        self.journal.refuse(
+            Refusal(pass_name=self.pass_name, where=describe(place), slug=slug, why=why)
+        )
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits made by this editor's pass, in the journal it shares."""
+        return tuple(edit for edit in self.journal.edits if edit.pass_name == self.pass_name)
+
+
+def describe(place: Place) -> str:
+    """Return the name by which reports call a node, value or graph."""
+    if isinstance(place, ir.Node):
+        outputs = ", ".join(output.name or "" for output in place.outputs[:1])
+        return f"{place.op_type} `{place.name or outputs}`"
+    if isinstance(place, ir.Value):
+        return f"value `{place.name}`"
+    return f"graph `{place.name}`"

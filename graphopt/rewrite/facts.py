@@ -1,0 +1,145 @@
+"""What a pass is told about a model beyond the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.errors import PreconditionError
+
+__all__ = [
+    "Facts",
+    "Needs",
+    "ShapeTable",
+    "TargetFacts",
+    "ValueRange",
+    "ValueShape",
+    "provide_shapes_with",
+    "standalone_facts",
+]
+
+
+@dataclass(frozen=True)
+class ValueShape:
+    """Type and shape of one value.
+
+    Attributes:
+        dtype: Element type; ``None`` where unknown or not a tensor.
+        dims: Per axis an ``int``, a symbol's name, or ``None``; ``None`` where the rank is unknown.
+    """
+
+    dtype: ir.DataType | None
+    dims: tuple[int | str | None, ...] | None
+
+    def is_static(self) -> bool:
+        """Tell whether every dimension is a known number."""
+        return self.dims is not None and all(isinstance(dim, int) for dim in self.dims)
+
+
+class ShapeTable:
+    """Shapes of the values of one model, by value; built by ``graphopt.analysis.infer_shapes``.
+
+    The table is a snapshot: values created afterwards are not in it.
+    """
+
+    def __init__(self, shapes: Mapping[ir.Value, ValueShape]) -> None:
+        self._shapes = dict(shapes)
+
+    def of(self, value: ir.Value | None) -> ValueShape | None:
+        """Return what is known of ``value``, or ``None`` where nothing is."""
+        return self._shapes.get(value) if value is not None else None
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """Smallest and largest value that a tensor took over all calibration samples."""
+
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetFacts:
+    """The part of a target profile that passes may look at.
+
+    Attributes:
+        name: Name of the target, for messages.
+        provider: ONNX Runtime execution provider.
+        activation_type: Integer type of quantized activations, ``u8`` or ``s8``.
+        weight_type: Integer type of quantized weights, ``u8`` or ``s8``.
+        features: Instruction-set features of the device, named as by `graphopt.runtime`.
+        maximum_opset: Newest default-domain opset that the device's runtime takes; ``None``: any.
+    """
+
+    name: str = "generic"
+    provider: str = "CPUExecutionProvider"
+    activation_type: str = "u8"
+    weight_type: str = "s8"
+    features: frozenset[str] = frozenset()
+    maximum_opset: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a pass must be given before it can run on a model.
+
+    Attributes:
+        shapes: It needs `Facts.shapes`.
+        ranges: Names of values whose calibrated range it needs.
+        target: It needs `Facts.target` to be the real target.
+    """
+
+    shapes: bool = False
+    ranges: tuple[str, ...] = ()
+    target: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The answers to a pass's needs."""
+
+    shapes: ShapeTable = field(default_factory=lambda: ShapeTable({}))
+    ranges: Mapping[str, ValueRange] = field(default_factory=dict)
+    target: TargetFacts = field(default_factory=TargetFacts)
+
+
+_shape_provider: list[Callable[[ir.Model], ShapeTable]] = []
+
+
+def provide_shapes_with(provider: Callable[[ir.Model], ShapeTable]) -> None:
+    """Register the shape inference that `standalone_facts` uses.
+
+    This room may not import the analysis room, so the analysis room announces itself here; a pass
+    that needs shapes imports that room and thereby makes the provider known.
+    """
+    _shape_provider[:] = [provider]
+
+
+def standalone_facts(model: ir.Model, needs: Needs, *, pass_name: str) -> Facts:
+    """Return the facts that can be had from the model alone.
+
+    Raises:
+        PreconditionError: The pass needs calibration, a target, or shapes nobody provides.
+    """
+    if needs.ranges or needs.target:
+        what = "calibration ranges" if needs.ranges else "a target"
+        raise PreconditionError(
+            f"pass `{pass_name}` needs {what}",
+            why="it was called on its own, outside a graphopt pipeline",
+            hint="run it with `graphopt run MODEL --target NAME --calibration SAMPLES --pipeline "
+            f"'{pass_name}'`",
+        )
+    if not needs.shapes:
+        return Facts()
+    if not _shape_provider:
+        raise PreconditionError(
+            f"pass `{pass_name}` needs shapes",
+            why="no shape inference is registered",
+            hint="import `graphopt.analysis` in the module of the pass",
+        )
+    return Facts(shapes=_shape_provider[0](model))

@@ -1,0 +1,89 @@
+"""The record of what passes did and declined to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Edit", "Journal", "Refusal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One applied rewrite.
+
+    Attributes:
+        number: Position among all transactions of the run, from 1.
+        pass_name: The pass that made it.
+        where: The node or value concerned.
+        because: Why.
+        added: Names of nodes and initializers created.
+        removed: Names of nodes and initializers removed.
+        changed: Names of nodes and values modified.
+    """
+
+    number: int
+    pass_name: str
+    where: str
+    because: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A place where a pass matched and did not act.
+
+    Attributes:
+        pass_name: The pass that declined.
+        where: The node or value concerned.
+        slug: Stable name of the reason, documented by the pass.
+        why: Details, for a person.
+    """
+
+    pass_name: str
+    where: str
+    slug: str
+    why: str = ""
+
+
+@dataclass
+class Journal:
+    """Edits and refusals of one run, in order, shared by the editors of its passes.
+
+    Attributes:
+        limit: Transactions with a larger number are discarded; used to find a guilty edit.
+        edits: Applied rewrites.
+        refusals: Declined rewrites, each place and slug once.
+        transactions: How many rewrites were asked for, discarded ones included.
+    """
+
+    limit: int | None = None
+    edits: list[Edit] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    transactions: int = 0
+    _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
+
+    def next_number(self) -> int:
+        """Number a new transaction."""
+        self.transactions += 1
+        return self.transactions
+
+    def admits(self, number: int) -> bool:
+        """Tell whether a transaction lies within the limit."""
+        return self.limit is None or number <= self.limit
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Record a refusal once, however often a fixpoint meets it."""
+        key = (refusal.pass_name, refusal.where, refusal.slug)
+        if key not in self._refused:
+            self._refused.add(key)
+            self.refusals.append(refusal)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "edits": [asdict(edit) for edit in self.edits],
+            "refusals": [asdict(refusal) for refusal in self.refusals],
+        }
