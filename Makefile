@@ -1,0 +1,64 @@
+# Everything runs in .venv, which is made on first use: Python 3.11 or newer and pip are enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+PYTEST_ARGS ?= -n auto
+
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml LICENSE README.md $(shell find graphopt -type f -not -path '*/__pycache__/*')
+# Nothing of the source folder may shadow the installed package, in child processes either.
+INSTALLED := env PYTHONSAFEPATH=1 GRAPHOPT_EXPECT_WHEEL=1
+SOURCE := env PYTHONPATH=$(CURDIR)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check new-pass wheel clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/wheel-installed ## build, install, and optimize the model that comes along
+	$(INSTALLED) $(BIN)/graphopt demo
+
+test: $(VENV)/wheel-installed ## build, install, and test the installed package
+	$(INSTALLED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dependencies-installed ## style, format, and which room may import which
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(SOURCE) $(BIN)/lint-imports
+
+types: $(VENV)/dependencies-installed ## mypy --strict
+	$(SOURCE) $(BIN)/mypy
+
+check: $(VENV)/dependencies-installed ## goldens, laws and docstring of one pass: make check PASS=fold-constants
+	@test -n "$(PASS)" || { echo 'usage: make check PASS=fold-constants' >&2; exit 2; }
+	$(SOURCE) $(BIN)/python -m pytest tests/passes tests/laws -k '$(PASS) or $(subst -,_,$(PASS))'
+
+new-pass: ## the two files of a new pass: make new-pass NAME=fold-transposes
+	@test -n "$(NAME)" || { echo 'usage: make new-pass NAME=fold-transposes' >&2; exit 2; }
+	@$(PYTHON) tools/new_pass.py '$(NAME)'
+
+wheel: $(VENV)/dependencies-installed ## build the wheel into dist/
+	@rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/dependencies-installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; set PYTHON=...' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo '$(PYTHON) is older than Python 3.11; set PYTHON=...' >&2; exit 2; }
+	@echo 'making the environment in $(VENV) (a few minutes, once)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet '.[test]'
+	@$(BIN)/pip uninstall --quiet --yes graphopt
+	@rm -f $(VENV)/wheel-installed
+	@touch $@
+
+$(VENV)/wheel-installed: $(VENV)/dependencies-installed $(SOURCES)
+	@echo 'building and installing the wheel'
+	@rm -rf build dist
+	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(BIN)/pip install --quiet --no-deps --force-reinstall dist/graphopt-*.whl
+	@touch $@
