@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import google.protobuf.message
@@ -134,11 +135,23 @@ def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
     if proto.training_info:
         refuse("training information", "training_info")
     for graph in _graph_protos(proto.graph):
+        _refuse_duplicate_initializers(graph, file)
         if graph.sparse_initializer:
             refuse("a sparse initializer", graph.sparse_initializer[0].values.name)
         for info in (*graph.input, *graph.output, *graph.value_info):
             if info.type.HasField("map_type"):
                 refuse("a map type", info.name)
+
+
+def _refuse_duplicate_initializers(graph: onnx.GraphProto, file: Path) -> None:
+    counts = Counter(tensor.name for tensor in graph.initializer)
+    for name, count in counts.items():
+        if count > 1:
+            raise InvalidModelError(
+                f"`{file.name}` has {count} initializers called `{name}`",
+                where=f"graph `{graph.name}`",
+                why="every value of a graph needs a name of its own",
+            )
 
 
 def _graph_protos(graph: onnx.GraphProto) -> list[onnx.GraphProto]:

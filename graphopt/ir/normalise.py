@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.errors import InvalidModelError
 from graphopt.ir.walk import graphs
 
 __all__ = ["normalise"]
@@ -15,13 +14,9 @@ def normalise(model: ir.Model) -> ir.Model:
 
     The default domain is called ``""``, every node has a name of its own within the model, and
     every graph has a name.
-
-    Raises:
-        InvalidModelError: Two values share a name within one scope.
     """
     _merge_default_domain(model)
     _name_graphs_and_nodes(model)
-    _refuse_duplicate_values(model)
     return model
 
 
@@ -52,19 +47,3 @@ def _free_name(node: ir.Node, taken: set[str]) -> str:
         name = f"{base}_{number}"
     taken.add(name)
     return name
-
-
-def _refuse_duplicate_values(model: ir.Model) -> None:
-    for graph in graphs(model):
-        names: set[str] = set()
-        defined = list(graph.inputs)
-        defined += [v for v in graph.initializers.values() if not v.is_graph_input()]
-        defined += [output for node in graph for output in node.outputs]
-        for value in defined:
-            if value.name and value.name in names:
-                raise InvalidModelError(
-                    f"two values are called `{value.name}`",
-                    where=f"graph `{graph.name}`",
-                    why="every value of a graph needs a name of its own",
-                )
-            names.add(value.name or "")

@@ -153,7 +153,8 @@ def check_options(instance: Any, pass_name: str) -> None:
     for spec in option_specs(type(instance)):
         value = getattr(instance, spec.name)
         if not spec.accepts(value):
-            shown = format_value(value) if isinstance(value, OptionValue) else repr(value)
+            is_text = isinstance(value, (bool, int, float, str, tuple, type(None)))
+            shown = format_value(value) if is_text else repr(value)
             raise OptionError(
                 f"option `{spec.name}` of pass `{pass_name}` cannot be `{shown}`",
                 why=f"expected {spec.expected()}",

@@ -1,0 +1,258 @@
+"""Reading and writing models: what is refused, what is kept, what is atomic."""
+
+import os
+import shutil
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt import ir as gir
+from graphopt.errors import (
+    ExternalDataError,
+    InvalidModelError,
+    ModelLoadError,
+    OutputError,
+    UnsupportedModelError,
+)
+
+TEXT = '<ir_version: 10, opset_import: ["" : 20]> g (float[N] x) => (float[N] z) { z = Relu(x) }'
+
+
+def model_with_weights(size=2048):
+    """A model with two weights above the threshold for external data."""
+    model = gir.from_text(f"(float[N,{size}] x) => (float[N,{size}] z) {{ z = Relu(x) }}")
+    for name in ("first", "second"):
+        tensor = ir.tensor(np.arange(size, dtype=np.float32), name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        )
+        model.graph.register_initializer(value)
+    add = ir.Node("", "Add", [model.graph.inputs[0], model.graph.initializers["first"]])
+    sub = ir.Node("", "Sub", [add.outputs[0], model.graph.initializers["second"]])
+    relu = model.graph[0]
+    model.graph.insert_before(relu, [add, sub])
+    relu.replace_input_with(0, sub.outputs[0])
+    return model
+
+
+@pytest.fixture
+def external(tmp_path):
+    """A saved model with external data, and its data file."""
+    return gir.save(model_with_weights(), tmp_path / "m.onnx", external_data="m.data")
+
+
+def edit_external_entry(path, key, value, tensor=0):
+    proto = onnx.load(path, load_external_data=False)
+    for entry in proto.graph.initializer[tensor].external_data:
+        if entry.key == key:
+            entry.value = value
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("empty.onnx", b"", "0 bytes"),
+        ("image.onnx", b"\x89PNG\r\n\x1a\n" + bytes(64), "PNG image"),
+        ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        ("noise.onnx", bytes(range(256)), "cannot be parsed"),
+        ("torch.onnx", b"PK\x03\x04" + bytes(64), "zip archive"),
+    ],
+)
+def test_what_is_not_a_model_is_refused(tmp_path, name, content, why):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ModelLoadError) as caught:
+        gir.load(path)
+    assert why in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        gir.load(tmp_path / "nothing.onnx")
+    with pytest.raises(ModelLoadError, match="is a folder"):
+        gir.load(tmp_path)
+
+
+def test_a_truncated_model_is_refused_at_every_length(tmp_path):
+    whole = gir.model_bytes(model_with_weights(16))
+    path = tmp_path / "cut.onnx"
+    outcomes = set()
+    for length in range(1, len(whole) - 1, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises((ModelLoadError, InvalidModelError)) as caught:
+            gir.load(path)
+        outcomes.add(type(caught.value))
+    assert ModelLoadError in outcomes
+
+
+def test_what_the_ir_would_lose_is_refused(tmp_path):
+    proto = onnx.parser.parse_model(TEXT)
+    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [1.0])
+    indices = onnx.helper.make_tensor("w_indices", onnx.TensorProto.INT64, [1], [0])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [4]))
+    onnx.save(proto, tmp_path / "sparse.onnx")
+    with pytest.raises(UnsupportedModelError, match="sparse initializer"):
+        gir.load(tmp_path / "sparse.onnx")
+
+
+def test_two_values_of_one_name_are_refused(tmp_path):
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.node.append(proto.graph.node[0])
+    onnx.save(proto, tmp_path / "twice.onnx")
+    with pytest.raises(InvalidModelError, match="redeclared"):
+        gir.load(tmp_path / "twice.onnx")
+
+
+def test_two_initializers_of_one_name_are_refused(tmp_path):
+    proto = onnx.load_from_string(gir.model_bytes(model_with_weights(4)))
+    proto.graph.initializer[1].name = "first"
+    onnx.save(proto, tmp_path / "twice.onnx")
+    with pytest.raises(InvalidModelError, match="2 initializers called `first`"):
+        gir.load(tmp_path / "twice.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".textproto", ".onnxtxt"])
+def test_every_form_of_file_loads_the_same_model(tmp_path, suffix):
+    proto = onnx.parser.parse_model(TEXT)
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".onnxtxt":
+        path.write_text(TEXT)
+    else:
+        onnx.save(proto, path, format="textproto" if suffix == ".textproto" else "protobuf")
+    assert gir.model_digest(gir.load(path)) == gir.model_digest(gir.from_text(TEXT))
+
+
+@pytest.mark.parametrize("form", [False, True, "weights.bin"])
+def test_saving_keeps_the_model_and_is_reproducible(tmp_path, form):
+    model = model_with_weights()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = gir.save(model, tmp_path / "a" / "m.onnx", external_data=form)
+    second = gir.save(gir.load(first[0]), tmp_path / "b" / "m.onnx", external_data=form)
+    assert [p.name for p in first] == [p.name for p in second]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert gir.model_digest(gir.load(second[0])) == gir.model_digest(model)
+    onnx.checker.check_model(str(second[0]))
+
+
+def test_saving_over_the_model_that_is_being_read_keeps_its_weights(tmp_path):
+    path = tmp_path / "m.onnx"
+    digest = gir.model_digest(model_with_weights())
+    gir.save(model_with_weights(), path, external_data=True)
+    model = gir.load(path)
+    model.graph.doc_string = "changed"
+    files = gir.save(model, path, external_data=True)
+    model.graph.doc_string = None
+    assert gir.model_digest(model) == digest
+    assert sorted(os.listdir(tmp_path)) == sorted(file.name for file in files)
+
+
+def test_weights_shared_by_two_initializers_are_written_once(tmp_path):
+    model = model_with_weights()
+    shared = model.graph.initializers["first"].const_value
+    model.graph.initializers["second"].const_value = shared
+    _, data = gir.save(model, tmp_path / "m.onnx", external_data=True)
+    assert data.stat().st_size == shared.nbytes
+    again = gir.load(tmp_path / "m.onnx")
+    for value in again.graph.initializers.values():
+        np.testing.assert_array_equal(value.const_value.numpy(), shared.numpy())
+
+
+def test_a_folder_that_is_missing_or_closed_gives_one_clear_error(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        gir.save(model_with_weights(), tmp_path / "no" / "m.onnx")
+    assert "mkdir -p" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), gir.atomic_file(path) as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("location", "../m.data", "leaves the folder"),
+        ("location", "a/../../m.data", "leaves the folder"),
+        ("location", "..\\m.data", "leaves the folder"),
+        ("location", "/etc/passwd", "absolute path"),
+        ("location", "C:\\m.data", "absolute path"),
+        ("location", "other.data", "does not exist"),
+        ("offset", "-4", "negative"),
+        ("offset", "many", "not a whole number"),
+        ("length", "12", "need 8192"),
+        ("offset", "999999", "which has"),
+    ],
+)
+def test_unsafe_or_broken_external_data_is_refused(external, key, value, why):
+    edit_external_entry(external[0], key, value)
+    with pytest.raises(ExternalDataError) as caught:
+        gir.load(external[0])
+    assert why in caught.value.why
+    assert "`first`" in caught.value.message
+
+
+def test_overlapping_ranges_are_refused_and_equal_ones_are_not(external):
+    edit_external_entry(external[0], "offset", "0", tensor=1)
+    gir.load(external[0])
+    edit_external_entry(external[0], "offset", "64", tensor=1)
+    with pytest.raises(ExternalDataError, match="overlap"):
+        gir.load(external[0])
+
+
+def test_a_data_file_cut_short_is_refused(external):
+    with external[1].open("r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(ExternalDataError, match="cannot be used") as caught:
+        gir.load(external[0])
+    assert "which has 100" in caught.value.why
+
+
+def test_a_link_out_of_the_folder_is_refused(external, tmp_path):
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    shutil.move(external[0], folder / "m.onnx")
+    (folder / "m.data").symlink_to(external[1])
+    with pytest.raises(ExternalDataError) as caught:
+        gir.load(folder / "m.onnx")
+    assert "link out of the folder" in caught.value.why
+
+
+def test_links_of_a_hugging_face_cache_are_followed_only_into_their_own_blobs(external, tmp_path):
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / "abc" / "onnx"
+    blobs = repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    shutil.copy(external[0], blobs / "1")
+    shutil.copy(external[1], blobs / "2")
+    (snapshot / "m.onnx").symlink_to(blobs / "1")
+    (snapshot / "m.data").symlink_to(blobs / "2")
+    assert gir.weight_bytes(gir.load(snapshot / "m.onnx")) == 2 * 8192
+    (snapshot / "m.data").unlink()
+    (snapshot / "m.data").symlink_to(external[1])
+    with pytest.raises(ExternalDataError):
+        gir.load(snapshot / "m.onnx")
+
+
+def test_a_bare_file_name_is_as_safe_as_a_path(external, monkeypatch):
+    monkeypatch.chdir(external[0].parent)
+    edit_external_entry(external[0], "location", "../secret")
+    with pytest.raises(ExternalDataError):
+        gir.load("m.onnx")
+
+
+def test_external_weights_are_not_read_by_loading_or_checkpoints(external):
+    model = gir.load(external[0])
+    gir.Checkpoint.take(model).restore(model)
+    gir.structure_digest(model)
+    assert all(v.const_value.raw is None for v in model.graph.initializers.values())
