@@ -1,6 +1,5 @@
 """Reading and writing models: what is refused, what is kept, what is atomic."""
 
-import os
 import shutil
 
 import numpy as np
@@ -147,7 +146,7 @@ def test_saving_over_the_model_that_is_being_read_keeps_its_weights(tmp_path):
     files = gir.save(model, path, external_data=True)
     model.graph.doc_string = None
     assert gir.model_digest(model) == digest
-    assert sorted(os.listdir(tmp_path)) == sorted(file.name for file in files)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_weights_shared_by_two_initializers_are_written_once(tmp_path):
