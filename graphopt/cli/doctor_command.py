@@ -1,0 +1,88 @@
+"""`graphopt doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from graphopt._version import __version__
+from graphopt.cli.options import cli_command
+from graphopt.cli.output import print_result
+from graphopt.cli.settings import Settings
+from graphopt.cli.text_table import format_fields
+from graphopt.errors import GraphoptError
+
+__all__ = ["command"]
+
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "click", "rich", "jsonschema")
+EXTRAS = {
+    "demo": (("sklearn", "torch"), "train the demo's model again"),
+    "test": (("pytest", "xdist", "hypothesis"), "run the tests"),
+}
+
+
+@cli_command("doctor")
+def command(settings: Settings) -> int:
+    """Show versions, providers and what is missing.
+
+    Exit status 1 where the runtime does not start.
+    """
+    document = _examine()
+    print_result(settings, text=_as_text(document), document=document)
+    return 1 if document["fault"] else 0
+
+
+def _examine() -> dict[str, Any]:
+    from graphopt.runtime import available_providers, cpu_features, runtime_version
+
+    found: dict[str, Any] = {
+        "graphopt": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "extras": {name: _missing(modules) for name, (modules, _) in EXTRAS.items()},
+        "cpu_features": sorted(cpu_features()),
+        "runtime_version": None,
+        "providers": [],
+        "fault": None,
+    }
+    try:
+        found["runtime_version"] = runtime_version()
+        found["providers"] = list(available_providers())
+    except GraphoptError as error:
+        found["fault"] = str(error)
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _missing(modules: tuple[str, ...]) -> list[str]:
+    return [module for module in modules if importlib.util.find_spec(module) is None]
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    fields: list[tuple[str, object]] = [
+        ("graphopt", found["graphopt"]),
+        ("python", found["python"]),
+        ("system", f"{found['system']}, {found['cores']} cores"),
+    ]
+    fields += [(name, version or "missing") for name, version in found["libraries"].items()]
+    for name, missing in found["extras"].items():
+        state = f"missing {', '.join(missing)}: to {EXTRAS[name][1]}" if missing else "complete"
+        fields.append((f"extra {name}", state))
+    fields.append(("cpu features", ", ".join(found["cpu_features"]) or "none found"))
+    if found["fault"]:
+        fields.append(("runtime", f"does not start: {found['fault']}"))
+    else:
+        providers = ", ".join(found["providers"])
+        fields.append(("runtime", f"starts; providers: {providers}"))
+    return format_fields(fields)

@@ -1,0 +1,70 @@
+"""`graphopt explain`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from graphopt.cli.error_pages import error_page
+from graphopt.cli.options import PASS, cli_command
+from graphopt.cli.output import print_result
+from graphopt.cli.settings import Settings
+from graphopt.cli.text_table import format_table
+from graphopt.errors import UsageError
+
+__all__ = ["command"]
+
+
+@cli_command(
+    "explain",
+    examples=(
+        "graphopt explain fold-constants                     contract and options of a pass",
+        "graphopt explain G203                               what an error means, what to do",
+        "graphopt explain model.onnx --pass fold-constants   where it acts, where not, and why",
+    ),
+)
+@click.argument("topic", metavar="PASS|CODE|MODEL", type=PASS)
+@click.option("--pass", "pass_name", type=PASS, help="With a model: the pass to explain on it.")
+def command(settings: Settings, topic: str, pass_name: str | None) -> int:
+    """Explain a pass, an error code, or a pass on a model."""
+    if pass_name is not None:
+        _explain_on_model(settings, topic, pass_name)
+    elif re.fullmatch(r"[Gg]\d+", topic):
+        page = error_page(topic.upper())
+        print_result(settings, text=page, document={"code": topic.upper(), "text": page})
+    elif topic.endswith((".onnx", ".textproto")):
+        hint = f"graphopt explain {topic} --pass fold-constants"
+        raise UsageError("explaining a model needs a pass", hint=f"for example `{hint}`")
+    else:
+        _explain_pass(settings, topic)
+    return 0
+
+
+def _explain_pass(settings: Settings, name: str) -> None:
+    from graphopt.cli.pass_text import pass_document, pass_page
+    from graphopt.pipeline import find_pass
+
+    kind = find_pass(name)
+    print_result(settings, text=pass_page(kind), document={"pass": pass_document(kind)})
+
+
+def _explain_on_model(settings: Settings, model: str, pass_name: str) -> None:
+    from graphopt import api
+
+    journal = api.explain(model, pass_name).to_dict()
+    text = _journal_text(pass_name, journal)
+    print_result(settings, text=text, document={"model": model, "pass": pass_name, **journal})
+
+
+def _journal_text(pass_name: str, journal: dict[str, Any]) -> str:
+    edits, refusals = journal["edits"], journal["refusals"]
+    parts = [f"{pass_name}: {len(edits)} edits, {len(refusals)} refusals"]
+    if edits:
+        rows = [(item["where"], item["because"]) for item in edits]
+        parts += ["", format_table(("edited", "because"), rows)]
+    if refusals:
+        rows = [(item["where"], f"{item['slug']}: {item['why']}") for item in refusals]
+        parts += ["", format_table(("refused", "reason"), rows)]
+    return "\n".join(parts)

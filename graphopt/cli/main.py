@@ -1,0 +1,118 @@
+"""The entry point: the list of commands, and the exit status of each way to end.
+
+0    done
+1    ran, and the answer is no: a gate failed, two models differ
+2    the command, the configuration or the input must change
+3    a pass failed, or a bug in graphopt
+130  interrupted (Ctrl-C); 143 terminated; 141 the reader of the output went away
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from graphopt._version import __version__
+from graphopt.cli.failures import as_graphopt_error, print_failure
+from graphopt.cli.lazy_group import LazyGroup
+from graphopt.cli.settings import Settings
+
+__all__ = ["SECTIONS", "application", "main"]
+
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+COMPLETION_VARIABLE = "_GRAPHOPT_COMPLETE"
+
+SECTIONS = {
+    "Make": {
+        "optimize": "Write the best bundle of a model for a target, measured.",
+        "run": "Run one pipeline of passes over a model.",
+        "demo": "Optimize a small trained model and show what happened.",
+    },
+    "Measure": {
+        "inspect": "Show what a model is made of.",
+        "verify": "Compare the outputs of two models.",
+        "bench": "Compare the latency of two models.",
+        "validate": "Check a bundle on this machine.",
+    },
+    "Look up": {
+        "passes": "List the passes.",
+        "targets": "List the targets, or show one.",
+        "explain": "Explain a pass, an error code, or a pass on a model.",
+        "doctor": "Show versions, providers and what is missing.",
+        "reproduce": "Run the reproducer of a failed pass again.",
+        "completion": "Print the completion script of a shell.",
+    },
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    sections=SECTIONS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="graphopt", message="%(prog)s %(version)s")
+@click.pass_context
+def application(context: click.Context) -> None:
+    """Optimize ONNX models for a deployment target: measured to be right, measured to be faster.
+
+    Exit status: 0 done, 1 the answer is no, 2 command or input must change, 3 a pass failed.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status; nothing is raised.
+
+    Args:
+        arguments: The words after ``graphopt``; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    settings = Settings.read(words, os.environ)
+    try:
+        status = _dispatch(words, settings)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence_standard_output()
+        return BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into a message
+        failure = as_graphopt_error(error)
+        print_failure(failure, settings, error)
+        return failure.exit_code
+    return status
+
+
+def _dispatch(words: list[str], settings: Settings) -> int:
+    instruction = os.environ.get(COMPLETION_VARIABLE)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(application, {}, "graphopt", COMPLETION_VARIABLE, instruction)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with application.make_context("graphopt", words, obj=settings) as context:
+            return int(application.invoke(context) or 0)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    # As an exception it unwinds, so that temporary files and worker processes go.
+    raise SystemExit(TERMINATED)
+
+
+def _silence_standard_output() -> None:
+    # The interpreter flushes once more at exit and would complain about the same broken pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

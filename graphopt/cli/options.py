@@ -1,0 +1,176 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from graphopt.cli.settings import COLOR_CHOICES
+from graphopt.errors import OptionError
+
+__all__ = [
+    "GATE",
+    "LATENCY",
+    "PASS",
+    "STAGE",
+    "TARGET",
+    "calibration_option",
+    "cli_command",
+    "force_option",
+    "model_argument",
+    "seed_option",
+    "threads_option",
+]
+
+
+def cli_command(
+    name: str, *, has_json: bool = True, examples: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function of `Settings` and its options a command; it returns the exit status.
+
+    The options that every command takes are declared here for ``--help`` and for the check of what
+    is typed; their values come from `graphopt.cli.settings`, which reads the bare arguments.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        names = {"help_option_names": ["-h", "--help"]}
+        made = click.command(name, context_settings=names)(click.pass_obj(function))
+        if examples:  # \b keeps click from joining the lines
+            made.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+        made.params += _shared_options(has_json=has_json)
+        return made
+
+    return decorate
+
+
+def _shared_options(*, has_json: bool) -> list[click.Option]:
+    shared = [
+        click.Option(["--no-progress"], is_flag=True, help="Show no progress."),
+        click.Option(["--color"], type=click.Choice(COLOR_CHOICES), help="Default: auto."),
+        click.Option(["--traceback"], is_flag=True, help="Show the traceback of an error."),
+    ]
+    if has_json:
+        shared.insert(0, click.Option(["--json"], is_flag=True, help="Print one JSON document."))
+    for option in shared:
+        option.expose_value = False
+    return shared
+
+
+class _Setting(click.ParamType[tuple[str, Any]]):
+    """Text of the form NAME=VALUE."""
+
+    name = "NAME=VALUE"
+    example = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return name and parsed value; raise `OptionError` where the text has another form."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, text = str(value).partition("=")
+        if not separator or not name.strip():
+            raise self.fault(str(value), f"expected `{self.name}`", param)
+        return name.strip(), self.parse(text.strip(), str(value), param)
+
+    def parse(self, text: str, whole: str, param: click.Parameter | None) -> Any:
+        """Return the value that `text` stands for."""
+        raise NotImplementedError
+
+    def fault(self, whole: str, why: str, param: click.Parameter | None) -> OptionError:
+        """Return the error for text that does not fit."""
+        option = param.opts[0] if param else "option"
+        hint = f"for example `{option} {self.example}`"
+        return OptionError(f"`{whole}` does not fit `{option}`", why=why, hint=hint)
+
+
+class _Gate(_Setting):
+    name = "NAME=VALUE"
+    example = "max_metric_drop=0.005"
+
+    def parse(self, text: str, whole: str, param: click.Parameter | None) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise self.fault(whole, f"`{text}` is not a number", param) from None
+
+
+class _Stage(_Setting):
+    name = "NAME=on|off"
+    example = "quantize=off"
+
+    def parse(self, text: str, whole: str, param: click.Parameter | None) -> bool:
+        if text not in {"on", "off"}:
+            raise self.fault(whole, f"`{text}` is neither `on` nor `off`", param)
+        return text == "on"
+
+
+class _Latency(click.ParamType[float | None]):
+    name = "off|SECONDS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | None:
+        if value is None or value == "off":
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0.0 < seconds < float("inf"):
+            why = "expected `off` or a number of seconds above 0"
+            raise OptionError(f"`{value}` does not fit `--latency`", why=why)
+        return seconds
+
+
+class _Named(click.ParamType[str]):
+    """A name that the shell can complete."""
+
+    def __init__(self, name: str, known: Callable[[], tuple[str, ...]]) -> None:
+        self.name = name
+        self.known = known
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the known names that begin as typed, then files."""
+        names = [CompletionItem(name) for name in self.known() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+
+def _target_names() -> tuple[str, ...]:
+    from graphopt.targets import target_names
+
+    return target_names()
+
+
+def _pass_names() -> tuple[str, ...]:
+    from graphopt.pipeline import pass_names
+
+    return pass_names()
+
+
+GATE = _Gate()
+STAGE = _Stage()
+LATENCY = _Latency()
+TARGET = _Named("NAME|FILE", _target_names)
+PASS = _Named("PASS", _pass_names)
+
+# Whether a file exists is the loader's to judge: it says more than a check of the path can.
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of generated inputs."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of the runtime. Default: the target's."
+)
+calibration_option = click.option(
+    "--calibration",
+    metavar="PATH|MODULE:FUNCTION",
+    help="Samples: .npz, .npy, a folder of them, or a function that returns them.",
+)

@@ -1,0 +1,27 @@
+"""`graphopt passes`."""
+
+from __future__ import annotations
+
+from graphopt.cli.options import cli_command
+from graphopt.cli.output import print_result
+from graphopt.cli.settings import Settings
+from graphopt.cli.text_table import format_table
+
+__all__ = ["command"]
+
+
+@cli_command("passes")
+def command(settings: Settings) -> int:
+    """List the passes.
+
+    Numerics say how far a pass may move the outputs: not at all, by rounding, or within a measured
+    budget. `graphopt explain PASS` shows the whole contract.
+    """
+    from graphopt.cli.pass_text import pass_document
+    from graphopt.pipeline import find_pass, pass_names
+
+    documents = [pass_document(find_pass(name)) for name in pass_names()]
+    rows = [(item["name"], item["numerics"], item["summary"]) for item in documents]
+    text = format_table(("pass", "numerics", "summary"), rows)
+    print_result(settings, text=text, document={"passes": documents})
+    return 0
