@@ -1,0 +1,231 @@
+"""Structural rules that every model must keep, checked in one walk.
+
+The walk carries what each name means at the current point, in the current scope. A value may be
+used exactly where its name means that very value: this one look-up finds dangling values, broken
+order, use outside the scope, and names that hide one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+
+from graphopt.errors import StructureMismatch
+from graphopt.ir import subgraphs_of
+from graphopt.verification.operators import operator_rule, signature_faults, signature_of
+
+__all__ = ["check_structure", "structure_faults"]
+
+
+def check_structure(model: ir.Model, *, where: str | None = None) -> None:
+    """Check the structural rules of a whole model, its functions and subgraphs included.
+
+    Args:
+        model: The model.
+        where: What the model is, for the message: a file, a pass.
+
+    Raises:
+        StructureMismatch: A rule is broken; the message holds the first fault and counts the rest.
+    """
+    faults = structure_faults(model)
+    if not faults:
+        return
+    others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    raise StructureMismatch(
+        f"the model breaks a structural rule: {faults[0]}{others}",
+        where=where,
+        why="every value must be defined once, before its uses, and fit its operators",
+    )
+
+
+def structure_faults(model: ir.Model) -> list[str]:
+    """Return every structural fault of a model, in the order of its nodes.
+
+    Checked are: names unique in every scope they are visible in, uses of values that nothing
+    defines, topological order, outputs defined by their own graph, initializers registered under
+    their name with a tensor of their type and shape, use lists, opset imports, and for operators
+    with a published schema their inputs, outputs, attributes and types. Time is O(nodes + edges);
+    no weight is read.
+    """
+    functions = frozenset(model.functions)
+    faults: list[str] = []
+    for function in model.functions.values():
+        title = f"function `{function.domain}::{function.name}`"
+        walk = _Walk(function.opset_imports, functions, title)
+        walk.check_graph(function.graph)
+        faults += walk.finish()
+    walk = _Walk(model.opset_imports, functions, "the graph")
+    walk.check_graph(model.graph)
+    walk.check_interface_types(model.graph)
+    return faults + walk.finish()
+
+
+class _Walk:
+    """One walk over a graph and its subgraphs."""
+
+    def __init__(
+        self, imports: Mapping[str, int], functions: frozenset[ir.OperatorIdentifier], title: str
+    ) -> None:
+        self._imports = imports
+        self._functions = functions
+        self._title = title
+        self._faults: list[str] = []
+        self._meaning: dict[str | None, ir.Value] = {}
+        self._defined: dict[ir.Value, int] = {}  # number of uses met
+        self._strays: dict[ir.Value, int] = {}  # number of uses met where the value means nothing
+        self._missing_imports: set[str] = set()
+
+    def finish(self) -> list[str]:
+        """Check the use lists against the uses that were met, and return all faults."""
+        for value, regular in self._defined.items():
+            uses = value.uses()
+            met = regular + self._strays.get(value, 0)
+            if len(uses) != met:
+                stale = [use for use in uses if use.node.graph is None]
+                readers = ", ".join(f"`{use.node.name}`" for use in stale or uses)
+                self._faults.append(
+                    f"value `{value.name}` lists {len(uses)} uses, the model holds {met}"
+                    f" (listed: {readers or 'none'})"
+                )
+        return self._faults
+
+    def check_interface_types(self, graph: ir.Graph) -> None:
+        """Check that every input and output of the main graph has a type."""
+        for what, values in (("input", graph.inputs), ("output", graph.outputs)):
+            for value in values:
+                if value.type is None:
+                    self._faults.append(f"{what} `{value.name}` of the graph has no type")
+
+    def check_graph(self, graph: ir.Graph) -> None:
+        """Check a graph in the scope that the walk has reached."""
+        hidden: list[tuple[str, ir.Value | None]] = []
+        own: set[ir.Value] = set()
+        for value in graph.inputs:
+            self._define(value, own, hidden, "input")
+        self._define_initializers(graph, own, hidden)
+        for node in graph:
+            self._check_inputs(node)
+            self._check_operator(node)
+            for inner in subgraphs_of(node):
+                self.check_graph(inner)
+            for value in node.outputs:
+                if value.name != "":
+                    self._define(value, own, hidden, "output of a node")
+                elif value.uses():
+                    self._faults.append(f"{_label(node)} has a used output without a name")
+        for value in graph.outputs:
+            self._check_output(value, own)
+        for name, earlier in reversed(hidden):
+            if earlier is None:
+                del self._meaning[name]
+            else:
+                self._meaning[name] = earlier
+
+    def _define(
+        self,
+        value: ir.Value,
+        own: set[ir.Value],
+        hidden: list[tuple[str, ir.Value | None]],
+        what: str,
+    ) -> None:
+        name = value.name
+        if not name:
+            self._faults.append(f"an {what} of {self._title} has no name")
+            return
+        earlier = self._meaning.get(name)
+        # An input or initializer of a subgraph may hide an outer value: the checker and the runtime
+        # take that, and a use of the hidden value inside is found by `_check_inputs`.
+        if earlier is not None and (earlier in own or what == "output of a node"):
+            self._faults.append(f"name `{name}` is defined more than once in {self._title}")
+        hidden.append((name, earlier))
+        self._meaning[name] = value
+        self._defined.setdefault(value, 0)
+        own.add(value)
+
+    def _define_initializers(
+        self, graph: ir.Graph, own: set[ir.Value], hidden: list[tuple[str, ir.Value | None]]
+    ) -> None:
+        for key, value in graph.initializers.items():
+            if value.name != key:
+                self._faults.append(f"initializer `{value.name}` is registered as `{key}`")
+            if value not in own:  # an overridable initializer is an input as well
+                self._define(value, own, hidden, "initializer")
+            self._faults += _tensor_faults(value)
+
+    def _check_inputs(self, node: ir.Node) -> None:
+        meaning, defined = self._meaning, self._defined
+        for index, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if meaning.get(value.name) is value:
+                defined[value] += 1
+            else:
+                self._strays[value] = self._strays.get(value, 0) + 1
+                self._faults.append(self._explain(node, index, value))
+
+    def _explain(self, node: ir.Node, index: int, value: ir.Value) -> str:
+        head = f"input {index} of {_label(node)}"
+        hiding = self._meaning.get(value.name)
+        if hiding is not None:
+            return f"{head} is `{value.name}`, a name that means another value here"
+        producer = value.producer()
+        if value in self._defined:
+            return f"{head} is `{value.name}`, which is out of scope here"
+        if producer is not None and producer.graph is not None:
+            return f"{head} is `{value.name}`, which {_label(producer)} produces only later"
+        if producer is not None:
+            return f"{head} is `{value.name}`, whose {_label(producer)} is not in the model"
+        if value.const_value is not None:
+            return f"{head} is `{value.name}`, a constant that is not registered as initializer"
+        return f"{head} is `{value.name}`, which nothing produces"
+
+    def _check_operator(self, node: ir.Node) -> None:
+        version = self._imports.get(node.domain)
+        if version is None:
+            if node.domain not in self._missing_imports:
+                self._missing_imports.add(node.domain)
+                self._faults.append(
+                    f"{_label(node)} needs domain `{node.domain}`,"
+                    f" which {self._title} does not import"
+                )
+            return
+        if self._functions and node.op_identifier() in self._functions:
+            return
+        rule = operator_rule(node.domain, node.op_type, version)
+        if rule is None:
+            return
+        found: Iterable[str]
+        found = (rule,) if isinstance(rule, str) else signature_faults(rule, signature_of(node))
+        self._faults += [f"{_label(node)}: {fault}" for fault in found]
+
+    def _check_output(self, value: ir.Value, own: set[ir.Value]) -> None:
+        if value in own:
+            return
+        if value in self._defined:
+            fault = "belongs to an outer graph; pass it through an `Identity`"
+        else:
+            fault = "is produced by nothing"
+        self._faults.append(f"output `{value.name}` of {self._title} {fault}")
+
+
+def _tensor_faults(value: ir.Value) -> Iterable[str]:
+    tensor = value.const_value
+    if tensor is None:
+        yield f"initializer `{value.name}` has no tensor"
+        return
+    if value.dtype is not None and value.dtype != tensor.dtype:
+        yield (
+            f"initializer `{value.name}` is declared {value.dtype.name}"
+            f" and holds {tensor.dtype.name}"
+        )
+    declared = value.shape
+    if declared is None or not declared.is_static():
+        return
+    if tuple(declared.numpy()) != tuple(tensor.shape.numpy()):
+        yield f"initializer `{value.name}` is declared {declared} and holds {tensor.shape}"
+
+
+def _label(node: ir.Node) -> str:
+    domain = f"{node.domain}::" if node.domain else ""
+    return f"node `{node.name}` ({domain}{node.op_type})"
