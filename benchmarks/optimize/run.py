@@ -1,0 +1,220 @@
+"""The acceptance benchmark: `graphopt.optimize` beside ONNX Runtime's own quantizers.
+
+Usage:
+    python benchmarks/optimize/prepare.py --tokenizer FOLDER --out zoo
+    python benchmarks/optimize/run.py --zoo zoo --out results.json [--only minilm] [--rounds 10]
+
+`zoo/` holds NAME.EXPORTER/model.onnx. Everything runs on one thread by default; the models of one
+row are timed in turns in one process, so their ratios share whatever else the machine does.
+The exit status is 1 where a limit is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from measure import (
+    cosines,
+    largest_float_tensor,
+    load_feeds,
+    measure_latencies,
+    open_session,
+    size_bytes,
+)
+
+PEERS = Path(__file__).with_name("peers.py")
+EMBEDDING_TABLE = 30522 * 384  # elements of MiniLM's table
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with its samples and the limits that the project set for it."""
+
+    name: str
+    family: str
+    max_size_ratio: float | None = None
+    min_cosine: float | None = None
+    min_speedup: float | None = None
+    max_time_ratio: float | None = None
+    is_held_to_dynamic: bool = False
+
+    @property
+    def samples(self) -> str:
+        """Name of the folder of calibration feeds."""
+        return "minilm_samples" if self.family == "minilm" else "image_samples"
+
+    @property
+    def evaluation(self) -> str:
+        """Name of the folder of evaluation feeds."""
+        return "minilm_eval" if self.family == "minilm" else "image_eval"
+
+
+def minilm(name: str) -> Case:
+    """Return a sentence encoder's case."""
+    return Case(name, "minilm", max_size_ratio=0.265, min_cosine=0.99, is_held_to_dynamic=True)
+
+
+CASES = (
+    minilm("minilm.ts"),
+    minilm("minilm.dyn"),
+    minilm("minilm.optimum"),
+    Case("resnet50.ts", "resnet50", min_speedup=2.5, max_time_ratio=0.6),
+    Case("resnet50.dyn", "resnet50", min_speedup=2.5, max_time_ratio=0.6),
+    Case("mobilenetv2.ts", "mobilenetv2", max_time_ratio=0.6),
+    Case("mobilenetv2.dyn", "mobilenetv2", max_time_ratio=0.6),
+)
+
+
+def timed_process(command: list[str]) -> dict[str, float]:
+    """Run a command to its end; return its wall and CPU seconds, its children included."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wall_s, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_s": wall_s, "cpu_s": cpu_s}
+
+
+def best_of(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the smallest value of each key."""
+    return {key: min(run[key] for run in runs) for key in runs[0]}
+
+
+def quantize(model: Path, samples: Path, work: Path, repeats: int) -> dict[str, Any]:
+    """Time both static quantizers in turns, from the start of a process to its end."""
+    ours = [sys.executable, "-m", "graphopt", "run", str(model), "--pipeline", "quantize-static"]
+    ours += ["--target", "cpu-int8", "--calibration", str(samples), "--verify", "off", "--force"]
+    ours += ["-o", str(work / "ours.static.onnx")]
+    peer = [sys.executable, str(PEERS)]
+    static = [*peer, "static", str(model), str(work / "ort.static.onnx"), str(samples)]
+    runs: dict[str, list[dict[str, float]]] = {"graphopt": [], "onnxruntime": []}
+    for _ in range(repeats):
+        runs["graphopt"].append(timed_process(ours))
+        runs["onnxruntime"].append(timed_process(static))
+    timed_process([*peer, "dynamic", str(model), str(work / "ort.dynamic.onnx")])
+    best = {name: best_of(values) for name, values in runs.items()}
+    ratios = {key: best["graphopt"][key] / best["onnxruntime"][key] for key in ("wall_s", "cpu_s")}
+    return {**best, "ratio": ratios}
+
+
+def optimize(model: Path, samples: Path, out: Path) -> dict[str, Any]:
+    """Run the product and write its bundle to `out`."""
+    import graphopt
+
+    start = time.perf_counter()
+    result = graphopt.optimize(model, target="cpu-int8", calibration=samples)
+    result.bundle.save(out, force=True)
+    return {"seconds": time.perf_counter() - start, "chosen": result.chosen}
+
+
+def run_case(case: Case, arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Quantize, optimize and measure one model."""
+    model = arguments.zoo / case.name / "model.onnx"
+    samples, feeds = arguments.zoo / case.samples, load_feeds(arguments.zoo / case.evaluation)
+    bundle = work / "bundle"
+    record: dict[str, Any] = {"name": case.name, "limits": asdict(case)}
+    record["quantize"] = quantize(model, samples, work, arguments.repeats)
+    record["optimize"] = optimize(model, samples, bundle)
+    paths = {
+        "original": model,
+        "graphopt": bundle / "model.onnx",
+        "ort_dynamic": work / "ort.dynamic.onnx",
+        "ort_static": work / "ort.static.onnx",
+    }
+    sessions = {name: open_session(path, arguments.threads) for name, path in paths.items()}
+    latencies = measure_latencies(sessions, feeds, arguments.rounds)
+    for name, path in paths.items():
+        found = cosines(sessions["original"], sessions[name], feeds)
+        record[name] = {
+            **asdict(latencies[name]),
+            "latency_ratio": latencies[name].cpu_ms / latencies["original"].cpu_ms,
+            "wall_ratio": latencies[name].wall_ms / latencies["original"].wall_ms,
+            "size_bytes": size_bytes(path),
+            "size_ratio": size_bytes(path) / size_bytes(model),
+            "cosine": {"min": min(found), "mean": sum(found) / len(found)},
+        }
+    record["graphopt"]["largest_float_tensor"] = largest_float_tensor(paths["graphopt"])
+    record["faults"] = faults(case, record)
+    return record
+
+
+def faults(case: Case, record: dict[str, Any]) -> list[str]:
+    """Return the limits that this run missed, in words."""
+    ours, found = record["graphopt"], []
+    speedup = 1 / ours["latency_ratio"]
+    time_ratio = record["quantize"]["ratio"]["wall_s"]
+    if case.max_size_ratio and ours["size_ratio"] > case.max_size_ratio:
+        found.append(f"size {ours['size_ratio']:.3f}x, limit {case.max_size_ratio}x")
+    if case.min_cosine and ours["cosine"]["min"] < case.min_cosine:
+        found.append(f"cosine {ours['cosine']['min']:.4f}, limit {case.min_cosine}")
+    if case.min_speedup and speedup < case.min_speedup:
+        found.append(f"{speedup:.2f}x faster, limit {case.min_speedup}x")
+    if case.max_time_ratio and time_ratio > case.max_time_ratio:
+        found.append(f"time to quantize {time_ratio:.2f}x, limit {case.max_time_ratio}x")
+    if case.is_held_to_dynamic and ours["latency_ratio"] > record["ort_dynamic"]["latency_ratio"]:
+        theirs = record["ort_dynamic"]["latency_ratio"]
+        found.append(f"latency {ours['latency_ratio']:.3f}x, quantize_dynamic {theirs:.3f}x")
+    if case.family == "minilm" and ours["largest_float_tensor"] >= EMBEDDING_TABLE:
+        found.append("a floating-point copy of the embedding table is left")
+    return found
+
+
+def print_table(records: list[dict[str, Any]]) -> None:
+    """Print one row per model; ratios are to the original, smaller is better."""
+    print("| model | chosen | size | latency | ort dynamic | ort static | cosine min |", end=" ")
+    print("time to quantize / ort static (CPU) | limits |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for record in records:
+        latency = [
+            record[name]["latency_ratio"] for name in ("graphopt", "ort_dynamic", "ort_static")
+        ]
+        ours, ratio = record["graphopt"], record["quantize"]["ratio"]
+        cells = [record["name"], str(record["optimize"]["chosen"]), f"{ours['size_ratio']:.3f}x"]
+        cells += [f"{value:.3f}x" for value in latency]
+        cells += [f"{ours['cosine']['min']:.4f}"]
+        cells += [f"{ratio['wall_s']:.2f}x ({ratio['cpu_s']:.2f}x)"]
+        cells += ["; ".join(record["faults"]) or "met"]
+        print("| " + " | ".join(cells) + " |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description="The acceptance benchmark.")
+    parser.add_argument("--zoo", type=Path, required=True, help="folder of models and samples")
+    parser.add_argument("--out", type=Path, required=True, help="where to write the JSON")
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds over all feeds")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each quantizer")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each session")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the cases, print the table, write the JSON."""
+    arguments = parse_arguments()
+    records = []
+    for case in CASES:
+        if arguments.only not in case.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{case.name} ...", file=sys.stderr, flush=True)
+            records.append(run_case(case, arguments, Path(folder)))
+    document = {"threads": arguments.threads, "cpus": os.cpu_count(), "cases": records}
+    arguments.out.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    print_table(records)
+    return int(any(record["faults"] for record in records))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
