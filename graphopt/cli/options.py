@@ -164,10 +164,18 @@ PASS = _Named("PASS", _pass_names)
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of generated inputs."
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Of generated inputs.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of the runtime. Default: the target's."
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of the runtime. Default: the target's.",
 )
 calibration_option = click.option(
     "--calibration",

@@ -1,0 +1,83 @@
+"""`graphopt optimize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphopt.cli.options import (
+    GATE,
+    LATENCY,
+    STAGE,
+    TARGET,
+    calibration_option,
+    cli_command,
+    force_option,
+    model_argument,
+    seed_option,
+    threads_option,
+)
+from graphopt.cli.output import print_result
+from graphopt.cli.progress import progress_shown
+from graphopt.cli.settings import Settings
+
+__all__ = ["command"]
+
+
+@cli_command(
+    "optimize",
+    examples=(
+        "graphopt optimize model.onnx --target cpu-int8 --calibration samples/",
+        "graphopt optimize model.onnx --target cpu-int8 --eval labelled.npz --metric top1 \\",
+        "    --gate max_metric_drop=0.005 -o dist/model",
+    ),
+)
+@model_argument
+@click.option("--target", type=TARGET, required=True, help="A target's name, or its TOML file.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Bundle. Default: MODEL.TARGET."
+)
+@calibration_option
+@click.option(
+    "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Labelled samples, or a metric."
+)
+@click.option("--metric", metavar="NAME", help="top1, f1, spearman, mse or perplexity.")
+@click.option("--gate", "gates", type=GATE, multiple=True, help="Set a limit; repeatable.")
+@click.option(
+    "--stage",
+    "stages",
+    type=STAGE,
+    metavar="NAME=on|off",
+    multiple=True,
+    help="Switch a stage; repeatable.",
+)
+@threads_option
+@seed_option
+@click.option(
+    "--latency",
+    "latency_budget_s",
+    type=LATENCY,
+    metavar="off|SECONDS",
+    default="10",
+    show_default=True,
+    help="Time to measure each candidate.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
+@force_option
+def command(
+    settings: Settings, model: Path, dry_run: bool, force: bool, output: Path | None, **given: Any
+) -> int:
+    """Write the best bundle of a model for a target, measured."""
+    from graphopt import api
+
+    given |= {"gates": dict(given["gates"]), "stages": dict(given["stages"])}
+    if dry_run:
+        plan = api.plan(model, output=output, **given)
+        print_result(settings, text=str(plan), document=plan.to_dict())
+        return 0
+    with progress_shown(settings) as progress:
+        result = api.optimize(model, output=output, force=force, progress=progress, **given)
+    print_result(settings, text=str(result), document=result.report)
+    return result.exit_code

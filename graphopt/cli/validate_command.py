@@ -1,0 +1,24 @@
+"""`graphopt validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graphopt.cli.options import cli_command
+from graphopt.cli.output import print_result
+from graphopt.cli.settings import Settings
+
+__all__ = ["command"]
+
+
+@cli_command("validate")
+@click.argument("bundle", type=click.Path(path_type=Path))
+def command(settings: Settings, bundle: Path) -> int:
+    """Check a bundle on this machine."""
+    from graphopt.deploy import validate
+
+    report = validate(bundle)
+    print_result(settings, text=str(report), document=report.to_dict())
+    return report.exit_code
