@@ -1,0 +1,126 @@
+"""Multiply-accumulate operations of the operators that do nearly all of the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphopt.analysis.operands import int_attribute, operand
+from graphopt.ir import nodes
+from graphopt.rewrite import ShapeTable
+
+__all__ = ["count_macs"]
+
+Dims = tuple[int, ...]
+
+
+def count_macs(
+    model: ir.Model, shapes: ShapeTable, bindings: Mapping[str, int] | None = None
+) -> int | None:
+    """Count the multiply-accumulate operations of one run.
+
+    MatMul, Gemm, Conv, ConvTranspose and attention count, with their quantized and fused forms;
+    each node once, also inside subgraphs.
+
+    Args:
+        model: The model.
+        shapes: Its inferred shapes.
+        bindings: Sizes of symbolic dimensions; a dimension without one counts as 1.
+
+    Returns:
+        The count, or ``None`` where the shapes of one such node are not known.
+    """
+    counter = _Counter(shapes, bindings or {})
+    total = 0
+    for node in nodes(model):
+        rule = _RULES.get(node.op_type)
+        if rule is None:
+            continue
+        count = rule(node, counter)
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+class _Counter:
+    def __init__(self, shapes: ShapeTable, bindings: Mapping[str, int]) -> None:
+        self._shapes = shapes
+        self._bindings = bindings
+
+    def dims(self, value: ir.Value | None) -> Dims | None:
+        """Return the dimensions of ``value`` as numbers, or ``None`` for an unknown rank."""
+        known = self._shapes.of(value)
+        if known is None or known.dims is None:
+            return None
+        return tuple(
+            dim if isinstance(dim, int) else self._bindings.get(dim or "", 1) for dim in known.dims
+        )
+
+
+def _matmul(first: int, second: int) -> Callable[[ir.Node, _Counter], int | None]:
+    def rule(node: ir.Node, counter: _Counter) -> int | None:
+        a, b = counter.dims(operand(node, first)), counter.dims(operand(node, second))
+        if not a or not b:
+            return None
+        if int_attribute(node, "transA", 0) and len(a) > 1:
+            a = (*a[:-2], a[-1], a[-2])
+        if int_attribute(node, "transB", 0) and len(b) > 1:
+            b = (*b[:-2], b[-1], b[-2])
+        columns = b[-1] if len(b) > 1 else 1
+        return math.prod(_broadcast(a[:-2], b[:-2])) * math.prod(a[-2:]) * columns
+
+    return rule
+
+
+def _broadcast(first: Sequence[int], second: Sequence[int]) -> Dims:
+    rank = max(len(first), len(second))
+    padded = ((1,) * (rank - len(dims)) + tuple(dims) for dims in (first, second))
+    return tuple(max(pair) for pair in zip(*padded, strict=True))
+
+
+def _conv(weight_index: int) -> Callable[[ir.Node, _Counter], int | None]:
+    def rule(node: ir.Node, counter: _Counter) -> int | None:
+        weight, result = counter.dims(operand(node, weight_index)), counter.dims(node.outputs[0])
+        if weight is None or result is None:
+            return None
+        return math.prod(result) * math.prod(weight[1:])  # weight: (out, in / group, *kernel)
+
+    return rule
+
+
+def _conv_transpose(node: ir.Node, counter: _Counter) -> int | None:
+    data, weight = counter.dims(operand(node, 0)), counter.dims(operand(node, 1))
+    if data is None or weight is None:
+        return None
+    return math.prod(data) * math.prod(weight[1:])  # weight: (in, out / group, *kernel)
+
+
+def _attention(node: ir.Node, counter: _Counter) -> int | None:
+    """Count ``Q K^T`` and ``P V``; shapes (batch, [heads,] sequence, size)."""
+    query, key = counter.dims(operand(node, 0)), counter.dims(operand(node, 1))
+    value = counter.dims(operand(node, 2))
+    if query is None or key is None or value is None or node.domain:
+        return None
+    key_length = key[-2]
+    return math.prod(query) * key_length + math.prod(query[:-1]) * key_length * value[-1]
+
+
+_RULES: dict[str, Callable[[ir.Node, _Counter], int | None]] = {
+    "MatMul": _matmul(0, 1),
+    "MatMulInteger": _matmul(0, 1),
+    "QLinearMatMul": _matmul(0, 3),
+    "FusedMatMul": _matmul(0, 1),
+    "DynamicQuantizeMatMul": _matmul(0, 1),
+    "MatMulIntegerToFloat": _matmul(0, 1),
+    "Gemm": _matmul(0, 1),
+    "FusedGemm": _matmul(0, 1),
+    "Conv": _conv(1),
+    "ConvInteger": _conv(1),
+    "QLinearConv": _conv(3),
+    "FusedConv": _conv(1),
+    "ConvTranspose": _conv_transpose,
+    "Attention": _attention,
+}

@@ -1,0 +1,92 @@
+"""Parts of a model as protobuf under names of their own.
+
+Names in ONNX are scoped, and sibling subgraphs may use one name twice. What is written here calls
+every value by a number instead, so that a result is found again by value, not by name.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+__all__ = ["ProtoWriter"]
+
+
+class ProtoWriter:
+    """Writes nodes and subgraphs of one model; the same value always gets the same name."""
+
+    def __init__(self) -> None:
+        self._names: dict[ir.Value, str] = {}
+
+    def name(self, value: ir.Value | None) -> str:
+        """Return the name of ``value`` in what is written; empty for one left out."""
+        if value is None or value.name == "":
+            return ""
+        known = self._names.get(value)
+        if known is None:
+            known = self._names[value] = f"v{len(self._names)}"
+        return known
+
+    def node(self, node: ir.Node, proto: onnx.NodeProto) -> None:
+        """Write ``node`` into ``proto``; subgraphs are written with it."""
+        proto.op_type = node.op_type
+        if node.domain:
+            proto.domain = node.domain
+        if node.overload:
+            proto.overload = node.overload
+        proto.input.extend([self.name(value) for value in node.inputs])
+        proto.output.extend([self.name(value) for value in node.outputs])
+        for attribute in node.attributes.values():
+            self._write_attribute(attribute, proto.attribute.add())
+
+    def _write_attribute(self, attribute: ir.Attr, proto: onnx.AttributeProto) -> None:
+        if attribute.is_ref() or attribute.type not in _GRAPH_TYPES:
+            ir.serde.serialize_attribute_into(proto, attribute)
+            return
+        proto.name = attribute.name
+        proto.type = attribute.type.value  # type: ignore[assignment]
+        if attribute.type == ir.AttributeType.GRAPH:
+            self.graph(attribute.value, proto.g)
+        else:
+            for graph in attribute.value:
+                self.graph(graph, proto.graphs.add())
+
+    def graph(self, graph: ir.Graph, proto: onnx.GraphProto) -> None:
+        """Write a whole graph; of inner values and outputs neither type nor shape is written."""
+        proto.name = graph.name or "graph"
+        for value in graph.inputs:
+            self.input(value, proto.input.add())
+        for value in graph.initializers.values():
+            self.initializer(value, proto)
+        for node in graph:
+            self.inner_node(node, proto)
+        for value in graph.outputs:
+            proto.output.add().name = self.name(value)
+
+    def inner_node(self, node: ir.Node, proto: onnx.GraphProto) -> None:
+        """Write one node of a subgraph; a hook for subclasses."""
+        self.node(node, proto.node.add())
+
+    def initializer(self, value: ir.Value, proto: onnx.GraphProto) -> None:
+        """Write one initializer with its data; a hook for subclasses."""
+        if value.const_value is not None:
+            self.tensor(value, value.const_value, proto.initializer.add())
+
+    def tensor(self, value: ir.Value, data: ir.TensorProtocol, proto: onnx.TensorProto) -> None:
+        """Write ``data`` under the name of ``value``; text and packed types included."""
+        proto.name = self.name(value)
+        proto.data_type = data.dtype.value
+        proto.dims.extend(data.shape.numpy())
+        if data.dtype == ir.DataType.STRING:
+            proto.string_data.extend(bytes(text) for text in data.numpy().reshape(-1).tolist())
+        else:
+            proto.raw_data = data.tobytes()
+
+    def input(self, value: ir.Value, proto: onnx.ValueInfoProto) -> None:
+        """Write an input with the type and shape that the model declares; a hook for subclasses."""
+        if value.type is not None:
+            ir.serde.serialize_value_into(proto, value)
+        proto.name = self.name(value)
+
+
+_GRAPH_TYPES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
