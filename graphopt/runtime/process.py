@@ -49,9 +49,10 @@ class WorkerProcess:
         Raises:
             EOFError, OSError: The process has ended.
         """
-        self._shorten_log()
         write_frame(cast("io.RawIOBase", self.process.stdin), header, buffers)
-        return self.receive()
+        reply = self.receive()
+        self._shorten_log()
+        return reply
 
     def receive(self) -> tuple[Header, list[Buffer]]:
         """Wait for a frame.
@@ -90,7 +91,8 @@ class WorkerProcess:
         return self.log.read().decode(errors="replace").strip()[-_LOG_TAIL_CHARACTERS:]
 
     def _shorten_log(self) -> None:
-        # The worker appends, so it goes on at the new end.
+        # What came before an answered request explains no crash. The worker appends, so it goes on
+        # at the new end.
         if os.fstat(self.log.fileno()).st_size > _LOG_LIMIT_BYTES:
             self.log.truncate(0)
 
