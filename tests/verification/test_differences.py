@@ -182,7 +182,7 @@ def test_summary_keeps_the_worst_and_the_means():
     assert summary.worst_sample("y") == 1
     assert worst.cosine == summary.worst_cosine() < summary.mean_cosine("y") < 1
     assert worst.top1_agreement == pytest.approx(2 / 3)
-    assert summary.worst_sqnr_db() < 0
+    assert summary.worst_sqnr_db() == worst.sqnr_db == pytest.approx(1.69, abs=0.01)
     assert not worst.is_identical
 
 

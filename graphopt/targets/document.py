@@ -1,0 +1,131 @@
+"""A target profile to and from the plain tables of its file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.targets.profile import (
+    Candidate,
+    DeviceProfile,
+    Package,
+    Precision,
+    Provider,
+    RuntimeProfile,
+    Stage,
+    Target,
+)
+
+__all__ = ["document_of", "target_of", "toml_text"]
+
+
+def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
+    """Return the target that a checked document describes."""
+    runtime = dict(document["runtime"])
+    providers = tuple(Provider(**item) for item in runtime.pop("providers"))
+    device = dict(document.get("device", {}))
+    package = dict(document.get("package", {}))
+    return Target(
+        name=document["name"],
+        summary=document["summary"],
+        runtime=RuntimeProfile(providers=providers, **runtime),
+        device=DeviceProfile(**{**device, "features": tuple(device.get("features", ()))}),
+        precision=Precision(**document.get("precision", {})),
+        stages=tuple(_stage(name, item) for name, item in document.get("pipeline", {}).items()),
+        candidates=tuple(
+            Candidate(name=name, **item) for name, item in document["candidates"].items()
+        ),
+        gates={
+            name: float(limit)
+            for name, limit in document.get("gates", {}).items()
+            if limit is not False
+        },
+        package=Package(**{**package, "include": tuple(package.get("include", ()))}),
+        path=path,
+    )
+
+
+def _stage(name: str, item: str | Mapping[str, Any]) -> Stage:
+    return Stage(name=name, passes=item) if isinstance(item, str) else Stage(name=name, **item)
+
+
+def document_of(target: Target) -> dict[str, Any]:
+    """Return the tables of a file that loads as an equal target; only what is set is in it."""
+    runtime = target.runtime
+    document: dict[str, Any] = {
+        "name": target.name,
+        "summary": target.summary,
+        "runtime": {
+            "threads": runtime.threads,
+            "optimization": runtime.optimization,
+            "config": dict(runtime.config),
+            "providers": [
+                {"name": item.name, "options": dict(item.options)} for item in runtime.providers
+            ],
+        },
+        "device": _known(vars(target.device)),
+        "precision": _known(vars(target.precision)),
+        "pipeline": {
+            item.name: {"passes": item.passes, "enabled": item.enabled} for item in target.stages
+        },
+        "candidates": {
+            item.name: {key: part for key, part in vars(item).items() if key != "name"}
+            for item in target.candidates
+        },
+        "gates": dict(target.gates),
+        "package": _known(vars(target.package)),
+    }
+    return document
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(part) if isinstance(part, tuple) else part
+        for key, part in fields.items()
+        if part is not None
+    }
+
+
+def toml_text(document: Mapping[str, Any]) -> str:
+    """Write a document as TOML: values first, then tables, then arrays of tables."""
+    return "\n".join(_table_lines(document, ())).strip() + "\n"
+
+
+def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    tables = {key: item for key, item in table.items() if isinstance(item, Mapping)}
+    arrays = {key: item for key, item in table.items() if _is_array_of_tables(item)}
+    plain = [key for key in table if key not in tables and key not in arrays]
+    lines = [f"{_toml_key(key)} = {_toml_value(table[key])}" for key in plain]
+    for key, item in tables.items():
+        if not item:
+            continue
+        inner = _table_lines(item, (*path, key))
+        has_own = any(not isinstance(part, Mapping) for part in item.values())
+        lines += ["", f"[{_toml_path(*path, key)}]", *inner] if has_own else inner
+    for key, items in arrays.items():
+        for item in items:
+            header = f"[[{_toml_path(*path, key)}]]"
+            lines += ["", header, *_table_lines(item, (*path, key))]
+    return lines
+
+
+def _is_array_of_tables(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and isinstance(item[0], Mapping)
+
+
+def _toml_path(*keys: str) -> str:
+    return ".".join(_toml_key(key) for key in keys)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _toml_value(item: Any) -> str:
+    if isinstance(item, list):
+        return "[" + ", ".join(_toml_value(part) for part in item) + "]"
+    # JSON strings, numbers and booleans are TOML ones.
+    return json.dumps(item, ensure_ascii=False)

@@ -1,0 +1,252 @@
+"""A target profile as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from graphopt.errors import OptionError, UnknownNameError
+from graphopt.targets.gates import check_gate
+
+if TYPE_CHECKING:
+    from graphopt.rewrite import TargetFacts
+    from graphopt.runtime import SessionOptions
+
+__all__ = [
+    "Candidate",
+    "DeviceProfile",
+    "Package",
+    "Precision",
+    "Provider",
+    "RuntimeProfile",
+    "Stage",
+    "Target",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One execution provider of ONNX Runtime and its options."""
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeProfile:
+    """How sessions run on the device.
+
+    Attributes:
+        providers: In order of preference.
+        threads: Threads inside one operator; 0 lets the runtime choose.
+        optimization: What the runtime rewrites at load.
+        config: Session configuration entries.
+    """
+
+    providers: tuple[Provider, ...]
+    threads: int = 1
+    optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    """What the device must have and where it ends; ``None`` sets no limit."""
+
+    features: tuple[str, ...] = ()
+    minimum_onnxruntime: str | None = None
+    maximum_opset: int | None = None
+    maximum_ir_version: int | None = None
+    maximum_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Integer types that the device's kernels are fast with, ``u8`` or ``s8``."""
+
+    activation: str = "u8"
+    weight: str = "s8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Passes that every candidate goes through, as pipeline text."""
+
+    name: str
+    passes: str
+    enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One version of the model that is built and measured.
+
+    Attributes:
+        name: Its name in reports.
+        pipeline: Pipeline text that follows the stages; empty for the stages alone.
+        needs_calibration: It cannot be built without samples.
+        summary: What it is good for.
+        enabled: Switched off, it is not built.
+    """
+
+    name: str
+    pipeline: str = ""
+    needs_calibration: bool = False
+    summary: str = ""
+    enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """What the bundle holds.
+
+    Attributes:
+        format: ``onnx`` or ``ort``.
+        golden_samples: Number of inputs kept with their outputs.
+        external_data_threshold_bytes: Weight bytes above which weights get a file of their own;
+            ``None`` for the limit of the format.
+        include: Files copied in.
+    """
+
+    format: Literal["onnx", "ort"] = "onnx"
+    golden_samples: int = 2
+    external_data_threshold_bytes: int | None = None
+    include: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A deployment target: how the model runs there, what is tried, what must hold.
+
+    Attributes:
+        name: Part of the bundle's name.
+        summary: One line for listings.
+        runtime: Providers, threads and session options.
+        device: What the device must have.
+        precision: Integer types for quantization.
+        stages: Pipeline stages in order, those that are off included.
+        candidates: In order, those that are off included.
+        gates: Limits by name of gate.
+        package: What the bundle holds.
+        demanded_gates: Gates set for this run by `with_gates`; no waiver excuses them.
+        path: The file that it was loaded from.
+    """
+
+    name: str
+    summary: str
+    runtime: RuntimeProfile
+    device: DeviceProfile = field(default_factory=DeviceProfile)
+    precision: Precision = field(default_factory=Precision)
+    stages: tuple[Stage, ...] = ()
+    candidates: tuple[Candidate, ...]
+    gates: Mapping[str, float] = field(default_factory=dict)
+    package: Package = field(default_factory=Package)
+    demanded_gates: frozenset[str] = frozenset()
+    path: Path | None = field(default=None, compare=False)
+
+    def enabled_candidates(self) -> tuple[Candidate, ...]:
+        """Return the candidates that are to be built, in order."""
+        return tuple(candidate for candidate in self.candidates if candidate.enabled)
+
+    def stage_text(self) -> str:
+        """Return the pipeline text of the stages that are on; empty where none is."""
+        return ",".join(stage.passes for stage in self.stages if stage.enabled)
+
+    def pipeline_text(self, candidate: Candidate) -> str:
+        """Return the whole recipe of a candidate: the stages, then its own passes."""
+        return ",".join(text for text in (self.stage_text(), candidate.pipeline) if text)
+
+    def with_gates(self, gates: Mapping[str, float | None]) -> Self:
+        """Return this target with limits set, or taken away where ``None``.
+
+        Raises:
+            UnknownNameError: A name is not a gate.
+            OptionError: A limit is out of the range of its gate.
+        """
+        limits = dict(self.gates)
+        for name, limit in gates.items():
+            if limit is None:
+                check_gate(name, 1.0)  # the name must be known all the same
+                limits.pop(name, None)
+            else:
+                limits[name] = check_gate(name, limit)
+        demanded = (self.demanded_gates | gates.keys()) & limits.keys()
+        return replace(self, gates=limits, demanded_gates=demanded)
+
+    def with_stages(self, switches: Mapping[str, bool]) -> Self:
+        """Return this target with stages or candidates switched on or off.
+
+        A name that both a stage and a candidate have is the stage's.
+
+        Raises:
+            UnknownNameError: A name is neither a stage nor a candidate.
+            OptionError: No candidate is left.
+        """
+        stage_names = {stage.name for stage in self.stages}
+        known = stage_names | {candidate.name for candidate in self.candidates}
+        for name in switches:
+            if name not in known:
+                raise UnknownNameError("stage", name, known)
+        built = {name: is_on for name, is_on in switches.items() if name not in stage_names}
+        stages = tuple(
+            replace(stage, enabled=switches.get(stage.name, stage.enabled)) for stage in self.stages
+        )
+        candidates = tuple(
+            replace(candidate, enabled=built.get(candidate.name, candidate.enabled))
+            for candidate in self.candidates
+        )
+        if not any(candidate.enabled for candidate in candidates):
+            raise OptionError(
+                "every candidate is switched off",
+                where=f"target `{self.name}`",
+                hint="leave one on: " + ", ".join(f"`{item.name}`" for item in candidates),
+            )
+        return replace(self, stages=stages, candidates=candidates)
+
+    def with_threads(self, threads: int) -> Self:
+        """Return this target with another number of threads; 0 lets the runtime choose.
+
+        Raises:
+            OptionError: The number is negative.
+        """
+        if threads < 0:
+            raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
+        return replace(self, runtime=replace(self.runtime, threads=threads))
+
+    def session_options(self) -> SessionOptions:
+        """Return the options of sessions as they run on the device."""
+        from graphopt.runtime import SessionOptions
+
+        return SessionOptions(
+            optimization=self.runtime.optimization,
+            threads=self.runtime.threads,
+            providers=tuple((item.name, dict(item.options)) for item in self.runtime.providers),
+            config=dict(self.runtime.config),
+        )
+
+    def to_facts(self) -> TargetFacts:
+        """Return the part of this target that passes may look at."""
+        from graphopt.rewrite import TargetFacts
+
+        return TargetFacts(
+            name=self.name,
+            provider=self.runtime.providers[0].name,
+            activation_type=self.precision.activation,
+            weight_type=self.precision.weight,
+            features=frozenset(self.device.features),
+            maximum_opset=self.device.maximum_opset,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved profile in the form of the schema; see `targets.document`."""
+        from graphopt.targets.document import document_of
+
+        return document_of(self)
+
+    def __str__(self) -> str:
+        """Return the resolved profile as the text of a target file."""
+        from graphopt.targets.document import toml_text
+
+        return toml_text(self.to_dict())
