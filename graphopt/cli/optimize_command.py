@@ -44,7 +44,14 @@ __all__ = ["command"]
     "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Labelled samples, or a metric."
 )
 @click.option("--metric", metavar="NAME", help="top1, f1, spearman, mse or perplexity.")
-@click.option("--gate", "gates", type=GATE, multiple=True, help="Set a limit; repeatable.")
+@click.option(
+    "--gate",
+    "gates",
+    type=GATE,
+    metavar="NAME=VALUE|off",
+    multiple=True,
+    help="Set a limit; repeatable.",
+)
 @click.option(
     "--stage",
     "stages",
@@ -71,8 +78,9 @@ def command(
 ) -> int:
     """Write the best bundle of a model for a target, measured."""
     from graphopt import api
+    from graphopt.targets import parse_gates
 
-    given |= {"gates": dict(given["gates"]), "stages": dict(given["stages"])}
+    given |= {"gates": parse_gates(given["gates"]), "stages": dict(given["stages"])}
     if dry_run:
         plan = api.plan(model, output=output, **given)
         print_result(settings, text=str(plan), document=plan.to_dict())

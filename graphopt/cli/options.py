@@ -60,53 +60,23 @@ def _shared_options(*, has_json: bool) -> list[click.Option]:
     return shared
 
 
-class _Setting(click.ParamType[tuple[str, Any]]):
-    """Text of the form NAME=VALUE."""
-
-    name = "NAME=VALUE"
-    example = "NAME=VALUE"
+class _Stage(click.ParamType[tuple[str, bool]]):
+    name = "NAME=on|off"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Return name and parsed value; raise `OptionError` where the text has another form."""
+    ) -> tuple[str, bool]:
+        """Return name and switch; raise `OptionError` where the text has another form."""
         if isinstance(value, tuple):
             return value
-        name, separator, text = str(value).partition("=")
-        if not separator or not name.strip():
-            raise self.fault(str(value), f"expected `{self.name}`", param)
-        return name.strip(), self.parse(text.strip(), str(value), param)
-
-    def parse(self, text: str, whole: str, param: click.Parameter | None) -> Any:
-        """Return the value that `text` stands for."""
-        raise NotImplementedError
-
-    def fault(self, whole: str, why: str, param: click.Parameter | None) -> OptionError:
-        """Return the error for text that does not fit."""
-        option = param.opts[0] if param else "option"
-        hint = f"for example `{option} {self.example}`"
-        return OptionError(f"`{whole}` does not fit `{option}`", why=why, hint=hint)
-
-
-class _Gate(_Setting):
-    name = "NAME=VALUE"
-    example = "max_metric_drop=0.005"
-
-    def parse(self, text: str, whole: str, param: click.Parameter | None) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise self.fault(whole, f"`{text}` is not a number", param) from None
-
-
-class _Stage(_Setting):
-    name = "NAME=on|off"
-    example = "quantize=off"
-
-    def parse(self, text: str, whole: str, param: click.Parameter | None) -> bool:
-        if text not in {"on", "off"}:
-            raise self.fault(whole, f"`{text}` is neither `on` nor `off`", param)
-        return text == "on"
+        name, _, text = str(value).partition("=")
+        if not name.strip() or text.strip() not in {"on", "off"}:
+            raise OptionError(
+                f"`{value}` does not fit `--stage`",
+                why="expected `NAME=on` or `NAME=off`",
+                hint="for example `--stage exact=off`",
+            )
+        return name.strip(), text.strip() == "on"
 
 
 class _Latency(click.ParamType[float | None]):
@@ -148,13 +118,19 @@ def _target_names() -> tuple[str, ...]:
     return target_names()
 
 
+def _gate_names() -> tuple[str, ...]:
+    from graphopt.targets import GATES
+
+    return tuple(f"{name}=" for name in GATES)
+
+
 def _pass_names() -> tuple[str, ...]:
     from graphopt.pipeline import pass_names
 
     return pass_names()
 
 
-GATE = _Gate()
+GATE = _Named("NAME=VALUE|off", _gate_names)
 STAGE = _Stage()
 LATENCY = _Latency()
 TARGET = _Named("NAME|FILE", _target_names)
