@@ -1,1 +1,62 @@
-"""Room `pipeline`."""
+"""Pipelines of passes: text, registry, manager and ledger.
+
+Names are imported when they are first used, so that listing passes loads no heavy library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.pipeline.ledger import Ledger as Ledger
+    from graphopt.pipeline.ledger import PassEntry as PassEntry
+    from graphopt.pipeline.ledger import Timing as Timing
+    from graphopt.pipeline.manager import PassManager as PassManager
+    from graphopt.pipeline.manager import PipelineResult as PipelineResult
+    from graphopt.pipeline.named import NamedPipeline as NamedPipeline
+    from graphopt.pipeline.named import find_named_pipeline as find_named_pipeline
+    from graphopt.pipeline.named import named_pipelines as named_pipelines
+    from graphopt.pipeline.pipeline import Element as Element
+    from graphopt.pipeline.pipeline import Fixpoint as Fixpoint
+    from graphopt.pipeline.pipeline import Pipeline as Pipeline
+    from graphopt.pipeline.registry import find_pass as find_pass
+    from graphopt.pipeline.registry import pass_names as pass_names
+    from graphopt.pipeline.registry import pass_owner as pass_owner
+    from graphopt.pipeline.registry import pass_summary as pass_summary
+    from graphopt.pipeline.reproducer import Reproduction as Reproduction
+    from graphopt.pipeline.reproducer import reproduce as reproduce
+    from graphopt.pipeline.watch import PassEvent as PassEvent
+    from graphopt.pipeline.watch import PrintAfter as PrintAfter
+
+_HOMES = {
+    "Element": "pipeline",
+    "Fixpoint": "pipeline",
+    "Ledger": "ledger",
+    "NamedPipeline": "named",
+    "PassEntry": "ledger",
+    "PassEvent": "watch",
+    "PassManager": "manager",
+    "Pipeline": "pipeline",
+    "PipelineResult": "manager",
+    "PrintAfter": "watch",
+    "Reproduction": "reproducer",
+    "Timing": "ledger",
+    "find_named_pipeline": "named",
+    "find_pass": "registry",
+    "named_pipelines": "named",
+    "pass_names": "registry",
+    "pass_owner": "registry",
+    "pass_summary": "registry",
+    "reproduce": "reproducer",
+}
+
+__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
+    *_HOMES
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,187 @@
+"""Running the passes of one group, once; replays are exact repetitions cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import onnx_ir as ir
+
+from graphopt.errors import InputError, PreconditionError, UsageError
+from graphopt.ir import nodes, structure_digest, weight_bytes
+from graphopt.pipeline.facts_source import FactsSource
+from graphopt.pipeline.groups import Group
+from graphopt.pipeline.ledger import PassEntry, Status
+from graphopt.pipeline.pipeline import Element, Fixpoint
+from graphopt.rewrite import Editor, Facts, Journal, Pass
+
+__all__ = ["Execution", "Limits", "Place", "Step", "StepFailure"]
+
+Place = tuple[int, ...]
+"""Where a pass stands in its group: indices from the outermost element inwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of a group is run.
+
+    Attributes:
+        steps: Stop before this many runs of passes have been made; ``None``: run all.
+        edits: Discard transactions with a larger number; ``None``: apply all.
+        dropped: Passes that are left out.
+    """
+
+    steps: int | None = None
+    edits: int | None = None
+    dropped: frozenset[Place] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One run of one pass within an execution.
+
+    Attributes:
+        pass_: The pass.
+        place: Where it stands in its group.
+        facts: What it was told.
+        first: Transactions numbered before it ran.
+        last: Transactions numbered after it ran.
+        entry: Its line in the ledger.
+    """
+
+    pass_: Pass
+    place: Place
+    facts: Facts
+    first: int
+    last: int
+    entry: PassEntry
+
+
+class StepFailure(Exception):
+    """A pass raised; ``__cause__`` is what it raised."""
+
+    def __init__(self, pass_: Pass, place: Place, facts: Facts, iteration: int) -> None:
+        super().__init__(str(pass_))
+        self.pass_, self.place, self.facts, self.iteration = pass_, place, facts, iteration
+
+
+class _StepLimit(Exception):
+    """The limit of steps is reached."""
+
+
+@dataclass
+class Execution:
+    """One execution of a group on a model, in place.
+
+    Attributes:
+        model: The model that is changed.
+        group: What is run.
+        source: Where facts come from.
+        limits: How much is run.
+        on_step: Called after each run of a pass, skipped ones included.
+        steps: The runs made, skipped ones excluded.
+        entries: Lines for the ledger, in order.
+        journal: Edits and refusals.
+        notes: Where a fixpoint stopped early.
+    """
+
+    model: ir.Model
+    group: Group
+    source: FactsSource
+    limits: Limits = field(default_factory=Limits)
+    on_step: Callable[[PassEntry], None] | None = None
+    steps: list[Step] = field(default_factory=list)
+    entries: list[PassEntry] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
+    notes: list[str] = field(default_factory=list)
+    _unchanged_since: dict[Pass, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run the group.
+
+        Raises:
+            StepFailure: A pass raised; the model is half changed.
+            PreconditionError: A pass is not given what it needs.
+        """
+        self.journal.limit = self.limits.edits
+        try:
+            self._run_all(self.group.elements, (), 1)
+        except _StepLimit:
+            return
+
+    def _run_all(self, elements: tuple[Element, ...], place: Place, iteration: int) -> None:
+        for index, element in enumerate(elements):
+            here = (*place, index)
+            if isinstance(element, Fixpoint):
+                self._run_fixpoint(element, here)
+            elif here not in self.limits.dropped:
+                self._run_pass(element, here, iteration)
+
+    def _run_fixpoint(self, group: Fixpoint, place: Place) -> None:
+        seen: set[str] = set()
+        for iteration in range(1, group.max + 1):
+            before = len(self.journal.edits)
+            self._run_all(group.elements, place, iteration)
+            if len(self.journal.edits) == before:
+                return
+            digest = structure_digest(self.model)
+            if digest in seen:
+                self.notes.append(f"`{group}` goes in circles; stopped in round {iteration}")
+                return
+            seen.add(digest)
+        self.notes.append(f"`{group}` still changed the model in its last round, {group.max}")
+
+    def _run_pass(self, pass_: Pass, place: Place, iteration: int) -> None:
+        if self.limits.steps is not None and len(self.steps) >= self.limits.steps:
+            raise _StepLimit
+        nodes_before, bytes_before = _size(self.model)
+        edits_before, refusals_before = len(self.journal.edits), len(self.journal.refusals)
+        first = self.journal.transactions
+        skip = self._unchanged_since.get(pass_) == edits_before
+        start = perf_counter()
+        facts = Facts() if skip else self._run_once(pass_, place, iteration)
+        seconds = perf_counter() - start
+        edits = len(self.journal.edits) - edits_before
+        nodes_after, bytes_after = _size(self.model) if edits else (nodes_before, bytes_before)
+        status: Status = "skipped" if skip else ("applied" if edits else "unchanged")
+        entry = PassEntry(
+            pass_text=str(pass_),
+            pass_name=pass_.name,
+            group=self.group.number,
+            iteration=iteration,
+            status=status,
+            reason="idempotent, and nothing changed since its last run" if skip else None,
+            edits=edits,
+            refusals=len(self.journal.refusals) - refusals_before,
+            nodes_before=nodes_before,
+            nodes_after=nodes_after,
+            bytes_before=bytes_before,
+            bytes_after=bytes_after,
+            seconds=seconds,
+        )
+        self.entries.append(entry)
+        if not skip:
+            last = self.journal.transactions
+            self.steps.append(
+                Step(pass_=pass_, place=place, facts=facts, first=first, last=last, entry=entry)
+            )
+        if pass_.contract.is_idempotent:
+            self._unchanged_since[pass_] = len(self.journal.edits)
+        if self.on_step is not None:
+            self.on_step(entry)
+
+    def _run_once(self, pass_: Pass, place: Place, iteration: int) -> Facts:
+        facts = self.source.facts_for(pass_, self.model)
+        editor = Editor(self.model, pass_name=pass_.name, journal=self.journal)
+        try:
+            pass_.run(self.model, editor, facts)
+        except (PreconditionError, UsageError, InputError):
+            raise  # the caller must change something; no pass is at fault
+        except Exception as error:
+            raise StepFailure(pass_, place, facts, iteration) from error
+        return facts
+
+
+def _size(model: ir.Model) -> tuple[int, int]:
+    return sum(1 for _ in nodes(model)), weight_bytes(model)

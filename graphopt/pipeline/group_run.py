@@ -1,0 +1,183 @@
+"""One group from checkpoint to accepted result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError, PostconditionError, RuntimeFailure, VerificationError
+from graphopt.ir import Checkpoint
+from graphopt.pipeline.bisection import find_guilty
+from graphopt.pipeline.execution import Execution, Limits, Place, StepFailure
+from graphopt.pipeline.facts_source import FactsSource
+from graphopt.pipeline.failure import Failure
+from graphopt.pipeline.group_check import GroupCheck
+from graphopt.pipeline.groups import Group
+from graphopt.pipeline.ledger import Ledger, PassEntry
+from graphopt.pipeline.numerics import NumericJudge
+from graphopt.pipeline.reproducer import write_reproducer
+from graphopt.pipeline.watch import PassEvent
+from graphopt.verification import Interface
+
+if TYPE_CHECKING:
+    from graphopt.pipeline.manager import PassManager
+
+__all__ = ["GroupRun", "Run"]
+
+_UNACCEPTABLE = (VerificationError, PostconditionError, RuntimeFailure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What all groups of one run of a pipeline share.
+
+    Attributes:
+        manager: The settings that the caller chose.
+        facts: Where facts come from.
+        judge: Compares outputs; ``None`` where numerics are not verified.
+        known_faults: Structural faults that the model came with.
+        ledger: What is written down.
+    """
+
+    manager: PassManager
+    facts: FactsSource
+    judge: NumericJudge | None
+    known_faults: frozenset[str]
+    ledger: Ledger
+
+
+@dataclass
+class GroupRun:
+    """Runs one group on a model, in place; see `PassManager`."""
+
+    model: ir.Model
+    group: Group
+    whole: Run
+    _dropped: frozenset[Place] = frozenset()
+    _rolled_back: list[PassEntry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Remember the state and the interface before the group."""
+        self._timing = self.whole.ledger.timing.part(f"group {self.group.number}")
+        with self._timing.part("checkpoint").running():
+            self._checkpoint = Checkpoint.take(self.model)
+        self._check = GroupCheck(
+            group=self.group,
+            interface=Interface.of(self.model),
+            known_faults=self.whole.known_faults,
+            judge=self.whole.judge,
+            verify=self.whole.manager.verify,
+            timing=self._timing,
+        )
+
+    def run(self) -> None:
+        """Run until the result is acceptable, dropping one guilty pass after the other.
+
+        Raises:
+            GraphoptError: See `PassManager.run`; the model is as it was before the group.
+        """
+        with self._timing.running():
+            try:
+                while (execution := self._attempt()) is None:
+                    self._checkpoint.restore(self.model)
+                self._accept(execution)
+            except Exception:
+                self._checkpoint.restore(self.model)
+                raise
+
+    def _attempt(self) -> Execution | None:
+        """Run and verify once; where that fails, deal with the guilty pass and return ``None``."""
+        execution = self._execution(self.model, Limits(dropped=self._dropped))
+        execution.on_step = self._announce
+        try:
+            execution.run()
+            if execution.journal.edits:
+                self._check.verify_result(self.model, execution)
+        except StepFailure as error:
+            self._drop(Failure.of_step(error, len(execution.steps)))
+        except _UNACCEPTABLE as error:
+            self._drop(self._blame(execution, error))
+        else:
+            return execution
+        return None
+
+    def _blame(self, execution: Execution, error: GraphoptError) -> Failure:
+        """Find the pass and the edit after which verification fails for the first time."""
+        spans = [(step.first, step.last) for step in execution.steps]
+        with self._timing.part("bisection").running():
+            guilty = find_guilty(spans, self._is_good)
+        if guilty.step is None:
+            raise VerificationError(
+                "the model differs from its source before any pass has changed it",
+                where=error.where,
+                why=error.why or error.message,
+                hint="compare them with `graphopt verify SOURCE MODEL`",
+            ) from error
+        return Failure.of_result(execution.steps[guilty.step], guilty, error)
+
+    def _is_good(self, steps: int, edits: int | None) -> bool:
+        """Replay a part of the group on a fresh model and judge the result."""
+        model, replay = self._replay(Limits(steps=steps, edits=edits, dropped=self._dropped))
+        try:
+            self._check.verify_result(model, replay)
+        except _UNACCEPTABLE:
+            return False
+        return True
+
+    def _drop(self, failure: Failure) -> None:
+        """Leave the guilty pass out of the next attempt, or raise; it is written down before."""
+        manager = self.whole.manager
+        reproducer = self._write_reproducer(failure)
+        entry = failure.entry(self.group.number, reproducer)
+        self._rolled_back.append(entry)
+        self._announce(entry)
+        if manager.on_error == "raise":
+            self.whole.ledger.entries += self._rolled_back
+            raise failure.to_error(reproducer) from failure.error
+        self._dropped |= {failure.place}
+
+    def _write_reproducer(self, failure: Failure) -> str | None:
+        manager = self.whole.manager
+        if manager.reproducer_dir is None:
+            return None
+        model, _ = self._replay(Limits(steps=failure.steps_before, dropped=self._dropped))
+        folder = write_reproducer(
+            manager.reproducer_dir,
+            model,
+            failure,
+            settings={"seed": manager.seed, "verify": manager.verify},
+            pipeline=self.whole.ledger.pipeline,
+            weights=manager.reproducer_weights,
+        )
+        return str(folder)
+
+    def _accept(self, execution: Execution) -> None:
+        drift = self._check.settle(self.model, execution)
+        entries = execution.entries
+        if drift is not None:
+            entries = [replace(entry, drift=drift) for entry in entries]
+        ledger = self.whole.ledger
+        ledger.entries += [*entries, *self._rolled_back]
+        ledger.notes += execution.notes
+        ledger.adopt(execution.journal)
+
+    def _replay(self, limits: Limits) -> tuple[ir.Model, Execution]:
+        model = self._checkpoint.new_model()
+        replay = self._execution(model, limits)
+        replay.run()
+        return model, replay
+
+    def _execution(self, model: ir.Model, limits: Limits) -> Execution:
+        return Execution(model, self.group, self.whole.facts, limits)
+
+    def _announce(self, entry: PassEntry) -> None:
+        passes = self._timing.part("passes")
+        passes.seconds += entry.seconds
+        passes.part(entry.pass_text).seconds += entry.seconds
+        event = PassEvent.of(entry)
+        if self.whole.manager.progress is not None:
+            self.whole.manager.progress(event)
+        if self.whole.manager.print_after is not None:
+            self.whole.manager.print_after(event, self.model)

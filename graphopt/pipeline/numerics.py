@@ -1,0 +1,159 @@
+"""Judging a model against the outputs of the one it came from.
+
+The reference is run once, with the runtime's own optimizations disabled; what it returned is kept
+and every later state of the model is compared with it. Where a group was allowed to change numbers,
+its outputs become the reference of the next.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
+from graphopt.ir import INLINE_LIMIT_BYTES, Checkpoint, model_bytes, save, weight_bytes
+from graphopt.pipeline.ledger import Drift
+from graphopt.rewrite import Numerics
+from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
+from graphopt.verification import ErrorSummary, contract_fault
+
+__all__ = ["Feeds", "NumericJudge"]
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+Outputs = Mapping[str, Any]
+
+_PLAIN = SessionOptions(optimization="disabled")
+
+
+@dataclass
+class NumericJudge:
+    """Compares states of a model with the state that it started from.
+
+    Attributes:
+        reference: File of the original, or a checkpoint of it; read when first needed.
+        feeds: Inputs; generated with two values for each dynamic dimension where ``None``.
+        seed: Seed of generated inputs.
+        worker: Where models run; the shared worker where ``None``.
+        unstable: Outputs that differ between two runs of the reference itself; only their type and
+            shape are compared.
+    """
+
+    reference: Path | Checkpoint
+    feeds: Sequence[Feeds] | None = None
+    seed: int = 0
+    worker: Worker | None = None
+    unstable: set[str] = field(default_factory=set)
+    _expected: list[Outputs] | None = None
+    _generated: Sequence[Feeds] | None = None
+    _latest: list[Outputs] | None = None
+
+    def check(self, model: ir.Model, numerics: Numerics) -> None:
+        """Check a model against the reference.
+
+        Raises:
+            NumericMismatch: An output differs by more than ``numerics`` allows.
+            RuntimeFailure: The runtime cannot load or run the model.
+            UnsupportedModelError: It cannot load or run the reference.
+        """
+        summary = self._compare(model)
+        faults = self._faults(summary, numerics)
+        if faults and self._find_unstable():
+            faults = self._faults(self._compare(model), numerics)
+        if faults:
+            name, fault = next(iter(faults.items()))
+            raise NumericMismatch(
+                f"output `{name}` differs by more than the contract allows",
+                where=f"output `{name}`",
+                why=f"{fault}; the contract is {numerics}",
+            )
+
+    def drift(self, model: ir.Model) -> Drift:
+        """Return per output how far ``model`` is from the reference, the worst over all inputs."""
+        outputs = self._compare(model).outputs
+        return {name: dict(difference.to_dict()) for name, difference in outputs.items()}
+
+    def rebase_on_latest(self) -> None:
+        """Make the outputs of the last model that was checked the reference."""
+        if self._latest is not None:
+            self._expected = self._latest
+
+    def rebase(self, reference: Checkpoint) -> None:
+        """Make another state of the model the reference; it runs when it is needed."""
+        self.reference, self._expected, self._generated = reference, None, None
+
+    def _compare(self, model: ir.Model) -> ErrorSummary:
+        expected = self._expected_outputs()
+        with self._session(model) as session:
+            self._latest = [session.run(feeds) for feeds in self._feeds()]
+        summary = ErrorSummary()
+        for wanted, found in zip(expected, self._latest, strict=True):
+            stable = {name: found.get(name) for name in found if name not in self.unstable}
+            kept = {name: value for name, value in wanted.items() if name not in self.unstable}
+            summary.update(kept, stable)
+        return summary
+
+    def _faults(self, summary: ErrorSummary, numerics: Numerics) -> dict[str, str]:
+        found = {
+            name: contract_fault(difference, numerics)
+            for name, difference in summary.outputs.items()
+        }
+        return {name: fault for name, fault in found.items() if fault}
+
+    def _find_unstable(self) -> bool:
+        """Run the reference twice; tell whether another output turned out to vary on its own."""
+        known = len(self.unstable)
+        with self._session(self.reference) as session:
+            for feeds in self._feeds():
+                summary = ErrorSummary()
+                outputs = summary.update(session.run(feeds), session.run(feeds))
+                self.unstable |= {
+                    name for name, difference in outputs.items() if not difference.is_identical
+                }
+        return len(self.unstable) > known
+
+    def _expected_outputs(self) -> list[Outputs]:
+        if self._expected is None:
+            try:
+                with self._session(self.reference) as session:
+                    self._expected = [session.run(feeds) for feeds in self._feeds()]
+            except RuntimeFailure as error:
+                raise UnsupportedModelError(
+                    "the model cannot be run before any pass has changed it",
+                    where=error.where,
+                    why=error.why or error.message,
+                    hint="check its structure only: `--verify structure`",
+                ) from error
+        return self._expected
+
+    def _feeds(self) -> Sequence[Feeds]:
+        if self.feeds is not None:
+            return self.feeds
+        if self._generated is None:
+            self._generated = generate_feed_sets(_model_of(self.reference), seed=self.seed)
+        return self._generated
+
+    def _session(self, source: ir.Model | Path | Checkpoint) -> Session:
+        worker = self.worker or shared_worker()
+        if isinstance(source, Path):
+            return worker.load(source, _PLAIN)
+        model = source.new_model() if isinstance(source, Checkpoint) else source
+        if weight_bytes(model) <= INLINE_LIMIT_BYTES:
+            return worker.load(model_bytes(model), _PLAIN)
+        with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
+            path = Path(folder) / "model.onnx"
+            save(model, path)
+            return worker.load(path, _PLAIN)
+
+
+def _model_of(reference: Path | Checkpoint) -> ir.Model:
+    if isinstance(reference, Checkpoint):
+        return reference.new_model()
+    from graphopt.ir import load
+
+    return load(reference)
