@@ -12,7 +12,7 @@ from graphopt._version import __version__
 from graphopt.cli.options import cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.cli.text_table import format_fields
+from graphopt.report.text_table import format_fields
 from graphopt.errors import GraphoptError
 
 __all__ = ["command"]

@@ -11,7 +11,7 @@ from graphopt.cli.error_pages import error_page
 from graphopt.cli.options import PASS, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.cli.text_table import format_table
+from graphopt.report.text_table import format_table
 from graphopt.errors import UsageError
 
 __all__ = ["command"]

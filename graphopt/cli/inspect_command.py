@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from graphopt.cli.options import cli_command, model_argument
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.cli.text_table import format_fields, format_table
+from graphopt.report.text_table import format_fields, format_table
 
 if TYPE_CHECKING:
     from graphopt.analysis import ModelSummary, PortSummary

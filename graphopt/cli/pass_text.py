@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from graphopt.cli.text_table import format_table
+from graphopt.report.text_table import format_table
 from graphopt.rewrite import OptionSpec, Pass, format_value, option_specs
 
 __all__ = ["pass_document", "pass_page", "summary"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphopt.cli.options import cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.cli.text_table import format_table
+from graphopt.report.text_table import format_table
 
 __all__ = ["command"]
 

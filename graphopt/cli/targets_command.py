@@ -7,7 +7,7 @@ import click
 from graphopt.cli.options import TARGET, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.cli.text_table import format_table
+from graphopt.report.text_table import format_table
 from graphopt.errors import UnknownNameError
 
 __all__ = ["command"]
