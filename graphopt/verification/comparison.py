@@ -1,0 +1,207 @@
+"""Two models on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from graphopt.errors import RunError, UnsupportedModelError
+from graphopt.ir import load
+from graphopt.rewrite import Numerics
+from graphopt.runtime import Session, SessionOptions, Worker
+from graphopt.verification.differences import (
+    OutputDifference,
+    compare_outputs,
+    compare_values,
+    finite_or_none,
+)
+from graphopt.verification.randomness import RandomOutputs, random_outputs
+from graphopt.verification.summary import ErrorSummary, contract_fault
+
+__all__ = ["Comparison", "Verdict", "compare_models", "compare_sessions"]
+
+Feeds: TypeAlias = Mapping[str, Any]
+Verdict: TypeAlias = Literal["equal", "within-budget", "broken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How far a candidate is from a reference.
+
+    Attributes:
+        errors: The worst difference per output; random outputs appear only where type or rank is
+            not what it must be.
+        skipped: Inputs that the reference itself could not run, each with the runtime's message.
+        random_outputs: Outputs of which only type and shape were compared.
+        noise: Per output, by how much the reference differs from itself run to run, as `max_rel`;
+            only outputs where it does, random ones left out.
+    """
+
+    errors: ErrorSummary
+    skipped: tuple[str, ...] = ()
+    random_outputs: tuple[str, ...] = ()
+    noise: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of inputs on which both ran."""
+        return self.errors.samples
+
+    @property
+    def outputs(self) -> dict[str, OutputDifference]:
+        """The worst difference per output."""
+        return self.errors.outputs
+
+    def verdict(self, numerics: Numerics) -> Verdict:
+        """Judge by a contract: `equal` bit for bit, `within-budget`, or `broken`."""
+        if all(item.is_identical for item in self.outputs.values()):
+            return "equal"
+        faults = [contract_fault(item, numerics) for item in self.outputs.values()]
+        return "broken" if any(faults) else "within-budget"
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader of the numbers must know."""
+        found = [f"not compared: {text}" for text in self.skipped]
+        if self.random_outputs:
+            names = ", ".join(f"`{name}`" for name in self.random_outputs)
+            found.append(f"{names} depend on random numbers: compared by type and shape only")
+        for name, noise in self.noise.items():
+            found.append(f"`{name}` of the reference differs from itself by {noise:.2g} run to run")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "samples": self.samples,
+            "error": self.errors.to_dict(),
+            "skipped": list(self.skipped),
+            "random_outputs": list(self.random_outputs),
+            "noise": {name: finite_or_none(noise) for name, noise in self.noise.items()},
+        }
+
+
+def compare_models(
+    reference: str | Path,
+    candidate: str | Path,
+    feed_sets: Iterable[Feeds],
+    *,
+    worker: Worker,
+    reference_options: SessionOptions | None = None,
+    candidate_options: SessionOptions | None = None,
+) -> Comparison:
+    """Run two model files on the same inputs and compare their outputs.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model that is judged.
+        feed_sets: Inputs; read once.
+        worker: Where both run.
+        reference_options: Defaults to the runtime's optimizations disabled.
+        candidate_options: Defaults to the same; pass the options of the deployment to judge the
+            candidate as it will run.
+
+    Raises:
+        UnsupportedModelError: The reference runs with none of the inputs.
+        SessionLoadError: The runtime refuses one of the models.
+        RunError: The candidate fails on inputs with which the reference runs.
+        WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
+    """
+    plain = SessionOptions(optimization="disabled")
+    unstable = random_outputs(load(reference))
+    with (
+        worker.load(reference, reference_options or plain) as expected,
+        worker.load(candidate, candidate_options or plain) as found,
+    ):
+        return compare_sessions(expected, found, feed_sets, unstable=unstable)
+
+
+def compare_sessions(
+    reference: Session,
+    candidate: Session,
+    feed_sets: Iterable[Feeds],
+    *,
+    unstable: RandomOutputs | None = None,
+) -> Comparison:
+    """Compare two loaded models; see `compare_models`.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model that is judged.
+        feed_sets: Inputs; read once.
+        unstable: `random_outputs` of the reference; by default none is random.
+
+    Raises:
+        UnsupportedModelError: The reference runs with none of the inputs.
+        RunError: The candidate fails on inputs with which the reference runs.
+        WorkerCrash, WorkerTimeout, WorkerOutOfMemory: A worker ended.
+    """
+    errors = ErrorSummary()
+    skipped: list[str] = []
+    noise: dict[str, float] = {}
+    random: frozenset[str] = frozenset()
+    for feeds in feed_sets:
+        try:
+            expected = reference.run(feeds)
+        except RunError as error:
+            skipped.append(f"{describe_feeds(feeds)}: the reference fails: {error.message}")
+            continue
+        if not errors.samples:
+            noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())
+        errors.add(_differences(expected, candidate.run(feeds), random))
+    if not errors.samples:
+        raise UnsupportedModelError(
+            "the reference model runs with none of the inputs",
+            why=skipped[-1] if skipped else "there were no inputs",
+            hint="give inputs of your own with `--calibration`",
+        )
+    return Comparison(
+        errors=errors,
+        skipped=tuple(skipped),
+        random_outputs=tuple(sorted(random)),
+        noise=noise,
+    )
+
+
+def describe_feeds(feeds: Feeds) -> str:
+    """Return names and shapes of inputs, for messages."""
+    return ", ".join(
+        f"`{name}` {list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__}"
+        for name, array in feeds.items()
+    )
+
+
+def _repeat(
+    reference: Session, feeds: Feeds, expected: Mapping[str, Any], unstable: RandomOutputs
+) -> tuple[dict[str, float], frozenset[str]]:
+    """Run the reference once more: return its noise, and the names of its random outputs."""
+    again = compare_outputs(expected, reference.run(feeds))
+    noise = {name: item.max_rel for name, item in again.items() if not item.is_identical}
+    random = unstable.certain | (unstable.possible & noise.keys())
+    return {name: value for name, value in noise.items() if name not in random}, random
+
+
+def _differences(
+    expected: Mapping[str, Any], found: Mapping[str, Any], random: frozenset[str]
+) -> dict[str, OutputDifference]:
+    stable = compare_outputs(
+        {name: value for name, value in expected.items() if name not in random},
+        {name: value for name, value in found.items() if name not in random},
+    )
+    for name in random:
+        fault = _form_fault(expected.get(name), found.get(name))
+        if fault:
+            stable[name] = OutputDifference.broken(fault)
+    return stable
+
+
+def _form_fault(expected: Any, found: Any) -> str | None:
+    """Compare type and shape; what a shape that is itself random has in common is its rank."""
+    if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray):
+        return None if type(expected) is type(found) else "one of the two is not a tensor"
+    if expected.dtype == found.dtype and expected.ndim == found.ndim:
+        return None
+    return compare_values(expected, found).mismatch
