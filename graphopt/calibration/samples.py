@@ -1,0 +1,246 @@
+"""Samples: feeds of a model, read again for every pass over them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.calibration.sample_files import (
+    RawSample,
+    find_function,
+    open_folder,
+    read_sample_file,
+)
+from graphopt.errors import CalibrationDataError
+from graphopt.runtime import TensorSpec
+
+__all__ = ["LABELS", "SampleSource", "Samples", "load_samples"]
+
+LABELS = "__labels__"
+"""The key under which a sample holds its labels."""
+
+SampleSource: TypeAlias = str | Path | Callable[[], Iterable[RawSample]] | Iterable[RawSample]
+"""A file, a folder, ``module:function``, a function, or feeds."""
+
+Feed: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+def load_samples(source: SampleSource, *, inputs: Sequence[TensorSpec] | None = None) -> Samples:
+    """Return the samples of ``source``; they are read when they are iterated over.
+
+    Args:
+        source: An ``.npz`` file (one feed by input name), an ``.npy`` file (one feed of a model
+            with one input), a folder of them (sorted by name), ``module:function`` or a function
+            that returns an iterable of feeds and is called again for every pass, or feeds.
+        inputs: The model's inputs; needed where a sample is an array without a name.
+
+    Raises:
+        CalibrationDataError: There is no such source, or nothing in it.
+    """
+    only_input = inputs[0].name if inputs is not None and len(inputs) == 1 else None
+    name, opener = _open(source)
+    return Samples(name, opener, only_input=only_input)
+
+
+def _open(source: SampleSource) -> tuple[str, Callable[[], Iterable[RawSample]]]:
+    if isinstance(source, str | Path):
+        return _open_text(source)
+    if callable(source):
+        return getattr(source, "__qualname__", "a function"), source
+    # An iterator can be read once; samples are read several times.
+    feeds = list(source) if iter(source) is source else source
+    return f"{type(source).__name__} of feeds", lambda: feeds
+
+
+def _open_text(source: str | Path) -> tuple[str, Callable[[], Iterable[RawSample]]]:
+    path = Path(source)
+    if path.is_dir():
+        files = open_folder(path)
+        return str(source), lambda: (read_sample_file(file) for file in files)
+    if path.exists():
+        return str(source), lambda: (read_sample_file(path),)
+    if isinstance(source, str) and ":" in source and not path.suffix.startswith(".np"):
+        return source, find_function(source)
+    raise CalibrationDataError(
+        f"samples not found: `{source}`",
+        why="there is no such file or folder",
+        hint="give an .npz or .npy file, a folder of them, or `module:function`",
+    )
+
+
+class Samples:
+    """Feeds of a model, iterable again and again.
+
+    A sample whose labels have as many entries as each of its inputs has rows is cut into rows:
+    one feed per row, with a first axis of 1.
+
+    Args:
+        source: Where they come from, for messages and reports.
+        opener: Returns them all, afresh with every call.
+        only_input: Name of the only input, for samples that are arrays.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        opener: Callable[[], Iterable[RawSample]],
+        *,
+        only_input: str | None = None,
+    ) -> None:
+        self.source = source
+        self._opener = opener
+        self._only_input = only_input
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (feed for feed, _ in self._labelled())
+
+    def __len__(self) -> int:
+        return self._count
+
+    @functools.cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self)
+
+    @functools.cached_property
+    def labels(self) -> npt.NDArray[Any] | None:
+        """One entry per sample, or ``None`` where samples have no labels.
+
+        Raises:
+            CalibrationDataError: Some samples have labels and others do not.
+        """
+        found = [label for _, label in self._labelled()]
+        given = [label for label in found if label is not None]
+        if not given:
+            return None
+        if len(given) != len(found):
+            raise CalibrationDataError(
+                f"{len(found) - len(given)} of {len(found)} samples have no labels",
+                where=f"`{self.source}`",
+                why=f"expected `{LABELS}` in each sample, or in none",
+            )
+        if len({label.shape for label in given}) == 1:
+            return np.stack(given)
+        ragged = np.empty(len(given), dtype=object)
+        ragged[:] = given
+        return ragged
+
+    def digest(self) -> str:
+        """Return the SHA-256 of names, types, shapes, contents and labels, in order."""
+        digest = hashlib.sha256()
+        for feed, label in self._labelled():
+            named = {**feed, LABELS: label} if label is not None else feed
+            for name in sorted(named):
+                array = np.ascontiguousarray(named[name])
+                digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+                digest.update(str(array.tolist()).encode() if array.dtype.hasobject else array.data)
+            digest.update(b"\0end\0")
+        return digest.hexdigest()
+
+    def check(self, specs: Sequence[TensorSpec]) -> None:
+        """Check every sample against the inputs of a model.
+
+        Raises:
+            CalibrationDataError: There is no sample; or one has a wrong name, type or shape, or
+                holds NaN or infinity; the first fault is named.
+        """
+        count = 0
+        for count, feed in enumerate(self, start=1):
+            where = f"sample {count} of `{self.source}`"
+            _check_names(feed, [spec.name for spec in specs], where)
+            for spec in specs:
+                _check_array(feed[spec.name], spec, where)
+        if not count:
+            raise CalibrationDataError(
+                "there are no samples", where=f"`{self.source}`", why="expected at least one feed"
+            )
+
+    def _labelled(self) -> Iterator[tuple[Feed, npt.NDArray[Any] | None]]:
+        for raw in self._opener():
+            feed = self._named(raw)
+            labels = feed.pop(LABELS, None)
+            if labels is None or not _has_rows(feed, labels):
+                yield feed, labels
+                continue
+            for row in range(len(labels)):
+                yield {name: array[row : row + 1] for name, array in feed.items()}, labels[row]
+
+    def _named(self, raw: RawSample) -> Feed:
+        if hasattr(raw, "items"):
+            return {str(name): np.asarray(value) for name, value in raw.items()}
+        if self._only_input is None:
+            raise CalibrationDataError(
+                "a sample does not say which input it is for",
+                where=f"`{self.source}`",
+                why=f"found a bare `{type(raw).__name__}`, and the model has several inputs",
+                hint="give arrays by input name: `numpy.savez(path, **{input_name: array})`",
+            )
+        return {self._only_input: np.asarray(raw)}
+
+
+def _has_rows(feed: Feed, labels: npt.NDArray[Any]) -> bool:
+    return (
+        labels.ndim > 0
+        and bool(feed)
+        and all(array.ndim > 0 and len(array) == len(labels) for array in feed.values())
+    )
+
+
+def _check_names(feed: Feed, expected: Sequence[str], where: str) -> None:
+    for name in feed:
+        if name not in expected:
+            near = difflib.get_close_matches(name, expected, n=1)
+            raise CalibrationDataError(
+                f"samples have an unknown input `{name}`",
+                where=where,
+                why="the model's inputs are " + ", ".join(f"`{known}`" for known in expected),
+                hint=f"did you mean `{near[0]}`?" if near else None,
+            )
+    for name in expected:
+        if name not in feed:
+            raise CalibrationDataError(
+                f"samples lack input `{name}`",
+                where=where,
+                why="found " + (", ".join(f"`{known}`" for known in feed) or "no arrays"),
+            )
+
+
+def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
+    if "(" in spec.dtype:  # a sequence or optional, which no file can hold
+        return
+    expected = spec.numpy_dtype
+    is_text = array.dtype.kind in "OSU"
+    if (is_text and expected.kind != "O") or (not is_text and array.dtype != expected):
+        raise CalibrationDataError(
+            f"samples for `{spec.name}` have the wrong type",
+            where=where,
+            why=f"expected {spec.dtype}, found {array.dtype.name}",
+            hint=f"convert them with `array.astype('{spec.dtype}')`",
+        )
+    if not _fits(array.shape, spec.dims):
+        shape = ", ".join(str(dim) for dim in spec.dims)
+        raise CalibrationDataError(
+            f"samples for `{spec.name}` have the wrong shape",
+            where=where,
+            why=f"expected ({shape}), found {array.shape}",
+        )
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        raise CalibrationDataError(
+            f"samples for `{spec.name}` hold NaN or infinity",
+            where=where,
+            why=f"{np.count_nonzero(~np.isfinite(array))} of {array.size} elements are not finite",
+        )
+
+
+def _fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:
+    """Tell whether a shape fits: same rank, same fixed dimensions, nothing empty."""
+    return len(shape) == len(dims) and all(
+        size > 0 and (not isinstance(dim, int) or dim == size)
+        for size, dim in zip(shape, dims, strict=True)
+    )

@@ -1,0 +1,131 @@
+"""Layers that static quantization computes in integers: their weight, bias and form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
+
+__all__ = ["LAYER_OPERATORS", "Layer", "LayerRefused", "find_layer"]
+
+LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+_MATRIX_RANK = 2
+_LOWEST_CONV_RANK = 3
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operator with a constant weight that has an integer kernel.
+
+    Attributes:
+        node: The operator; its input 0 is the activation, its input 1 the weight.
+        weight: The weight as the operator reads it.
+        axis: Axis of the output channels in it.
+        bias: ``(channels,)``, or ``None``.
+        bias_reader: The node and input that read the bias; for ``MatMul``, the ``Add`` behind it.
+    """
+
+    node: ir.Node
+    weight: WeightSource
+    axis: int
+    bias: npt.NDArray[np.float32] | None
+    bias_reader: tuple[ir.Node, int] | None
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return self.weight.shape[self.axis]
+
+    @property
+    def activation(self) -> ir.Value:
+        """The operand that is computed at run time."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class LayerRefused:
+    """Why an operator stays in float: a documented slug, and details."""
+
+    slug: str
+    why: str
+
+
+def find_layer(node: ir.Node) -> Layer | LayerRefused:
+    """Return the layer that ``node`` is, or why it is none.
+
+    Args:
+        node: One of `LAYER_OPERATORS`.
+    """
+    if node.op_type == "ConvTranspose":
+        return LayerRefused("no-integer-kernel", "ONNX Runtime transposes convolutions in float")
+    weight = trace_weight(node.inputs[1])
+    if isinstance(weight, NoWeight):
+        return LayerRefused(weight.slug, weight.why)
+    rank = len(weight.shape)
+    if node.op_type == "Conv":
+        fits, axis = rank >= _LOWEST_CONV_RANK, 0
+    else:
+        is_transposed = bool(_number(node, "transB", 0.0))
+        fits, axis = rank == _MATRIX_RANK, 0 if is_transposed else rank - 1
+    if not fits:
+        return LayerRefused("weight-rank", f"the weight has rank {rank}")
+    if node.op_type == "Gemm" and not _is_plain_gemm(node):
+        return LayerRefused("unsupported-form", "transA, alpha or beta is not the default")
+    if not np.all(np.isfinite(weight.array())):
+        return LayerRefused("weight-not-finite", "the weight holds NaN or infinity")
+    return _with_bias(node, weight, axis)
+
+
+def _is_plain_gemm(node: ir.Node) -> bool:
+    scales = (_number(node, "alpha", 1.0), _number(node, "beta", 1.0))
+    return not _number(node, "transA", 0.0) and scales == (1.0, 1.0)
+
+
+def _number(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.value)
+
+
+def _with_bias(node: ir.Node, weight: WeightSource, axis: int) -> Layer | LayerRefused:
+    channels = weight.shape[axis]
+    if node.op_type == "MatMul":
+        reader = _bias_add(node)
+        bias = None if reader is None else _bias_of(*reader, channels, highest_rank=1)
+        return Layer(node, weight, axis, bias, None if bias is None else reader)
+    if len(node.inputs) < 3 or node.inputs[2] is None:  # noqa: PLR2004 - input 2 is the bias
+        return Layer(node, weight, axis, None, None)
+    bias = _bias_of(node, 2, channels)
+    if bias is None:
+        return LayerRefused("bias-not-constant", f"the bias is not {channels} finite constants")
+    return Layer(node, weight, axis, bias, (node, 2))
+
+
+def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Return the ``Add`` that alone reads ``node``, and its other input.
+
+    ONNX Runtime turns the pair into a ``Gemm`` before it looks for integer kernels, and finds one
+    only if the bias is quantized too.
+    """
+    uses = tuple(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    user, index = uses[0]
+    return (user, 1 - index) if user.op_type == "Add" and not user.domain else None
+
+
+def _bias_of(
+    reader: ir.Node, index: int, channels: int, *, highest_rank: int = 2
+) -> npt.NDArray[np.float32] | None:
+    source = trace_weight(reader.inputs[index])
+    if isinstance(source, NoWeight) or source.tensor.size != channels:
+        return None
+    if source.shape[-1:] != (channels,) or len(source.shape) > highest_rank:
+        return None
+    bias = source.array().reshape(channels)
+    return bias if np.all(np.isfinite(bias)) else None

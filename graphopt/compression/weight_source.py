@@ -1,0 +1,97 @@
+"""Where the constant weight of an operator comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.ir import constant_tensor
+
+__all__ = ["NoWeight", "WeightSource", "trace_weight"]
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """A float32 constant, and the axis order in which an operator reads it.
+
+    Attributes:
+        origin: The initializer, or the output of a ``Constant``.
+        tensor: What it holds.
+        order: ``np.transpose`` argument that turns the origin into what the operator reads.
+    """
+
+    origin: ir.Value
+    tensor: ir.TensorProtocol
+    order: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape as the operator reads it."""
+        held = self.tensor.shape.numpy()
+        return tuple(held[axis] for axis in self.order)
+
+    @property
+    def is_reordered(self) -> bool:
+        """Tell whether the operator reads the axes in another order than they are stored."""
+        return self.order != tuple(range(len(self.order)))
+
+    def transposed(self) -> WeightSource:
+        """Return the same weight, read with its axes reversed."""
+        return replace(self, order=self.order[::-1])
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """Return the weight as the operator reads it; it may be memory-mapped: never write to it."""
+        stored: npt.NDArray[Any] = self.tensor.numpy()
+        return stored.transpose(self.order)
+
+
+@dataclass(frozen=True)
+class NoWeight:
+    """Why an operand is no weight that can be quantized.
+
+    Attributes:
+        slug: ``weight-not-constant``, ``weight-overridable``, ``already-quantized`` or
+            ``not-float32``.
+        why: Details.
+    """
+
+    slug: str
+    why: str
+
+
+def trace_weight(value: ir.Value | None) -> WeightSource | NoWeight:
+    """Follow ``value`` through ``Identity`` and ``Transpose`` back to a float32 constant.
+
+    TorchScript hides shared weights behind ``Identity`` and stores linear layers transposed.
+    """
+    node = value.producer() if value is not None else None
+    if node is not None and not node.domain and node.op_type == "Identity":
+        return trace_weight(node.inputs[0])
+    if node is not None and not node.domain and node.op_type == "Transpose":
+        return _transposed(trace_weight(node.inputs[0]), node.attributes.get("perm"))
+    tensor = constant_tensor(value)
+    if value is None or tensor is None:
+        return _why_not_constant(value)
+    if tensor.dtype != ir.DataType.FLOAT:
+        return NoWeight("not-float32", f"the weight is {tensor.dtype.name.lower()}")
+    return WeightSource(value, tensor, tuple(range(len(tensor.shape))))
+
+
+def _transposed(found: WeightSource | NoWeight, perm: ir.Attr | None) -> WeightSource | NoWeight:
+    if isinstance(found, NoWeight):
+        return found
+    steps = perm.as_ints() if perm is not None else tuple(reversed(range(len(found.order))))
+    return replace(found, order=tuple(found.order[axis] for axis in steps))
+
+
+def _why_not_constant(value: ir.Value | None) -> NoWeight:
+    if value is not None and value.is_graph_input() and value.const_value is not None:
+        return NoWeight("weight-overridable", "the initializer is also an input of the model")
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type == "DequantizeLinear":
+        return NoWeight("already-quantized", f"it comes from `{producer.name}`")
+    return NoWeight("weight-not-constant", "both operands are computed at run time")
