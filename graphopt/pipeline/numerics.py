@@ -20,7 +20,7 @@ from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelErr
 from graphopt.ir import INLINE_LIMIT_BYTES, Checkpoint, model_bytes, save, weight_bytes
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
-from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
+from graphopt.runtime import Session, SessionOptions, Worker, shared_worker
 from graphopt.verification import ErrorSummary, contract_fault
 
 __all__ = ["Feeds", "NumericJudge"]
@@ -135,6 +135,8 @@ class NumericJudge:
         if self.feeds is not None:
             return self.feeds
         if self._generated is None:
+            from graphopt.runtime import generate_feed_sets
+
             self._generated = generate_feed_sets(_model_of(self.reference), seed=self.seed)
         return self._generated
 

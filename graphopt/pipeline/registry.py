@@ -57,7 +57,9 @@ def find_pass(name: str) -> type[Pass]:
         found = owner.load()
     else:
         found = getattr(importlib.import_module(owner), class_name(name), None)
-    if not (isinstance(found, type) and issubclass(found, Pass) and found.name == name):
+    if not (
+        isinstance(found, type) and issubclass(found, Pass) and getattr(found, "name", "") == name
+    ):
         raise PassError(
             f"`{_owner_text(owner)}` does not define pass `{name}`",
             why=f"expected a class `{class_name(name)}` derived from `graphopt.rewrite.Pass` "
