@@ -1,1 +1,29 @@
-"""Room `search`."""
+"""Candidates: building them, measuring them against the original, choosing the best."""
+
+from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
+from graphopt.search.campaign import Outcome, explore
+from graphopt.search.choose import choose
+from graphopt.search.measure import Measured, measure
+from graphopt.search.progress import ProgressCallback, ProgressEvent, Reporter
+from graphopt.search.workbench import Feeds, MetricSource, SampleSource, Workbench, prepare
+
+__all__ = [
+    "Built",
+    "Feeds",
+    "Measured",
+    "MetricSource",
+    "Outcome",
+    "ProgressCallback",
+    "ProgressEvent",
+    "Rejected",
+    "Reporter",
+    "SampleSource",
+    "Workbench",
+    "build",
+    "choose",
+    "explore",
+    "measure",
+    "plan_candidates",
+    "prepare",
+    "run_stages",
+]

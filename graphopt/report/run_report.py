@@ -1,0 +1,109 @@
+"""The result of running one pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphopt.analysis import ModelSummary
+from graphopt.pipeline import Ledger
+from graphopt.report.figures import format_bytes, format_change
+from graphopt.report.text_table import format_table
+
+__all__ = ["RunReport", "operator_rows"]
+
+Row = tuple[object, object, object, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What a pipeline did to a model.
+
+    Attributes:
+        source: File of the model.
+        files: Files written, the ``.onnx`` file first; empty where nothing was to be written.
+        before: The model as it came.
+        after: The model as it is now.
+        ledger: What each pass did.
+    """
+
+    source: Path
+    files: tuple[Path, ...]
+    before: ModelSummary
+    after: ModelSummary
+    ledger: Ledger
+
+    @property
+    def changed(self) -> bool:
+        """Whether any edit is in the result."""
+        return self.ledger.edits > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "source": str(self.source),
+            "files": [str(file) for file in self.files],
+            "changed": self.changed,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            **self.ledger.to_dict(),
+        }
+
+    def to_text(self, *, time_passes: bool = False) -> str:
+        """Return the passes, the table of before and after, notes, and one closing line."""
+        parts = [self._passes(), format_table(("", "before", "after", "change"), self._rows())]
+        if self.ledger.notes:
+            parts.append("\n".join(f"note: {note}" for note in self.ledger.notes))
+        if time_passes:
+            parts.append("\n".join(self.ledger.timing.lines()))
+        return "\n\n".join([*parts, self._closing_line()])
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _passes(self) -> str:
+        rows = [
+            (entry.pass_text, entry.status, entry.edits, entry.refusals, f"{entry.seconds:.2f}")
+            for entry in self.ledger.entries
+            if entry.status != "skipped"
+        ]
+        headers = ("pass", "status", "edits", "refusals", "seconds")
+        return format_table(headers, rows, right=(2, 3, 4))
+
+    def _rows(self) -> list[Row]:
+        before, after = self.before, self.after
+        rows: list[Row] = [
+            ("nodes", before.nodes, after.nodes, format_change(before.nodes, after.nodes)),
+            (
+                "weights",
+                format_bytes(before.weight_bytes),
+                format_bytes(after.weight_bytes),
+                format_change(before.weight_bytes, after.weight_bytes),
+            ),
+        ]
+        return rows + operator_rows(before.operators, after.operators)
+
+    def _closing_line(self) -> str:
+        outcome = f"{self.ledger.edits} edits" if self.changed else "nothing to change"
+        rolled_back = len(self.ledger.rolled_back())
+        dropped = f", {rolled_back} passes rolled back" if rolled_back else ""
+        place = f" -> {self.files[0]}" if self.files else ""
+        return (
+            f"{outcome}{dropped}: {self.before.nodes} -> {self.after.nodes} nodes, "
+            f"{format_bytes(self.before.weight_bytes)} -> {format_bytes(self.after.weight_bytes)}, "
+            f"verified: {self.ledger.verify}, {self.ledger.timing.seconds:.1f} s{place}"
+        )
+
+
+def operator_rows(before: dict[str, int], after: dict[str, int]) -> list[Row]:
+    """Return the operators whose count changed, the largest change first."""
+    names = sorted(
+        before.keys() | after.keys(),
+        key=lambda name: (-abs(after.get(name, 0) - before.get(name, 0)), name),
+    )
+    return [
+        (f"  {name}", before.get(name, 0), after.get(name, 0), "")
+        for name in names
+        if before.get(name, 0) != after.get(name, 0)
+    ]

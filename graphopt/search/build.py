@@ -1,0 +1,141 @@
+"""Building candidates: one version of the model each, written to a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt.calibration import collect_ranges
+from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
+from graphopt.ir import Checkpoint, nodes, save, weight_bytes
+from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline, PipelineResult
+from graphopt.rewrite import ValueRange
+from graphopt.search.progress import Reporter
+from graphopt.search.workbench import Workbench
+from graphopt.targets import Candidate
+
+__all__ = ["Built", "Rejected", "build", "manager_for", "plan_candidates", "run_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A candidate on disk.
+
+    Attributes:
+        candidate: What it is, in the target.
+        path: Its ``.onnx`` file.
+        files: All its files, the ``.onnx`` file first.
+        ledger: What its own pipeline did, after the stages that all candidates share.
+        nodes: Nodes of all graphs.
+        size_bytes: Bytes of its files.
+    """
+
+    candidate: Candidate
+    path: Path
+    files: tuple[Path, ...]
+    ledger: Ledger
+    nodes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A candidate that was not built, or did not run.
+
+    Attributes:
+        candidate: What it would have been.
+        reason: Why not, for a person.
+        error: The error behind it, where there was one.
+    """
+
+    candidate: Candidate
+    reason: str
+    error: GraphoptError | None = None
+
+
+def plan_candidates(bench: Workbench) -> tuple[list[Candidate], list[Rejected]]:
+    """Return what can be built for the target, and what cannot for want of samples."""
+    possible: list[Candidate] = []
+    impossible: list[Rejected] = []
+    for candidate in bench.target.enabled_candidates():
+        if candidate.needs_calibration and bench.calibration is None:
+            reason = "not built: it needs calibration samples (`--calibration PATH`)"
+            impossible.append(Rejected(candidate=candidate, reason=reason))
+        else:
+            possible.append(candidate)
+    return possible, impossible
+
+
+def manager_for(bench: Workbench, report: Reporter, *, verify: str) -> PassManager:
+    """Return a pass manager that knows the target and the samples, and drops failing passes."""
+
+    def progress(event: PassEvent) -> None:
+        report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
+
+    def statistics(model: ir.Model, names: tuple[str, ...]) -> Mapping[str, ValueRange]:
+        assert bench.calibration is not None
+        return collect_ranges(
+            model,
+            bench.calibration,
+            names,
+            worker=bench.worker,
+            progress=lambda done, total: report("calibrating", done, total),
+        )
+
+    return PassManager(
+        verify=verify,  # type: ignore[arg-type]
+        on_error="drop",
+        seed=bench.seed,
+        target=bench.target.to_facts(),
+        statistics_provider=statistics if bench.calibration is not None else None,
+        progress=progress,
+        worker=bench.worker,
+    )
+
+
+def run_stages(bench: Workbench) -> PipelineResult:
+    """Run the stages that all candidates share on the workbench's model, in place."""
+    pipeline = (
+        Pipeline.parse(bench.target.stage_text()) if bench.target.stage_text() else Pipeline()
+    )
+    report = bench.report.at("shared stages")
+    report("running")
+    manager = manager_for(bench, report, verify="numerics")
+    return manager.run(bench.model, pipeline, source=bench.source)
+
+
+def build(
+    bench: Workbench, candidate: Candidate, shared: Checkpoint, folder: Path
+) -> Built | Rejected:
+    """Build one candidate from the state that all share; a failure rejects only this one."""
+    report = bench.report.at(f"candidate {candidate.name}")
+    report("building")
+    model = shared.new_model()
+    pipeline = Pipeline.parse(candidate.pipeline) if candidate.pipeline else Pipeline()
+    try:
+        result = manager_for(bench, report, verify="structure").run(model, pipeline)
+    except (PassError, RuntimeFailure, VerificationError) as error:
+        return Rejected(candidate=candidate, reason=error.message, error=error)
+    ledger = result.ledger
+    if dropped := ledger.rolled_back():
+        reasons = "; ".join(f"{entry.pass_name}: {entry.reason}" for entry in dropped)
+        return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
+    if pipeline and not ledger.edits:
+        return Rejected(candidate=candidate, reason="its passes found nothing to change")
+    files = save(model, folder / f"{candidate.name}.onnx", external_data=_is_external(bench, model))
+    return Built(
+        candidate=candidate,
+        path=files[0],
+        files=files,
+        ledger=ledger,
+        nodes=sum(1 for _ in nodes(model)),
+        size_bytes=sum(file.stat().st_size for file in files),
+    )
+
+
+def _is_external(bench: Workbench, model: ir.Model) -> bool | None:
+    threshold = bench.target.package.external_data_threshold_bytes
+    return None if threshold is None else weight_bytes(model) > threshold

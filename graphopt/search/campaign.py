@@ -1,0 +1,85 @@
+"""From a prepared workbench to a chosen candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.ir import Checkpoint, initializer_tensors, nodes
+from graphopt.pipeline import Ledger
+from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
+from graphopt.search.choose import choose
+from graphopt.search.measure import Measured, measure
+from graphopt.search.workbench import Workbench
+
+__all__ = ["Outcome", "explore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of trying every candidate.
+
+    Attributes:
+        bench: What they were measured against.
+        original_bytes: Bytes of the original's files.
+        original_nodes: Nodes of the original.
+        shared: What the stages did that all candidates share.
+        measured: Candidates with their numbers, in the order of the target.
+        rejected: Candidates that were not built or did not run.
+        chosen: The best that passes the correctness gates; ``None`` where none does.
+    """
+
+    bench: Workbench
+    original_bytes: int
+    original_nodes: int
+    shared: Ledger
+    measured: tuple[Measured, ...]
+    rejected: tuple[Rejected, ...]
+    chosen: Measured | None
+
+
+def explore(bench: Workbench, folder: Path) -> Outcome:
+    """Run the shared stages, then build and measure every candidate of the target.
+
+    Args:
+        bench: The prepared workbench; its model is changed.
+        folder: Where candidates are written; the caller removes it.
+
+    Raises:
+        InputError: The original cannot be run.
+        OutputError: A candidate cannot be written.
+    """
+    original_bytes = source_bytes(bench)
+    original_nodes = sum(1 for _ in nodes(bench.model))
+    shared = run_stages(bench).ledger
+    state = Checkpoint.take(bench.model)
+    possible, rejected = plan_candidates(bench)
+    measured: list[Measured] = []
+    for candidate in possible:
+        built = build(bench, candidate, state, folder)
+        result = (
+            measure(bench, built, original_bytes=original_bytes)
+            if isinstance(built, Built)
+            else built
+        )
+        if isinstance(result, Measured):
+            measured.append(result)
+        else:
+            rejected.append(result)
+    return Outcome(
+        bench=bench,
+        original_bytes=original_bytes,
+        original_nodes=original_nodes,
+        shared=shared,
+        measured=tuple(measured),
+        rejected=tuple(rejected),
+        chosen=choose(measured),
+    )
+
+
+def source_bytes(bench: Workbench) -> int:
+    """Return the bytes of the original's files: the model and the data that it refers to."""
+    external = {
+        str(getattr(tensor, "path", "")) for _, tensor in initializer_tensors(bench.model)
+    } - {""}
+    return sum(Path(file).stat().st_size for file in {str(bench.source), *external})

@@ -1,0 +1,32 @@
+"""Choosing among measured candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from graphopt.search.measure import Measured
+
+__all__ = ["choose"]
+
+SIMILAR_LATENCY = 0.05
+"""Latency ratios closer than this count as equal; the smaller file then wins."""
+
+
+def choose(candidates: Iterable[Measured]) -> Measured | None:
+    """Return the best candidate that passes the correctness gates, or ``None``.
+
+    Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
+    are within 5 % of each other, or nothing was timed, the smallest of them does. Order in the
+    target decides what is left.
+    """
+    correct = [candidate for candidate in candidates if candidate.is_correct]
+    pool = [candidate for candidate in correct if candidate.meets_gates] or correct
+    if not pool:
+        return None
+    fastest = min(_latency_ratio(candidate) for candidate in pool)
+    similar = [item for item in pool if _latency_ratio(item) <= fastest * (1 + SIMILAR_LATENCY)]
+    return min(similar, key=lambda candidate: candidate.size_ratio)
+
+
+def _latency_ratio(candidate: Measured) -> float:
+    return 1.0 if candidate.latency is None else candidate.latency.ratio

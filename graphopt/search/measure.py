@@ -1,0 +1,141 @@
+"""Measuring a candidate against the original: numbers first, and speed only of what is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from graphopt.errors import RuntimeFailure, VerificationError
+from graphopt.runtime import (
+    ColdStart,
+    LatencyComparison,
+    SessionOptions,
+    measure_cold_start,
+    measure_latency,
+)
+from graphopt.search.build import Built, Rejected
+from graphopt.search.workbench import Workbench
+from graphopt.targets import GateResult, gates_met, is_correct, judge
+from graphopt.targets import Measured as GateMeasurement
+from graphopt.verification import Comparison, compare_models
+
+__all__ = ["Measured", "measure"]
+
+REFERENCE = SessionOptions(optimization="disabled")
+NOT_REQUESTED = GateMeasurement(None, "not-requested")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A candidate with its numbers and the judgement of the gates.
+
+    Attributes:
+        built: The candidate.
+        comparison: Its outputs against the original's.
+        metric: Its task metric; ``None`` without one.
+        size_ratio: Bytes of its files relative to the original's.
+        latency: Against the original; ``None`` where it was not measured.
+        cold_starts: Of the original and of the candidate, where they were measured.
+        gates: Every gate of the target with its value.
+    """
+
+    built: Built
+    comparison: Comparison
+    metric: float | None
+    size_ratio: float
+    latency: LatencyComparison | None = None
+    cold_starts: tuple[ColdStart, ColdStart] | None = None
+    gates: tuple[GateResult, ...] = ()
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether no correctness gate fails: it may be written."""
+        return is_correct(self.gates)
+
+    @property
+    def meets_gates(self) -> bool:
+        """Whether no gate fails."""
+        return gates_met(self.gates)
+
+
+def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured | Rejected:
+    """Measure a candidate; one that fails to run, or differs in kind, is rejected."""
+    report = bench.report.at(f"measure {built.candidate.name}")
+    try:
+        report("comparing outputs")
+        measured = _numbers(bench, built, original_bytes)
+        if not measured.is_correct or bench.latency_budget_s is None:
+            return measured
+        report("timing against the original")
+        return _judged(bench, _timed(bench, measured))
+    except (RuntimeFailure, VerificationError) as error:
+        return Rejected(candidate=built.candidate, reason=error.message, error=error)
+
+
+def _numbers(bench: Workbench, built: Built, original_bytes: int) -> Measured:
+    comparison = compare_models(
+        bench.source,
+        built.path,
+        bench.feeds,
+        worker=bench.worker,
+        reference_options=REFERENCE,
+        candidate_options=bench.options,
+    )
+    measured = Measured(
+        built=built,
+        comparison=comparison,
+        metric=bench.metric_of(built.path),
+        size_ratio=built.size_bytes / original_bytes,
+    )
+    return _judged(bench, measured)
+
+
+def _timed(bench: Workbench, measured: Measured) -> Measured:
+    assert bench.latency_budget_s is not None
+    latency = measure_latency(
+        bench.source,
+        measured.built.path,
+        bench.feeds[0],
+        options=bench.options,
+        budget_s=bench.latency_budget_s,
+        seed=bench.seed,
+    )
+    starts = (
+        measure_cold_start(bench.source, bench.feeds[0], bench.options),
+        measure_cold_start(measured.built.path, bench.feeds[0], bench.options),
+    )
+    return replace(measured, latency=latency, cold_starts=starts)
+
+
+def _judged(bench: Workbench, measured: Measured) -> Measured:
+    summary = measured.comparison.errors
+    values = {
+        "max_rel_error": summary.worst_max_rel(),
+        "min_cosine": summary.worst_cosine(),
+        "min_sqnr_db": summary.worst_sqnr_db(),
+        "max_metric_drop": _metric_drop(bench, measured),
+        "max_size_ratio": measured.size_ratio,
+        "max_latency_ratio": _latency_ratio(measured),
+        "max_peak_memory_ratio": _memory_ratio(measured),
+        "max_partitions": NOT_REQUESTED,
+    }
+    results = judge(bench.target.gates, values, demanded=bench.target.demanded_gates)
+    return replace(measured, gates=tuple(results))
+
+
+def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | float:
+    if bench.metric is None or bench.metric_before is None or measured.metric is None:
+        return NOT_REQUESTED
+    return bench.metric.drop(bench.metric_before, measured.metric)
+
+
+def _latency_ratio(measured: Measured) -> GateMeasurement:
+    if measured.latency is None:
+        return NOT_REQUESTED
+    return GateMeasurement.latency(measured.latency.ratio, measured.latency.verdict)
+
+
+def _memory_ratio(measured: Measured) -> GateMeasurement | float:
+    if measured.cold_starts is None:
+        return NOT_REQUESTED
+    before, after = measured.cold_starts
+    return after.peak_rss_bytes / before.peak_rss_bytes

@@ -1,0 +1,178 @@
+"""What every candidate is measured against: the original, inputs, a metric, a time budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.calibration import Samples, load_samples
+from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
+from graphopt.ir import load
+from graphopt.runtime import SessionOptions, TensorSpec, Worker, generate_feed_sets
+from graphopt.search.progress import Reporter
+from graphopt.targets import Target
+from graphopt.verification import Metric, evaluate, load_metric
+
+__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "prepare"]
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+SampleSource = str | Path | Iterable[Feeds] | Callable[[], Iterable[Feeds]]
+MetricSource = str | Callable[..., float]
+
+DEFAULT_METRIC = "top1"
+VERIFICATION_SAMPLES = 8
+"""Real samples on which numbers are compared; more say little and cost two runs each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """The fixed side of every measurement.
+
+    Attributes:
+        source: File of the original model.
+        model: The original, loaded and normalised.
+        target: The profile, with every override applied.
+        options: Session options of the deployment.
+        feeds: Inputs on which numbers are compared, real ones where there are samples.
+        feeds_are_real: Whether `feeds` come from samples.
+        calibration: Samples for calibration.
+        evaluation: Samples for the task metric.
+        metric: The task metric.
+        metric_before: Its value for the original.
+        latency_budget_s: Seconds for one latency comparison; ``None``: not measured.
+        seed: Seed of everything random.
+        worker: The process in which sessions live.
+        report: Where progress goes.
+    """
+
+    source: Path
+    model: ir.Model
+    target: Target
+    options: SessionOptions
+    feeds: tuple[Feeds, ...]
+    feeds_are_real: bool
+    calibration: Samples | None
+    evaluation: Samples | None
+    metric: Metric | None
+    metric_before: float | None
+    latency_budget_s: float | None
+    seed: int
+    worker: Worker
+    report: Reporter = field(default_factory=Reporter)
+
+    def metric_of(self, path: Path) -> float | None:
+        """Return the task metric of a model file; ``None`` without one."""
+        if self.metric is None:
+            return None
+        with self.worker.load(path, self.options) as session:
+            return evaluate(self.metric, session, self.evaluation)
+
+
+def prepare(
+    source: str | Path,
+    target: Target,
+    *,
+    calibration: SampleSource | None,
+    evaluation: SampleSource | None,
+    metric: MetricSource | None,
+    latency_budget_s: float | None,
+    seed: int,
+    worker: Worker,
+    report: Reporter,
+) -> Workbench:
+    """Load and check everything that the user gave, before any work is done.
+
+    Raises:
+        InputError: The model, the samples or the metric cannot be used.
+    """
+    path = Path(source).absolute()
+    report("reading the model")
+    model = load(path)
+    options = target.session_options()
+    specs = _input_specs(path, options, worker)
+    report("checking the samples")
+    if is_metric_function(evaluation) and metric is None:
+        evaluation, metric = None, str(evaluation)
+    calibration_samples = _checked(calibration, specs)
+    evaluation_samples = _checked(evaluation, specs)
+    feeds, are_real = _feeds(model, calibration_samples, evaluation_samples, seed)
+    chosen = _metric(metric, evaluation_samples)
+    bench = Workbench(
+        source=path,
+        model=model,
+        target=target,
+        options=options,
+        feeds=feeds,
+        feeds_are_real=are_real,
+        calibration=calibration_samples,
+        evaluation=evaluation_samples,
+        metric=chosen,
+        metric_before=None,
+        latency_budget_s=latency_budget_s,
+        seed=seed,
+        worker=worker,
+        report=report,
+    )
+    if chosen is not None:
+        report(f"measuring {chosen.name} of the original")
+    return dataclasses.replace(bench, metric_before=bench.metric_of(path))
+
+
+def is_metric_function(evaluation: SampleSource | None) -> bool:
+    """Tell whether ``--eval`` names a metric, as ``module:function``, and not a file."""
+    is_text = isinstance(evaluation, str | Path)
+    return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
+
+
+def _input_specs(path: Path, options: SessionOptions, worker: Worker) -> tuple[TensorSpec, ...]:
+    try:
+        with worker.load(path, options) as session:
+            return session.inputs
+    except SessionLoadError as error:
+        raise UnsupportedModelError(
+            f"ONNX Runtime cannot load `{path.name}`",
+            why=error.why or error.message,
+            hint="`graphopt doctor` shows the runtime's version and providers; operators of other "
+            "domains need a runtime that has them",
+        ) from error
+    except RuntimeFailure as error:
+        raise UnsupportedModelError(
+            f"ONNX Runtime fails on `{path.name}`", why=error.message, hint=error.hint
+        ) from error
+
+
+def _checked(source: SampleSource | None, specs: tuple[TensorSpec, ...]) -> Samples | None:
+    if source is None:
+        return None
+    samples = load_samples(source, inputs=specs)
+    samples.check(specs)
+    return samples
+
+
+def _feeds(
+    model: ir.Model, calibration: Samples | None, evaluation: Samples | None, seed: int
+) -> tuple[tuple[Feeds, ...], bool]:
+    real = calibration or evaluation
+    if real is None:
+        return tuple(generate_feed_sets(model, count=2, seed=seed)), False
+    return tuple(itertools.islice(iter(real), VERIFICATION_SAMPLES)), True
+
+
+def _metric(metric: MetricSource | None, evaluation: Samples | None) -> Metric | None:
+    if metric is None and evaluation is None:
+        return None
+    chosen = load_metric(metric or DEFAULT_METRIC)
+    if evaluation is None and chosen.needs_samples:
+        raise MetricError(
+            f"metric `{chosen.name}` needs labelled samples",
+            why="none were given",
+            hint="give them with `--eval FILE.npz`, with the labels under `__labels__`",
+        )
+    return chosen
