@@ -38,6 +38,6 @@ def command(settings: Settings, baseline: Path, candidate: Path, **given: Any) -
     from graphopt import api
 
     with progress_shown(settings) as progress:
-        result = api.measure(baseline, candidate, progress=progress, **given)
+        result = api.bench(baseline, candidate, progress=progress, **given)
     print_result(settings, text=str(result), document=result.to_dict())
     return 0

@@ -47,6 +47,6 @@ def command(settings: Settings, reference: Path, candidate: Path, **given: Any) 
     from graphopt import api
 
     with progress_shown(settings) as progress:
-        result = api.compare(reference, candidate, progress=progress, **given)
+        result = api.verify(reference, candidate, progress=progress, **given)
     print_result(settings, text=str(result), document=result.to_dict())
     return result.exit_code
