@@ -1,5 +1,7 @@
 """Read-only facts about a model: shapes, operators, constants, figures."""
 
+from graphopt.analysis.annotations import annotation_parameters, is_annotated
+from graphopt.analysis.inputs import compared_values, index_ranges, mask_inputs
 from graphopt.analysis.operators import (
     Effect,
     Operators,
@@ -15,9 +17,14 @@ __all__ = [
     "ModelSummary",
     "Operators",
     "PortSummary",
+    "annotation_parameters",
+    "compared_values",
+    "index_ranges",
     "infer_shapes",
+    "is_annotated",
     "is_deterministic",
     "is_pure",
+    "mask_inputs",
     "operator_counts",
     "summarise",
 ]
