@@ -125,7 +125,9 @@ class PassManager:
         if self.verify != "numerics":
             return None
         reference = Checkpoint.take(model) if source is None else Path(source)
-        return NumericJudge(reference, feeds=self.feeds, seed=self.seed, worker=self.worker)
+        return NumericJudge(
+            reference, feeds=list(self.feeds or ()) or None, seed=self.seed, worker=self.worker
+        )
 
     def _known_faults(self, model: ir.Model, ledger: Ledger) -> frozenset[str]:
         """Return the faults that the model came with: no pass answers for them."""

@@ -17,10 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
-from graphopt.ir import INLINE_LIMIT_BYTES, Checkpoint, model_bytes, save, weight_bytes
+from graphopt.ir import INLINE_LIMIT_BYTES, Checkpoint, load, model_bytes, save, weight_bytes
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
-from graphopt.runtime import Session, SessionOptions, Worker, shared_worker
+from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
 from graphopt.verification import ErrorSummary, contract_fault
 
 __all__ = ["Feeds", "NumericJudge"]
@@ -121,6 +121,7 @@ class NumericJudge:
         if self._expected is None:
             try:
                 with self._session(self.reference) as session:
+                    self._generate_feeds(session)
                     self._expected = [session.run(feeds) for feeds in self._feeds()]
             except RuntimeFailure as error:
                 raise UnsupportedModelError(
@@ -131,14 +132,13 @@ class NumericJudge:
                 ) from error
         return self._expected
 
-    def _feeds(self) -> Sequence[Feeds]:
-        if self.feeds is not None:
-            return self.feeds
-        if self._generated is None:
-            from graphopt.runtime import generate_feed_sets
+    def _generate_feeds(self, session: Session) -> None:
+        if self.feeds is None and self._generated is None:
+            model = _model_of(self.reference)
+            self._generated = generate_feed_sets(model, seed=self.seed, session=session)
 
-            self._generated = generate_feed_sets(_model_of(self.reference), seed=self.seed)
-        return self._generated
+    def _feeds(self) -> Sequence[Feeds]:
+        return self.feeds if self.feeds is not None else self._generated or []
 
     def _session(self, source: ir.Model | Path | Checkpoint) -> Session:
         worker = self.worker or shared_worker()
@@ -156,6 +156,4 @@ class NumericJudge:
 def _model_of(reference: Path | Checkpoint) -> ir.Model:
     if isinstance(reference, Checkpoint):
         return reference.new_model()
-    from graphopt.ir import load
-
     return load(reference)
