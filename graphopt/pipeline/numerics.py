@@ -28,7 +28,9 @@ __all__ = ["Feeds", "NumericJudge"]
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 Outputs = Mapping[str, Any]
 
-_PLAIN = SessionOptions(optimization="disabled")
+# A weight that is known when the session is made gets another kernel, which rounds differently, than
+# one that is computed: packing is off, so that folding a constant is judged by its value alone.
+_PLAIN = SessionOptions(optimization="disabled", config={"session.disable_prepacking": "1"})
 
 
 @dataclass
