@@ -1,15 +1,21 @@
 """Everything that touches ONNX Runtime, which this process itself never imports."""
 
 from graphopt.runtime.client import Worker
+from graphopt.runtime.cold_start import ColdStart, measure_cold_start
+from graphopt.runtime.cpu import cpu_features, cpu_name
 from graphopt.runtime.feed_sets import generate_feed_sets
 from graphopt.runtime.feeds import generate_feeds, input_specs
+from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
 from graphopt.runtime.options import SessionOptions, TensorSpec
 from graphopt.runtime.session import NodeTiming, Observed, Session
 from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
 from graphopt.runtime.values import Feeds, Values
 
 __all__ = [
+    "ColdStart",
     "Feeds",
+    "LatencyComparison",
+    "LatencySummary",
     "NodeTiming",
     "Observed",
     "Session",
@@ -18,9 +24,13 @@ __all__ = [
     "Values",
     "Worker",
     "available_providers",
+    "cpu_features",
+    "cpu_name",
     "generate_feed_sets",
     "generate_feeds",
     "input_specs",
+    "measure_cold_start",
+    "measure_latency",
     "runtime_version",
     "shared_worker",
 ]
