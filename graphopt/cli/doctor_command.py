@@ -12,12 +12,13 @@ from graphopt._version import __version__
 from graphopt.cli.options import cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.report.text_table import format_fields
 from graphopt.errors import GraphoptError
 
 __all__ = ["command"]
 
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "click", "rich", "jsonschema")
+# What decides which kernels are fast; the JSON form holds every feature.
+ARITHMETIC = ("amx", "avx", "f16c", "fma", "asimd", "bf16", "fphp", "i8mm", "neon", "sve")
 EXTRAS = {
     "demo": (("sklearn", "torch"), "train the demo's model again"),
     "test": (("pytest", "xdist", "hypothesis"), "run the tests"),
@@ -70,6 +71,8 @@ def _missing(modules: tuple[str, ...]) -> list[str]:
 
 
 def _as_text(found: dict[str, Any]) -> str:
+    from graphopt.report import format_fields
+
     fields: list[tuple[str, object]] = [
         ("graphopt", found["graphopt"]),
         ("python", found["python"]),
@@ -79,7 +82,8 @@ def _as_text(found: dict[str, Any]) -> str:
     for name, missing in found["extras"].items():
         state = f"missing {', '.join(missing)}: to {EXTRAS[name][1]}" if missing else "complete"
         fields.append((f"extra {name}", state))
-    fields.append(("cpu features", ", ".join(found["cpu_features"]) or "none found"))
+    features = [name for name in found["cpu_features"] if name.startswith(ARITHMETIC)]
+    fields.append(("cpu features", ", ".join(features) or "none found"))
     if found["fault"]:
         fields.append(("runtime", f"does not start: {found['fault']}"))
     else:

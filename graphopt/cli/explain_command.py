@@ -11,7 +11,6 @@ from graphopt.cli.error_pages import error_page
 from graphopt.cli.options import PASS, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.report.text_table import format_table
 from graphopt.errors import UsageError
 
 __all__ = ["command"]
@@ -59,8 +58,10 @@ def _explain_on_model(settings: Settings, model: str, pass_name: str) -> None:
 
 
 def _journal_text(pass_name: str, journal: dict[str, Any]) -> str:
+    from graphopt.report import format_table
+
     edits, refusals = journal["edits"], journal["refusals"]
-    parts = [f"{pass_name}: {len(edits)} edits, {len(refusals)} refusals"]
+    parts = [f"{pass_name}: {_count(edits, 'edit')}, {_count(refusals, 'refusal')}"]
     if edits:
         rows = [(item["where"], item["because"]) for item in edits]
         parts += ["", format_table(("edited", "because"), rows)]
@@ -68,3 +69,7 @@ def _journal_text(pass_name: str, journal: dict[str, Any]) -> str:
         rows = [(item["where"], f"{item['slug']}: {item['why']}") for item in refusals]
         parts += ["", format_table(("refused", "reason"), rows)]
     return "\n".join(parts)
+
+
+def _count(items: list[Any], noun: str) -> str:
+    return f"{len(items)} {noun}" + ("" if len(items) == 1 else "s")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from graphopt.cli.options import cli_command, model_argument
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.report.text_table import format_fields, format_table
 
 if TYPE_CHECKING:
     from graphopt.analysis import ModelSummary, PortSummary
@@ -29,6 +28,8 @@ def command(settings: Settings, model: Path) -> int:
 
 
 def _as_text(summary: ModelSummary) -> str:
+    from graphopt.report import format_fields, format_table
+
     macs = "unknown" if summary.macs is None else f"{summary.macs:,}"
     opsets = ", ".join(f"{domain or 'ai.onnx'} {n}" for domain, n in summary.opsets.items())
     fields = [

@@ -17,7 +17,6 @@ from graphopt.cli.options import (
     force_option,
     model_argument,
     seed_option,
-    threads_option,
 )
 from graphopt.cli.output import print_result
 from graphopt.cli.progress import progress_shown
@@ -60,7 +59,12 @@ __all__ = ["command"]
     multiple=True,
     help="Switch a stage; repeatable.",
 )
-@threads_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads inside one operator. Default: the target's.",
+)
 @seed_option
 @click.option(
     "--latency",

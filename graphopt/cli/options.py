@@ -151,7 +151,9 @@ threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Threads of the runtime. Default: the target's.",
+    default=1,
+    show_default=True,
+    help="Threads inside one operator.",
 )
 calibration_option = click.option(
     "--calibration",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from graphopt.report.text_table import format_table
+from graphopt.report import format_table
 from graphopt.rewrite import OptionSpec, Pass, format_value, option_specs
 
 __all__ = ["pass_document", "pass_page", "summary"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from graphopt.cli.options import cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.report.text_table import format_table
 
 __all__ = ["command"]
 
@@ -19,6 +18,7 @@ def command(settings: Settings) -> int:
     """
     from graphopt.cli.pass_text import pass_document
     from graphopt.pipeline import find_pass, pass_names
+    from graphopt.report import format_table
 
     documents = [pass_document(find_pass(name)) for name in pass_names()]
     rows = [(item["name"], item["numerics"], item["summary"]) for item in documents]

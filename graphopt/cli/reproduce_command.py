@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -17,8 +18,12 @@ __all__ = ["command"]
 @click.argument("folder", type=click.Path(path_type=Path))
 def command(settings: Settings, folder: Path) -> int:
     """Run the reproducer of a failed pass again."""
-    from graphopt import api
+    from graphopt.pipeline import reproduce
 
-    result = api.reproduce(folder)
-    print_result(settings, text=str(result), document=result.to_dict())
-    return result.exit_code
+    found = reproduce(folder)
+    if found.reproduced:
+        text = f"it fails again: {found.found}\nrecorded: {found.recorded}"
+    else:
+        text = f"it does not fail any more\nrecorded: {found.recorded}"
+    print_result(settings, text=text, document=asdict(found))
+    return 1 if found.reproduced else 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +21,10 @@ from graphopt.cli.output import print_result
 from graphopt.cli.pipeline_words import pipeline_text
 from graphopt.cli.progress import progress_shown
 from graphopt.cli.settings import Settings
-from graphopt.errors import UsageError
+from graphopt.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from graphopt.pipeline import PrintAfter
 
 __all__ = ["command"]
 
@@ -49,7 +53,12 @@ __all__ = ["command"]
     show_default=True,
     help="What is checked after each group of passes.",
 )
-@click.option("--print-after", metavar="PASS|all|changed|failure", help="Print the model as text.")
+@click.option(
+    "--print-after",
+    metavar="PASS|all|changed|failure",
+    multiple=True,
+    help="Print the model as text after a pass; repeatable.",
+)
 @click.option("--time-passes", is_flag=True, help="Add the seconds of each pass.")
 @click.option(
     "--check", is_flag=True, help="Write nothing; exit status 1 if anything would change."
@@ -66,6 +75,7 @@ def command(
     output: Path | None,
     check: bool,
     time_passes: bool,
+    print_after: tuple[str, ...],
     **given: Any,
 ) -> int:
     """Run one pipeline of passes over a model."""
@@ -76,6 +86,31 @@ def command(
         why = "`--check` writes nothing" if check else "the result has no place to go"
         raise UsageError("give either `-o` or `--check`", why=why, hint="for example `-o out.onnx`")
     with progress_shown(settings) as progress:
-        result = api.run_pipeline(model, text, output, progress=progress, **given)
+        result = api.run_pipeline(
+            model,
+            text,
+            output,
+            print_after=_printer(print_after, settings),
+            progress=progress,
+            **given,
+        )
     print_result(settings, text=result.to_text(time_passes=time_passes), document=result.to_dict())
     return 1 if check and result.changed else 0
+
+
+def _printer(words: tuple[str, ...], settings: Settings) -> PrintAfter | None:
+    if not words:
+        return None
+    from graphopt.pipeline import PassEvent, PrintAfter, pass_names
+
+    known = {*pass_names(), "all", "changed", "failure"}
+    for word in words:
+        if word not in known:
+            raise UnknownNameError("pass in `--print-after`", word, known)
+    # With --json, standard output is one document and nothing else.
+    stream = sys.stderr if settings.json else sys.stdout
+
+    def show(event: PassEvent, text: str) -> None:
+        print(f"# after {event.text} ({event.status}, {event.edits} edits)\n{text}", file=stream)
+
+    return PrintAfter(when=words, sink=show)

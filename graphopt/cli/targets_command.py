@@ -7,7 +7,6 @@ import click
 from graphopt.cli.options import TARGET, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.report.text_table import format_table
 from graphopt.errors import UnknownNameError
 
 __all__ = ["command"]
@@ -36,6 +35,7 @@ def command(settings: Settings, action: str | None, name: str | None) -> int:
 
 
 def _list(settings: Settings) -> None:
+    from graphopt.report import format_table
     from graphopt.targets import load_target, target_names
 
     found = [(name, load_target(name).summary) for name in target_names()]
