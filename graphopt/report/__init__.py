@@ -2,17 +2,43 @@
 
 from graphopt.report.comparison_report import ComparisonReport
 from graphopt.report.figures import format_bytes, format_change, format_number
+from graphopt.report.html import to_html
 from graphopt.report.latency_report import LatencyReport
+from graphopt.report.optimize_text import to_text
+from graphopt.report.result import (
+    BeforeAfter,
+    CandidateResult,
+    CandidateStatus,
+    LatencyResult,
+    MetricResult,
+    OptimizeResult,
+    PassResult,
+    result_schema,
+    to_json,
+)
 from graphopt.report.run_report import RunReport
+from graphopt.report.tables import closing_line
 from graphopt.report.text_table import format_fields, format_table
 
 __all__ = [
+    "BeforeAfter",
+    "CandidateResult",
+    "CandidateStatus",
     "ComparisonReport",
     "LatencyReport",
+    "LatencyResult",
+    "MetricResult",
+    "OptimizeResult",
+    "PassResult",
     "RunReport",
+    "closing_line",
     "format_bytes",
     "format_change",
     "format_fields",
     "format_number",
     "format_table",
+    "result_schema",
+    "to_html",
+    "to_json",
+    "to_text",
 ]
