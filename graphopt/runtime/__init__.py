@@ -3,7 +3,7 @@
 from graphopt.runtime.client import Worker
 from graphopt.runtime.cold_start import ColdStart, measure_cold_start
 from graphopt.runtime.cpu import cpu_features, cpu_name
-from graphopt.runtime.feed_sets import generate_feed_sets
+from graphopt.runtime.feed_sets import generate_feed_sets, representative_feed
 from graphopt.runtime.feeds import generate_feeds, input_specs
 from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
 from graphopt.runtime.options import SessionOptions, TensorSpec
@@ -31,6 +31,7 @@ __all__ = [
     "input_specs",
     "measure_cold_start",
     "measure_latency",
+    "representative_feed",
     "runtime_version",
     "shared_worker",
 ]

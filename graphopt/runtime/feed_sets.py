@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.errors import RunError, UnsupportedModelError
-from graphopt.runtime.dimensions import fallbacks, proposals, with_totals
+from graphopt.runtime.dimensions import assign, fallbacks, proposals, with_totals
 from graphopt.runtime.feeds import FeedPlan
 from graphopt.runtime.options import SessionOptions
 from graphopt.runtime.session import Session
@@ -21,7 +21,7 @@ from graphopt.runtime.shared import shared_worker
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["generate_feed_sets"]
+__all__ = ["generate_feed_sets", "representative_feed"]
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -49,10 +49,29 @@ def generate_feed_sets(
     plan = FeedPlan.of(model)
     if not plan.roles:
         return [plan.feeds({}, seed + number) for number in range(count)]
-    if session is not None:
-        return _Search(plan, seed, session).sets(count)
-    with _temporary_session(model) as own:
-        return _Search(plan, seed, own).sets(count)
+    with _session_for(model, session) as place:
+        return _Search(plan, seed, place).sets(count)
+
+
+def representative_feed(model: ir.Model, *, seed: int = 0, session: Session | None = None) -> Feed:
+    """Return one feed for timing: at the sizes of a benchmark, or else the first that runs.
+
+    The sizes are those of `generate_feeds`: batch 1, 128 tokens, images of 224 x 224.
+
+    Args:
+        model: The model.
+        seed: Of the values.
+        session: As for `generate_feed_sets`.
+
+    Raises:
+        UnsupportedModelError, WorkerCrash, WorkerTimeout, WorkerOutOfMemory: As there.
+    """
+    plan = FeedPlan.of(model)
+    if not plan.roles:
+        return plan.feeds({}, seed)
+    with _session_for(model, session) as place:
+        typical = with_totals(plan.roles, assign(plan.roles, None))
+        return plan.feeds(_Search(plan, seed, place).first(typical), seed)
 
 
 class _Search:
@@ -71,17 +90,24 @@ class _Search:
             for number in range(count)
         ]
 
-    def _sizes(self, count: int) -> list[dict[str, int]]:
-        """Return one to `count` assignments that run, as different as the model allows."""
+    def first(self, preferred: Sequence[dict[str, int]]) -> dict[str, int]:
+        """Return the first assignment that runs: of `preferred`, then of all there are."""
         roles = self._plan.roles
-        candidates = list(proposals(roles))
-        first = next(filter(self._runs, chain(candidates, fallbacks(roles))), None)
-        if first is None:
+        candidates = chain(preferred, proposals(roles), fallbacks(roles))
+        found = next(filter(self._runs, candidates), None)
+        if found is None:
             raise UnsupportedModelError(
                 "no generated input runs",
                 why=None if self._refusal is None else self._refusal.why,
                 hint="give samples of real inputs",
             ) from self._refusal
+        return found
+
+    def _sizes(self, count: int) -> list[dict[str, int]]:
+        """Return one to `count` assignments that run, as different as the model allows."""
+        roles = self._plan.roles
+        candidates = list(proposals(roles))
+        first = self.first(())
         found = [first]
         for candidate in candidates:
             if (
@@ -126,12 +152,16 @@ class _Search:
 
 
 @contextmanager
-def _temporary_session(model: ir.Model) -> Iterator[Session]:
+def _session_for(model: ir.Model, session: Session | None) -> Iterator[Session]:
+    """Yield `session`, or one of the model itself."""
+    if session is not None:
+        yield session
+        return
     from graphopt.ir import save
 
     with tempfile.TemporaryDirectory(prefix="graphopt-feeds-") as folder:
         path = Path(folder) / "model.onnx"
         save(model, path)
         options = SessionOptions(optimization="disabled")
-        with shared_worker().load(path, options) as session:
-            yield session
+        with shared_worker().load(path, options) as own:
+            yield own

@@ -138,9 +138,8 @@ def measure_latency(
 ) -> LatencyComparison:
     """Time two models by turns until their ratio is known well enough, or the budget is spent.
 
-    Both live in one fresh worker and run on the same feeds. Each round runs both, in an order that
-    alternates at random; after warm-up, rounds go on until there are 30 and the confidence interval
-    of the ratio is narrow. At least three rounds are run, whatever the budget.
+    Both live in one fresh worker. Each round runs both, in an order that alternates at random;
+    rounds go on until there are 30 and the confidence interval is narrow. Three are always run.
 
     Args:
         baseline: The model that ratios are relative to: a path, or its bytes.
@@ -159,9 +158,8 @@ def measure_latency(
         RunError: The runtime refuses to run one.
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
     """
-    start = time.monotonic()
     options = options or SessionOptions()
-    loads = [_load_average()]
+    start, load_before = time.monotonic(), _load_average()
     with Worker(timeout_s=timeout_s) as worker:
         sessions = (
             worker.load(baseline, options),
@@ -170,24 +168,41 @@ def measure_latency(
         for session in sessions:
             session.prepare(feeds)
         samples = _sample(sessions, budget_s, precision, seed)
-    loads.append(_load_average())
+    return _comparison(
+        samples,
+        threads=options.threads,
+        margin=margin,
+        seed=seed,
+        seconds=time.monotonic() - start,
+        load_average=load_before + _load_average(),
+    )
+
+
+def _comparison(
+    samples: _Samples,
+    *,
+    threads: int,
+    margin: float,
+    seed: int,
+    seconds: float,
+    load_average: tuple[float, ...],
+) -> LatencyComparison:
     wall = samples.interval(seed)
     cpu_ratio = low_quantile_ratio(samples.cpu(0), samples.cpu(1))
     # Of several threads some only wait, and waiting costs CPU time too.
-    judgement = judge(wall, cpu_ratio if options.threads == 1 else None, margin=margin)
+    judgement = judge(wall, cpu_ratio if threads == 1 else None, margin=margin)
     return LatencyComparison(
-        verdict=judgement.verdict,
-        reason=judgement.reason,
+        **vars(judgement),
         ratio=wall.ratio,
         ratio_low=wall.low,
         ratio_high=wall.high,
         cpu_ratio=cpu_ratio,
         before=samples.summary(0),
         after=samples.summary(1),
-        threads=options.threads,
+        threads=threads,
         rounds=len(samples.pairs),
-        seconds=time.monotonic() - start,
-        load_average=tuple(load for load in loads if load is not None),
+        seconds=seconds,
+        load_average=load_average,
     )
 
 
@@ -248,5 +263,5 @@ def _rounds(
     ]
 
 
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+def _load_average() -> tuple[float, ...]:
+    return os.getloadavg()[:1] if hasattr(os, "getloadavg") else ()

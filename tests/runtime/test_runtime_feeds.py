@@ -8,7 +8,13 @@ import pytest
 
 from graphopt.errors import UnknownNameError, UnsupportedModelError
 from graphopt.ir import from_text
-from graphopt.runtime import TensorSpec, generate_feed_sets, generate_feeds, input_specs
+from graphopt.runtime import (
+    TensorSpec,
+    generate_feed_sets,
+    generate_feeds,
+    input_specs,
+    representative_feed,
+)
 from graphopt.runtime.dimensions import Role, dimension_roles, proposals, shape_of
 
 
@@ -122,6 +128,19 @@ def test_dimensions_that_are_open_in_name_only_keep_what_runs():
     first, second = generate_feed_sets(model(graph))
     assert first["x"].shape[1] == second["x"].shape[1] == 32
     assert first["x"].shape[0] != second["x"].shape[0]
+
+
+def test_representative_feed_has_the_sizes_of_a_benchmark():
+    assert representative_feed(model(EMBED))["ids"].shape == (1, 128)
+
+
+def test_representative_feed_falls_back_to_what_runs():
+    graph = """g (float[batch, seq] x) => (float[batch, 32] y) {
+      to = Constant<value = int64[2] {-1, 32}>()
+      flat = Reshape(x, to)
+      y = Add(x, flat)
+    }"""
+    assert representative_feed(model(graph))["x"].shape == (1, 32)
 
 
 def test_total_is_past_and_present():
