@@ -1,0 +1,169 @@
+"""Which nodes compute the same constant in every run, and may be computed beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.annotations import is_annotated
+from graphopt.analysis.casts import is_implementation_defined
+from graphopt.analysis.elements import IntegerElements
+from graphopt.analysis.operands import cast_target, operand
+from graphopt.analysis.operators import Effect, Operators
+from graphopt.ir import constant_array, constant_tensor, subgraphs_of
+from graphopt.rewrite import ShapeTable
+
+__all__ = ["FoldableNodes", "in_order", "tensor_bytes"]
+
+_QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+_MAX_CHECKED_ELEMENTS = 1 << 16
+
+
+def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Yield the nodes of ``graph`` and its subgraphs in an order in which they could run."""
+    for node in graph:
+        for inner in subgraphs_of(node):
+            yield from in_order(inner)
+        yield node
+
+
+def tensor_bytes(value: ir.Value, shapes: ShapeTable) -> int | None:
+    """Return the size of a tensor in bytes, or ``None`` where shape or type are not known."""
+    known = shapes.of(value)
+    if known is None or known.dtype is None or known.dims is None:
+        return None
+    sizes = [dim for dim in known.dims if isinstance(dim, int)]
+    if len(sizes) < len(known.dims) or known.dtype == ir.DataType.STRING:
+        return None
+    return (math.prod(sizes) * known.dtype.bitwidth + 7) // 8
+
+
+class FoldableNodes:
+    """The nodes of the main graph and its subgraphs whose outputs are constants.
+
+    Attributes:
+        arrays: Foldable nodes in an order in which they could run; the value of the first output
+            where shapes alone tell it, else ``None``.
+        refusals: Nodes with constant inputs that may not be folded, with slug and reason.
+    """
+
+    def __init__(self, model: ir.Model, shapes: ShapeTable, *, max_bytes: int) -> None:
+        self._model = model
+        self._shapes = shapes
+        self._operators = Operators(model)
+        self._max_bytes = max_bytes
+        self._values: set[ir.Value] = set()
+        self.arrays: dict[ir.Node, np.ndarray[Any, Any] | None] = {}
+        self.refusals: list[tuple[ir.Node, str, str]] = []
+        elements = IntegerElements(shapes)
+        for node in in_order(model.graph):
+            known = elements.visit(node)
+            array = known.array() if known is not None else None
+            self._consider(node, array)
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """Tell whether ``value`` is left out, a constant, or computed from constants alone."""
+        return value is None or value in self._values or constant_tensor(value) is not None
+
+    def _consider(self, node: ir.Node, array: np.ndarray[Any, Any] | None) -> None:
+        if node.op_type == "Constant" and not node.domain:
+            refusal = self._lift_refusal(node)
+        elif array is None and not (node.inputs and all(map(self.is_constant, node.inputs))):
+            return
+        else:
+            refusal = self._refusal(node, array)
+        if refusal is not None:
+            self.refusals.append((node, *refusal))
+            return
+        self.arrays[node] = array
+        self._values.update(output for output in node.outputs if output.name)
+
+    def _lift_refusal(self, node: ir.Node) -> tuple[str, str] | None:
+        if constant_tensor(node.outputs[0]) is None:
+            return "not-a-tensor", "a sparse constant"
+        return self._place_refusal(node)
+
+    def _refusal(self, node: ir.Node, array: np.ndarray[Any, Any] | None) -> tuple[str, str] | None:
+        if array is None:
+            refusal = self._operator_refusal(node) or self._size_refusal(node)
+            if refusal is not None:
+                return refusal
+        return self._place_refusal(node)
+
+    def _operator_refusal(self, node: ir.Node) -> tuple[str, str] | None:
+        effect = self._operators.effect(node)
+        if effect is not Effect.PURE:
+            return ("random" if effect is Effect.RANDOM else "unknown-effect"), node.op_type
+        if node.domain or node.op_identifier() in self._model.functions:
+            return "not-standard", f"`{node.domain}::{node.op_type}`"
+        if subgraphs_of(node):
+            return "has-subgraph", node.op_type
+        if node.op_type in _QUANTIZERS:
+            return "quantizer", "folding it would undo the quantization of a weight"
+        if self._depends_on_machine(node):
+            return "implementation-defined", "values out of range depend on the machine"
+        return None
+
+    def _place_refusal(self, node: ir.Node) -> tuple[str, str] | None:
+        for value in node.outputs:
+            if value.is_graph_output():
+                return "names-an-output", f"the graph returns `{value.name}`"
+            if is_annotated(value):
+                return "annotated", f"`{value.name}`"
+        return None
+
+    def _size_refusal(self, node: ir.Node) -> tuple[str, str] | None:
+        for value in node.outputs:
+            if not value.name:
+                continue
+            known = self._shapes.of(value)
+            if known is None or known.dtype is None:
+                return "not-a-tensor", f"`{value.name}` is no tensor, or of unknown type"
+            if known.dtype == ir.DataType.STRING:
+                return "text", f"`{value.name}`"
+            size = tensor_bytes(value, self._shapes)
+            if size is None:
+                return "unknown-size", f"`{value.name}`"
+            if size > self._max_bytes:
+                return "too-large", f"`{value.name}` has {size} bytes"
+        return None
+
+    def _depends_on_machine(self, node: ir.Node) -> bool:
+        if node.op_type in ("Cast", "CastLike"):
+            return self._cast_depends_on_machine(node)
+        if node.op_type in ("Div", "Mod", "BitShift"):
+            return not self._has_safe_divisor(node)
+        return False
+
+    def _cast_depends_on_machine(self, node: ir.Node) -> bool:
+        known, result = self._shapes.of(operand(node, 0)), self._shapes.of(node.outputs[0])
+        target = cast_target(node) or (result.dtype if result is not None else None)
+        if not is_implementation_defined(known.dtype if known is not None else None, target):
+            return False
+        array = constant_array(operand(node, 0), _MAX_CHECKED_ELEMENTS)
+        if array is None or target is None or array.dtype.kind != "f":
+            return True
+        if not target.is_integer() or target.bitwidth < _BITS_PER_BYTE:
+            return True
+        limits = np.iinfo(target.numpy())
+        return not bool(((array > limits.min) & (array < limits.max)).all())
+
+    def _has_safe_divisor(self, node: ir.Node) -> bool:
+        known = self._shapes.of(operand(node, 1))
+        if known is None or known.dtype is None:
+            return False
+        if known.dtype.is_floating_point():
+            return True
+        array = constant_array(operand(node, 1), _MAX_CHECKED_ELEMENTS)
+        if array is None:
+            return False
+        if node.op_type == "BitShift":
+            return bool((array < known.dtype.bitwidth).all())
+        return bool((array > 0).all())  # -1 overflows with the smallest number
+
+
+_BITS_PER_BYTE = 8

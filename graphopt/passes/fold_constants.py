@@ -1,0 +1,256 @@
+"""Constant folding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.analysis import annotation_parameters
+from graphopt.analysis.constant_regions import (
+    ConstantRegion,
+    choose_regions,
+    total_weight_bytes,
+)
+from graphopt.analysis.foldability import FoldableNodes
+from graphopt.analysis.proto_writer import ProtoWriter
+from graphopt.errors import RuntimeFailure
+from graphopt.ir import constant_tensor
+from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass, option
+from graphopt.runtime import SessionOptions, shared_worker
+
+__all__ = ["FoldConstants"]
+
+_Arrays = Mapping[ir.Value, np.ndarray[Any, Any]]
+
+# Weights that the runtime packs for a kernel of its own may round differently; see `Exact`.
+_OPTIONS = SessionOptions(optimization="disabled", config={"session.disable_prepacking": "1"})
+_BATCH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConstants(Pass):
+    """Compute beforehand what does not depend on the inputs.
+
+    What it does
+        Runs every node whose inputs are constants, all of them in one session of ONNX Runtime with
+        its optimizations disabled, and stores the results that other nodes read as initializers.
+        Shape and Size of values whose dimensions are known count as constants, with the integer
+        arithmetic on them. `Constant` nodes become initializers. Works inside subgraphs too.
+
+    When it refuses
+        `grows-the-file`          the results are larger than what they replace.
+        `random`                  the operator draws random numbers, or trains.
+        `unknown-effect`          the operator is of an unknown domain.
+        `not-standard`            a call of a function, or an operator of the runtime's own.
+        `has-subgraph`            If, Loop and Scan are not run beforehand.
+        `quantizer`               QuantizeLinear and its inverse say how a weight is stored.
+        `implementation-defined`  conversions of numbers out of range, division by zero.
+        `not-a-tensor`            sequences, optionals and sparse tensors cannot be initializers.
+        `text`                    strings.
+        `unknown-size`            the result's size is not known before it is computed.
+        `too-large`               the result, or a value on the way, exceeds `max_bytes`.
+        `names-an-output`         a graph returns the value under its name.
+        `annotated`               a quantization annotation describes the value.
+        `runtime-failed`          ONNX Runtime cannot run the nodes.
+
+    What it keeps
+        The model's inputs and outputs, their names, order, types and shapes; every bit of them on
+        the CPU that folds. Initializers that a caller may override are not constants. The file
+        does not grow by more than `max_growth_bytes`.
+
+    Cost
+        Time O(nodes + edges) and that of the folded nodes; memory: the tensors that they read and
+        compute, at most about 256 MB at a time.
+
+    Example
+        before  (float[N] x) => (float[N] z) <float a = {2.0}, float b = {3.0}> { c = Mul(a, b)  z = Mul(x, c) }
+        after   (float[N] x) => (float[N] z) <float c = {6.0}> { z = Mul(x, c) }
+
+    References
+        Compare ONNX Runtime `ConstantFolding`, which sets no bound to the size of results.
+    """  # noqa: E501 - the example is one line of ONNX text
+
+    name: ClassVar[str] = "fold-constants"
+    contract: ClassVar[Contract] = Contract(numerics=Exact(), is_idempotent=True)
+
+    max_growth_bytes: int = option(0, help="how much the file may grow", unit="bytes", minimum=0)
+    max_bytes: int = option(1 << 30, help="largest result of one node", unit="bytes", minimum=0)
+
+    def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
+        """Ask for shapes."""
+        return Needs(shapes=True)
+
+    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
+        """Fold constants."""
+        foldable = FoldableNodes(model, facts.shapes, max_bytes=self.max_bytes)
+        for node, slug, why in foldable.refusals:
+            edit.refuse(node, slug, why=why)
+        chosen, rejected = choose_regions(foldable, facts.shapes, self.max_growth_bytes)
+        for region in rejected:
+            edit.refuse(region.nodes[-1], "grows-the-file", why=f"by {region.growth_bytes} bytes")
+        kept = annotation_parameters(model)
+        known = {n.outputs[0]: array for n, array in foldable.arrays.items() if array is not None}
+        for batch in _batches(chosen):
+            for region, arrays in _computed(batch, known, facts, edit):
+                _store(region, arrays, kept, edit)
+
+
+def _batches(regions: Iterable[ConstantRegion]) -> Iterable[list[ConstantRegion]]:
+    """Gather regions whose weights fit into one session's memory."""
+    batch: list[ConstantRegion] = []
+    filled = 0
+    for region in regions:
+        size = total_weight_bytes(v for node in region.nodes for v in node.inputs if v is not None)
+        if batch and filled + size > _BATCH_BYTES:
+            yield batch
+            batch, filled = [], 0
+        batch.append(region)
+        filled += size
+    if batch:
+        yield batch
+
+
+# -- computing ----------------------------------------------------------------------------------
+
+
+def _computed(
+    regions: Sequence[ConstantRegion], known: _Arrays, facts: Facts, edit: Editor
+) -> Iterable[tuple[ConstantRegion, _Arrays]]:
+    """Yield each region with its results; one that the runtime cannot run is refused alone."""
+    try:
+        arrays = _evaluate(regions, known, facts, edit)
+    except RuntimeFailure as failure:
+        if len(regions) == 1:
+            edit.refuse(regions[0].nodes[-1], "runtime-failed", why=str(failure))
+            return
+        half = len(regions) // 2
+        yield from _computed(regions[:half], known, facts, edit)
+        yield from _computed(regions[half:], known, facts, edit)
+        return
+    for region in regions:
+        yield region, arrays
+
+
+def _evaluate(
+    regions: Sequence[ConstantRegion], known: _Arrays, facts: Facts, edit: Editor
+) -> _Arrays:
+    """Compute the results of several regions in one session.
+
+    Raises:
+        RuntimeFailure: The runtime cannot run one of them.
+    """
+    results = [value for region in regions for value in region.results]
+    found = {value: known[value] for value in results if value in known}
+    asked = [v for v in results if v not in known and not _is_constant_node(v)]
+    if not asked:
+        return found
+    writer = _RegionWriter(known)
+    proto = writer.model(asked, facts, edit)
+    with shared_worker().load(proto.SerializeToString(), _OPTIONS) as session:
+        outputs = session.run({})
+    for value in asked:
+        array = outputs[writer.name(value)]
+        assert isinstance(array, np.ndarray)
+        found[value] = array
+    return found
+
+
+def _is_constant_node(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Constant"
+
+
+class _RegionWriter(ProtoWriter):
+    """Writes the nodes that some constants depend on as a model without inputs."""
+
+    def __init__(self, known: _Arrays) -> None:
+        super().__init__()
+        self._known = known
+
+    def model(self, asked: Sequence[ir.Value], facts: Facts, edit: Editor) -> onnx.ModelProto:
+        """Return a model that computes ``asked``, whose types are known."""
+        proto = onnx.ModelProto(ir_version=max(edit.model.ir_version, _MINIMUM_IR_VERSION))
+        for domain, version in edit.model.opset_imports.items():
+            proto.opset_import.add(domain=domain, version=version)
+        proto.graph.name = "constants"
+        for value in self._dependencies(asked):
+            producer = value.producer()
+            tensor = constant_tensor(value)
+            if value in self._known:
+                data = ir.tensor(self._known[value])
+                self.tensor(value, data, proto.graph.initializer.add())
+            elif tensor is not None:
+                self.tensor(value, tensor, proto.graph.initializer.add())
+            elif producer is not None and value is _first_named(producer):
+                self.node(producer, proto.graph.node.add())
+        for value in asked:
+            known = facts.shapes.of(value)
+            assert known is not None
+            assert known.dtype is not None  # `FoldableNodes` sees to it
+            output = proto.graph.output.add(name=self.name(value))
+            output.type.tensor_type.elem_type = known.dtype.value
+        return proto
+
+    def _dependencies(self, asked: Sequence[ir.Value]) -> Iterable[ir.Value]:
+        """Return ``asked`` and all that they depend on, in an order in which they can be written.
+
+        All outputs of a node count as dependencies of each, so that the node is written once.
+        """
+        done: dict[ir.Value, None] = {}
+        pending = [(value, False) for value in reversed(asked)]
+        while pending:
+            value, is_expanded = pending.pop()
+            if is_expanded:
+                done.setdefault(value)
+            elif value not in done:
+                pending.append((value, True))
+                pending.extend((needed, False) for needed in self._needed(value))
+        return done
+
+    def _needed(self, value: ir.Value) -> list[ir.Value]:
+        producer = value.producer()
+        if producer is None or value in self._known or constant_tensor(value) is not None:
+            return []
+        first = _first_named(producer)
+        if value is not first:
+            return [first]
+        return [given for given in producer.inputs if given is not None]
+
+
+_MINIMUM_IR_VERSION = 8
+
+
+def _first_named(node: ir.Node) -> ir.Value:
+    return next(value for value in node.outputs if value.name)
+
+
+# -- storing ------------------------------------------------------------------------------------
+
+
+def _store(region: ConstantRegion, arrays: _Arrays, kept: frozenset[str], edit: Editor) -> None:
+    last = region.nodes[-1]
+    count = len(region.nodes)
+    because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
+    with edit.rewrite(last, because=because) as change:
+        for value in region.results:
+            _store_result(value, arrays, change)
+        for node in reversed(region.nodes):
+            change.remove(node)
+        for value in region.freed:
+            if value.name not in kept:
+                change.remove_initializer(value)
+
+
+def _store_result(value: ir.Value, arrays: _Arrays, change: Change) -> None:
+    producer = value.producer()
+    assert producer is not None
+    assert isinstance(producer.graph, ir.Graph)
+    data = arrays[value] if value in arrays else constant_tensor(value)
+    assert data is not None
+    stored = change.initializer(data, name=value.name or "constant", graph=producer.graph)
+    change.replace(value, stored)
