@@ -147,7 +147,9 @@ def compare_sessions(
         try:
             expected = reference.run(feeds)
         except RunError as error:
-            skipped.append(f"{describe_feeds(feeds)}: the reference fails: {error.message}")
+            skipped.append(
+                f"{describe_feeds(feeds)}: the reference fails: {error.why or error.message}"
+            )
             continue
         if not errors.samples:
             noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())

@@ -35,7 +35,7 @@ def test_the_two_targets_load():
     assert int8.pipeline_text(int8.candidates[2]) == "@exact"
     assert int8.runtime.threads == 1
     assert int8.gates == {
-        "min_cosine": 0.99,
+        "min_cosine": 0.97,
         "max_metric_drop": 0.01,
         "max_latency_ratio": 1.0,
         "max_size_ratio": 1.0,
@@ -141,7 +141,7 @@ max_size_ratio = false
     assert target.precision.activation == "s8"
     assert target.precision.weight == "s8"
     assert [item.name for item in target.enabled_candidates()] == ["dynamic", "float"]
-    assert target.gates == {"min_cosine": 0.99, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
+    assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
 def replaced(old: str, new: str) -> str:

@@ -1,0 +1,43 @@
+"""What `docs/targets.md` says is what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from graphopt.targets import GATES, load_target
+
+PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_examples_load(tmp_path):
+    assert len(EXAMPLES) == 2
+    for text in EXAMPLES:
+        path = tmp_path / "example.toml"
+        path.write_text(text, encoding="utf-8")
+        load_target(path)
+    board = load_target(path)
+    assert [item.name for item in board.enabled_candidates()] == [
+        "dynamic",
+        "float",
+        "both",
+    ]
+    assert "max_size_ratio" not in board.gates
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gate_table_is_complete_and_right(name):
+    (row,) = re.findall(rf"^\| `{name}` \| (correctness|goal) \|", PAGE, re.MULTILINE)
+    assert row == GATES[name].kind
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_limits_in_the_table_are_those_of_the_targets(column):
+    target = load_target(("cpu-fp32", "cpu-int8")[column])
+    table = PAGE.split("## The two targets")[1].split("\n\n")[1]
+    rows = re.findall(r"^\| `(m\w+)` \| (\S+) \| (\S+) \|$", table, re.MULTILINE)
+    shown = {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "-"}
+    assert shown == target.gates
