@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.ir import Checkpoint, initializer_tensors, nodes
+from graphopt.analysis import ModelSummary, summarise
+from graphopt.ir import Checkpoint, initializer_tensors
 from graphopt.pipeline import Ledger
 from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
 from graphopt.search.choose import choose
@@ -22,7 +23,7 @@ class Outcome:
     Attributes:
         bench: What they were measured against.
         original_bytes: Bytes of the original's files.
-        original_nodes: Nodes of the original.
+        original: The original in figures.
         shared: What the stages did that all candidates share.
         measured: Candidates with their numbers, in the order of the target.
         rejected: Candidates that were not built or did not run.
@@ -31,7 +32,7 @@ class Outcome:
 
     bench: Workbench
     original_bytes: int
-    original_nodes: int
+    original: ModelSummary
     shared: Ledger
     measured: tuple[Measured, ...]
     rejected: tuple[Rejected, ...]
@@ -50,7 +51,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         OutputError: A candidate cannot be written.
     """
     original_bytes = source_bytes(bench)
-    original_nodes = sum(1 for _ in nodes(bench.model))
+    original = summarise(bench.model, bench.sizes())
     shared = run_stages(bench).ledger
     state = Checkpoint.take(bench.model)
     possible, rejected = plan_candidates(bench)
@@ -69,7 +70,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
     return Outcome(
         bench=bench,
         original_bytes=original_bytes,
-        original_nodes=original_nodes,
+        original=original,
         shared=shared,
         measured=tuple(measured),
         rejected=tuple(rejected),

@@ -67,6 +67,16 @@ class Workbench:
     worker: Worker
     report: Reporter = field(default_factory=Reporter)
 
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of symbolic dimensions in the inputs on which latency is measured."""
+        found: dict[str, int] = {}
+        for value in self.model.graph.inputs:
+            array = self.feeds[0].get(value.name or "")
+            if array is not None and value.shape is not None:
+                pairs = zip(value.shape, array.shape, strict=False)
+                found |= {str(dim): size for dim, size in pairs if not isinstance(dim, int)}
+        return found
+
     def metric_of(self, path: Path) -> float | None:
         """Return the task metric of a model file; ``None`` without one."""
         if self.metric is None:

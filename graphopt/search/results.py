@@ -1,0 +1,165 @@
+"""What came of a search, as the result that is reported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+from graphopt._version import __version__
+from graphopt.analysis import summarise
+from graphopt.ir import load
+from graphopt.report import (
+    BeforeAfter,
+    CandidateResult,
+    CandidateStatus,
+    LatencyResult,
+    MetricResult,
+    OptimizeResult,
+    PassResult,
+)
+from graphopt.search.build import Rejected
+from graphopt.search.campaign import Outcome
+from graphopt.search.measure import Measured
+from graphopt.targets import Candidate, GateResult
+
+__all__ = ["result_of", "tool_versions"]
+
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime")
+
+
+def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> OptimizeResult:
+    """Return the result of a search in the form that reports and scripts read.
+
+    Args:
+        outcome: What came of it.
+        seconds: Wall time of the whole job.
+        source_sha256: Digest of the original.
+    """
+    bench, chosen = outcome.bench, outcome.chosen
+    after = summarise(load(chosen.built.path), bench.sizes()) if chosen else None
+    return OptimizeResult(
+        source=str(bench.source),
+        source_sha256=source_sha256,
+        target=bench.target.name,
+        chosen=chosen.built.candidate.name if chosen else None,
+        verdict=_verdict(chosen),
+        gates_met=chosen is not None and chosen.meets_gates,
+        gates=_gates(outcome),
+        size_bytes=BeforeAfter(outcome.original_bytes, chosen.built.size_bytes if chosen else None),
+        nodes=BeforeAfter(outcome.original.nodes, after.nodes if after else None),
+        latency=LatencyResult.of(chosen.latency if chosen else None),
+        error=chosen.comparison.errors.to_dict() if chosen else {},
+        metric=_metric(outcome),
+        candidates=_candidates(outcome),
+        passes=_passes(outcome),
+        pipeline=bench.target.pipeline_text(chosen.built.candidate) if chosen else None,
+        operators=BeforeAfter(outcome.original.operators, after.operators if after else {}),
+        macs=BeforeAfter(outcome.original.macs, after.macs if after else None),
+        samples=chosen.comparison.samples if chosen else 0,
+        samples_are_real=bench.feeds_are_real,
+        seed=bench.seed,
+        seconds=seconds,
+        versions=tool_versions(),
+        notes=_notes(outcome),
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of graphopt, Python and the libraries that take part."""
+    found = {"graphopt": __version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _verdict(chosen: Measured | None) -> str:
+    if chosen is None:
+        return "broken"
+    is_equal = all(item.is_identical for item in chosen.comparison.outputs.values())
+    return "equal" if is_equal else "within-budget"
+
+
+def _gates(outcome: Outcome) -> tuple[GateResult, ...]:
+    """Return the gates of what was chosen; where nothing was, of the candidate that came closest."""
+    if outcome.chosen is not None:
+        return outcome.chosen.gates
+    closest = min(outcome.measured, key=_failures, default=None)
+    return closest.gates if closest is not None else ()
+
+
+def _failures(measured: Measured) -> int:
+    return sum(gate.passed is False for gate in measured.gates)
+
+
+def _metric(outcome: Outcome) -> MetricResult | None:
+    bench, chosen = outcome.bench, outcome.chosen
+    if bench.metric is None or bench.metric_before is None:
+        return None
+    after = chosen.metric if chosen else None
+    drop = bench.metric.drop(bench.metric_before, after) if after is not None else None
+    return MetricResult(name=bench.metric.name, before=bench.metric_before, after=after, drop=drop)
+
+
+def _candidates(outcome: Outcome) -> tuple[CandidateResult, ...]:
+    target = outcome.bench.target
+    by_name: dict[str, Measured | Rejected] = {}
+    by_name |= {item.built.candidate.name: item for item in outcome.measured}
+    by_name |= {item.candidate.name: item for item in outcome.rejected}
+    return tuple(
+        _candidate(outcome, candidate, by_name[candidate.name])
+        for candidate in target.enabled_candidates()
+    )
+
+
+def _candidate(
+    outcome: Outcome, candidate: Candidate, item: Measured | Rejected
+) -> CandidateResult:
+    recipe = outcome.bench.target.pipeline_text(candidate)
+    if isinstance(item, Rejected):
+        return CandidateResult(
+            name=candidate.name, pipeline=recipe, status="rejected", reason=item.reason
+        )
+    return CandidateResult(
+        name=candidate.name,
+        pipeline=recipe,
+        status=_status(outcome, item),
+        reason=_reason(item),
+        size_bytes=item.built.size_bytes,
+        nodes=item.built.nodes,
+        latency=LatencyResult.of(item.latency),
+        metric=item.metric,
+        error=item.comparison.errors.to_dict(),
+        gates=item.gates,
+    )
+
+
+def _status(outcome: Outcome, item: Measured) -> CandidateStatus:
+    if item is outcome.chosen:
+        return "chosen"
+    if not item.is_correct:
+        return "broken"
+    return "passed" if item.meets_gates else "missed-goals"
+
+
+def _reason(item: Measured) -> str | None:
+    failed = [gate for gate in item.gates if gate.passed is False]
+    texts = [gate.reason or f"{gate.name} is {gate.value}, limit {gate.limit:g}" for gate in failed]
+    return "; ".join(texts) or None
+
+
+def _passes(outcome: Outcome) -> tuple[PassResult, ...]:
+    entries = list(outcome.shared.entries)
+    if outcome.chosen is not None:
+        entries += outcome.chosen.built.ledger.entries
+    return tuple(PassResult.of(entry) for entry in entries)
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    notes = list(outcome.shared.notes)
+    if not outcome.bench.feeds_are_real:
+        notes.append(
+            "outputs were compared on generated inputs; real samples (`--calibration`) say more"
+        )
+    notes += [f"candidate `{item.candidate.name}`: {item.reason}" for item in outcome.rejected]
+    if outcome.chosen is not None:
+        notes += outcome.chosen.comparison.notes()
+        notes += outcome.chosen.built.ledger.notes
+    return tuple(dict.fromkeys(notes))
