@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-import graphopt
 from graphopt.errors import RuntimeFailure, WorkerCrash, WorkerOutOfMemory
 from graphopt.runtime.framing import Buffer, Header, read_frame, write_frame
 
@@ -126,7 +125,7 @@ def _environment() -> dict[str, str]:
     # Would keep the interpreter alive, or talk, after the end of the program.
     for name in ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE"):
         environment.pop(name, None)
-    root = str(Path(graphopt.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     installed = {str(Path(folder).resolve()) for folder in site.getsitepackages()}
     if root not in installed | {str(Path(site.getusersitepackages()).resolve())}:
         paths = [root, environment.get("PYTHONPATH", "")]
