@@ -1,0 +1,229 @@
+"""Does a bundle work here? The device against the contract, the numbers against the records."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphopt.deploy.integrity import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Broken,
+    Wrong,
+    check_files,
+    file_sha256,
+    read_manifest,
+    version_key,
+)
+
+__all__ = ["Validation", "check_device", "difference"]
+
+STATUS = ("ok", "wrong", "broken")  # by exit status
+LATENCY_BUDGET_S = 2.0
+WARM_UP_RUNS, FEWEST_RUNS, MOST_RUNS = 3, 10, 1000
+LIMITS = (
+    ("max_rel_error", "error", 1),
+    ("min_cosine", "cosine", -1),
+    ("min_sqnr_db", "sqnr_db", -1),
+)
+
+
+def check_device(manifest: dict[str, Any], backend: Any) -> str:
+    """Check the device contract, before anything is loaded."""
+    device, session = manifest["device"], manifest["session"]
+    version, minimum = backend.runtime_version(), device["minimum_onnxruntime"]
+    if version_key(version) < version_key(minimum):
+        raise Broken(f"onnxruntime {minimum} or newer is needed, here is {version}")
+    names = [provider["name"] for provider in session["providers"]]
+    if missing := set(names) - set(backend.providers()):
+        known = ", ".join(backend.providers())
+        raise Broken(f"{', '.join(sorted(missing))} is needed, here are only {known}")
+    options = [session["config"], *(provider["options"] for provider in session["providers"])]
+    for text in [text for texts in options for text in texts.values()]:
+        # Some options name a library, which the runtime then executes.
+        if re.search(r"[/\\]", text) or text in manifest["files"]:
+            raise Broken(f"the session option {text!r} names a file, which is not allowed")
+    features = backend.cpu_features()
+    if lacking := sorted(set(device["cpu_features"]) - set(features or device["cpu_features"])):
+        raise Broken(f"the CPU lacks {', '.join(lacking)}")
+    note = "" if features else "; this system does not tell what its CPU can do"
+    return f"onnxruntime {version}, {', '.join(names)}{note}"
+
+
+def difference(reference: Any, values: Any) -> dict[str, Any]:
+    """Say how far the array `values` is from `reference`.
+
+    Returns:
+        `error`: for floats the largest difference over the largest value of the reference, else the
+        share of elements that differ; `cosine`: else the share of equal elements; `sqnr_db`: floats
+        only; `mismatch`: why the two cannot be compared, or None.
+    """
+    worst = {"error": math.inf, "cosine": -1.0, "sqnr_db": -math.inf}
+    if reference.shape != values.shape:
+        return {**worst, "mismatch": f"shape {values.shape}, expected {reference.shape}"}
+    if reference.dtype.kind != "f" or values.dtype.kind != "f":
+        kind = str if reference.dtype.kind in "OSU" else reference.dtype
+        equal = (
+            float(np.mean(reference.astype(kind) == values.astype(kind))) if values.size else 1.0
+        )
+        return {"error": 1.0 - equal, "cosine": equal, "sqnr_db": math.inf, "mismatch": None}
+    reference, values = reference.astype(np.float64), values.astype(np.float64)
+    for name, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
+        if (test(reference) != test(values)).any():
+            return {**worst, "mismatch": f"{name} at other positions"}
+    finite = np.isfinite(reference)
+    return {**_distance(reference[finite], values[finite]), "mismatch": None}
+
+
+def _distance(reference: Any, values: Any) -> dict[str, float]:
+    if np.array_equal(reference, values):
+        return {"error": 0.0, "cosine": 1.0, "sqnr_db": math.inf}
+    largest = float(np.abs(reference).max())
+    if largest == 0.0:
+        return {"error": math.inf, "cosine": 0.0, "sqnr_db": -math.inf}
+    reference, values = reference / largest, values / largest  # squares must not overflow
+    norm, other = np.linalg.norm(reference), np.linalg.norm(values)
+    return {
+        "error": float(np.abs(values - reference).max()),
+        "cosine": float(np.dot(reference / norm, values / other)) if other else 0.0,
+        "sqnr_db": 20.0 * math.log10(norm / np.linalg.norm(values - reference)),
+    }
+
+
+class Validation:
+    """The checks of one bundle; `backend` is `OnnxRuntime`, or does the same elsewhere."""
+
+    CHECKS = ("manifest", "files", "device", "load", "numbers", "memory", "gates", "latency")
+
+    def __init__(self, folder: Path, backend: Any, latency: bool = False) -> None:
+        self.folder, self.backend, self.wants_latency = folder, backend, latency
+        self.manifest: dict[str, Any] = {}
+        self.session: Any = None
+        self.report: dict[str, Any] = {"checks": [], "outputs": {}, "latency": None}
+
+    def run(self) -> dict[str, Any]:
+        """Return the report; its `exit_code` and `status` sum it up."""
+        code = 0
+        for name in self.CHECKS:
+            entry = {"name": name, "status": "passed", "detail": ""}
+            self.report["checks"].append(entry)
+            try:
+                entry["detail"] = getattr(self, "_" + name)()
+            except (Broken, Wrong, OSError) as error:
+                entry.update(status="failed", detail=str(error))
+                code = max(code, 1 if isinstance(error, Wrong) else 2)
+            if STATUS[code] == "broken":
+                break
+        self.report["outputs"] = _json_ready(self.report["outputs"])
+        return {"schema_version": 1, "status": STATUS[code], "exit_code": code, **self.report}
+
+    def _manifest(self) -> str:
+        self.manifest = read_manifest(self.folder)
+        self.report["manifest_sha256"] = file_sha256(self.folder / MANIFEST)
+        return f"schema version {SCHEMA_VERSION}, target {self.manifest['target']}"
+
+    def _files(self) -> str:
+        return check_files(self.folder, self.manifest)
+
+    def _device(self) -> str:
+        return check_device(self.manifest, self.backend)
+
+    def _load(self) -> str:
+        name = self.manifest["model"]["file"]
+        path = (self.folder / name).absolute()
+        self.session = self.backend.open(path, self.manifest["session"])
+        return f"`{name}` loads with the recorded session options"
+
+    def _numbers(self) -> str:
+        golden = self.manifest["golden"]
+        faults: list[str] = []
+        for index in range(golden["samples"]):
+            values = self.backend.run(self.session, self._golden("inputs", index))
+            for kind in ("model", "original") if self.manifest["verified_on"] else ("original",):
+                faults += self._compare(kind, self._golden(kind, index), values)
+        if faults:
+            raise Wrong("; ".join(dict.fromkeys(faults)) + self._suspicion())
+        note = f" ({golden['note']})" if golden["note"] else ""
+        return f"{golden['samples']} samples agree with the records{note}"
+
+    def _golden(self, kind: str, index: int) -> dict[str, Any]:
+        name = f"golden/{kind}/{index}.npz"
+        try:
+            with np.load(str(self.folder / name), allow_pickle=False) as file:
+                return dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise Broken(f"`{name}` cannot be read: {error}") from None
+
+    def _compare(self, kind: str, recorded: Any, values: Any) -> Iterator[str]:
+        """Yield what is too far from what `kind` gave when the bundle was made."""
+        limits = {gate["name"]: gate["limit"] for gate in self.manifest["gates"]}
+        for name, rule in self.manifest["golden"]["outputs"].items():
+            if rule["compare"] == "nothing":
+                continue
+            if name not in values or name not in recorded:
+                raise Broken(f"the output `{name}` is missing")
+            array, expected = np.asarray(values[name]), recorded[name]
+            array = array if rule["stride"] == 1 else array.reshape(-1)[:: rule["stride"]]
+            if rule["compare"] == "shape" and array.shape == expected.shape:
+                continue
+            found = difference(expected, array)
+            worst = self.report["outputs"].setdefault(name, {}).setdefault(kind, dict(found))
+            for _, key, sign in LIMITS:
+                worst[key] = sign * max(sign * worst[key], sign * found[key])
+            allowed = {"max_rel_error": 0.0} if kind == "model" else limits
+            if found["mismatch"]:
+                yield f"`{name}` against the {kind}: {found['mismatch']}"
+                continue
+            for gate, key, sign in LIMITS:
+                # Every comparison leaves room for the kernels of another CPU.
+                room = rule["bound"] if key == "error" else 0.0
+                if gate in allowed and sign * found[key] > sign * allowed[gate] + room:
+                    fault = f"{key} is {found[key]:.4g}, allowed {allowed[gate] + room:.4g}"
+                    yield f"`{name}` against the {kind}: {fault}"
+
+    def _suspicion(self) -> str:
+        verified, here = self.manifest["verified_on"], self.backend.cpu_features()
+        lacking = sorted(set(verified["cpu_features"]) - set(here)) if verified and here else []
+        return f"; this CPU lacks {', '.join(lacking)} of the one before" if lacking else ""
+
+    def _memory(self) -> str:
+        limit, peak = self.manifest["device"]["maximum_memory_bytes"], self.backend.peak_bytes()
+        if limit and peak and peak > limit:
+            raise Broken(f"{peak} bytes were resident, the device contract allows {limit}")
+        return f"{peak} bytes resident at most" if peak else "this system does not tell"
+
+    def _gates(self) -> str:
+        missed = [gate for gate in self.manifest["gates"] if not gate["passed"]]
+        text = "; ".join(f"{g['name']} {g['value']}, limit {g['limit']}" for g in missed)
+        if not self.manifest["gates_met"]:
+            raise Wrong(f"made with a missed goal: {text}")
+        return f"met where the bundle was made{text and ', but for '}{text}"
+
+    def _latency(self) -> str:
+        if not self.wants_latency or not self.manifest["golden"]["samples"]:
+            return "not measured"
+        run = self.backend.stopwatch(self.session, self._golden("inputs", 0))
+        for _ in range(WARM_UP_RUNS):
+            run()
+        taken: list[float] = []
+        end = time.monotonic() + LATENCY_BUDGET_S
+        while len(taken) < FEWEST_RUNS or (len(taken) < MOST_RUNS and time.monotonic() < end):
+            taken.append(run())
+        p10, median, p99 = (float(value) for value in np.percentile(taken, [10, 50, 99]))
+        self.report["latency"] = {"p10_ms": p10, "median_ms": median, "p99_ms": p99}
+        return f"median {median:.3g} ms, p99 {p99:.3g} ms, {len(taken)} runs"
+
+
+def _json_ready(value: Any) -> Any:
+    """Put None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _json_ready(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

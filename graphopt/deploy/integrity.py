@@ -1,0 +1,182 @@
+"""Is a bundle whole? The manifest against its schema, the files against the manifest.
+
+This file, `agreement` and `on_device` become the `validate.py` of every bundle (`validator_text`).
+They therefore keep to Python 3.8, numpy and onnxruntime, and import nothing else of graphopt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Broken",
+    "Wrong",
+    "check_files",
+    "content_faults",
+    "file_sha256",
+    "golden_names",
+    "is_safe_name",
+    "read_manifest",
+    "schema_faults",
+    "version_key",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SCHEMA = "manifest.schema.json"  # lies beside this file, in a bundle too
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+class Broken(Exception):
+    """The bundle or the device is not what the manifest says: exit status 2."""
+
+
+class Wrong(Exception):
+    """The bundle is whole, but gives other numbers or misses a goal: exit status 1."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a bundle, or raise `Broken` for the first thing wrong with it."""
+    path = folder / MANIFEST
+    try:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MAX_MANIFEST_BYTES:
+            raise Broken(f"`{MANIFEST}` is not a regular file of reasonable size")
+        manifest: dict[str, Any] = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+        )
+        schema = json.loads(Path(__file__).with_name(SCHEMA).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Broken(f"`{error.filename}` cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"`{MANIFEST}` is not valid JSON: {error}") from None
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise Broken(f"unknown schema version {version}, expected {SCHEMA_VERSION}")
+    for fault in schema_faults(manifest, schema, schema["$defs"], ""):
+        raise Broken(f"`{MANIFEST}` breaks the schema: {fault}")
+    for fault in content_faults(manifest):
+        raise Broken(f"`{MANIFEST}` is inconsistent: {fault}")
+    return manifest
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def schema_faults(value: Any, schema: Any, defs: Any, where: str) -> Iterator[str]:
+    """Yield how `value` breaks a JSON schema; knows the keywords that the manifest's uses."""
+    schema = defs[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+    kind, here = _type_name(value), f"`{where[:-1]}`"
+    kinds = schema.get("type", kind)
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kind not in kinds and not (kind == "integer" and "number" in kinds):
+        yield f"{here} has the wrong type ({kind})"
+    elif value not in schema.get("enum", [value]) or value != schema.get("const", value):
+        yield f"{here} has the unknown value {value!r}"
+    elif kind == "string" and not re.fullmatch(schema.get("pattern", "(?s).*"), value):
+        yield f"{here} has the malformed value {value!r}"
+    elif kind in ("integer", "number") and not value >= schema.get("minimum", -math.inf):
+        yield f"{here} is {value}, below {schema.get('minimum')}"
+    elif kind == "array":
+        for index, item in enumerate(value):
+            yield from schema_faults(item, schema.get("items", {}), defs, f"{where}{index}.")
+    elif kind == "object":
+        yield from _object_faults(value, schema, defs, where)
+
+
+def _object_faults(value: Any, schema: Any, defs: Any, where: str) -> Iterator[str]:
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+    for key in sorted(set(schema.get("required", ())) - set(value)):
+        yield f"`{where}{key}` is missing"
+    for key, item in value.items():
+        if key not in known and others is False:
+            yield f"`{where}{key}` is unknown"
+        else:
+            yield from schema_faults(item, known.get(key, others), defs, f"{where}{key}.")
+
+
+def _type_name(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}
+    return names.get(type(value), "null" if value is None else "number")
+
+
+def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
+    """Yield what a schema cannot say about a manifest."""
+    files = manifest["files"]
+    for name in files:
+        if not is_safe_name(name):
+            yield f"{name!r} is not a plain relative path"
+    for name in [manifest["model"]["file"], *golden_names(manifest)]:
+        if name not in files:
+            yield f"`{name}` is needed and not among the files"
+    if manifest["gates_met"] and any(gate["passed"] is False for gate in manifest["gates"]):
+        yield "`gates_met` is true although a gate failed"
+
+
+def golden_names(manifest: dict[str, Any]) -> list[str]:
+    """Return the names of the golden files that a manifest implies."""
+    kinds = ["inputs", "original"] + (["model"] if manifest["verified_on"] else [])
+    samples = range(manifest["golden"]["samples"])
+    return [f"golden/{kind}/{index}.npz" for index in samples for kind in kinds]
+
+
+def is_safe_name(name: str) -> bool:
+    """Tell whether `name` is a plain relative path inside the bundle, on any system."""
+    for part in name.split("/"):
+        if not part or part.endswith((".", " ")) or re.search(r'[\x00-\x1f\\:*?"<>|]', part):
+            return False
+    return name.lower() != MANIFEST
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> str:
+    """Check that a bundle holds the files of its manifest, unchanged, and no others."""
+    known = {*manifest["files"], MANIFEST}
+    for root, folders, files in os.walk(str(folder)):
+        for path in [Path(root, name) for name in folders + files]:
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise Broken(f"`{name}` is a link or a special file")
+            if stat.S_ISREG(mode) and name not in known:
+                raise Broken(f"`{name}` is not in the manifest")
+    for name, facts in sorted(manifest["files"].items()):
+        path = folder / name
+        if not path.is_file():
+            raise Broken(f"`{name}` is missing")
+        if file_sha256(path) != facts["sha256"] or path.stat().st_size != facts["size_bytes"]:
+            raise Broken(f"`{name}` was changed: it is not what the manifest says")
+    return f"{len(manifest['files'])} files are unchanged"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def version_key(text: str) -> list[int]:
+    """Return a version in a form that compares: `1.20` before `1.20.1` before `1.32`."""
+    return [int(digits) for digits in re.findall("[0-9]+", text)[:3]]

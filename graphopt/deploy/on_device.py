@@ -1,0 +1,139 @@
+"""Check a graphopt bundle on the device that will run it: ``python validate.py [BUNDLE] [--json]``.
+
+Needs Python 3.8, numpy and onnxruntime 1.16 or newer, nothing else. In this order: the manifest has
+the known schema, every file is unchanged and no other is there, the device keeps the contract, the
+model loads with the recorded options, gives the recorded numbers, and met its goals.
+
+Exit status: 0 all is well; 1 wrong numbers or a missed goal; 2 a damaged bundle, an unknown schema
+or a device that does not keep the contract, after which nothing more is checked.
+
+The hashes find damage and careless changes. Against a forger, who can write a manifest that fits,
+compare the `manifest_sha256` of ``--json`` with the one known from where the bundle was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graphopt.deploy.agreement import Validation
+from graphopt.deploy.integrity import Broken
+
+__all__ = ["OnnxRuntime", "main"]
+
+ERRORS_ONLY = 3
+INTERRUPTED = 130
+
+
+class OnnxRuntime:
+    """What `Validation` asks of the device, answered by ONNX Runtime in this process."""
+
+    def runtime_version(self) -> str:
+        """Return the version of the runtime, `1.20.1`."""
+        return str(self._runtime().__version__)
+
+    def providers(self) -> list[str]:
+        """Return the execution providers that this build of the runtime has."""
+        return list(self._runtime().get_available_providers())
+
+    def cpu_features(self) -> set[str] | None:
+        """Return what Linux says that every core of this machine can do; None elsewhere."""
+        try:
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+        found = set.intersection(*(set(line.split()) for line in lines)) if lines else set()
+        found |= {new for old, new in (("pni", "sse3"), ("asimd", "neon")) if old in found}
+        return found or None
+
+    def open(self, path: Path, settings: dict[str, Any]) -> Any:
+        """Create a session with the options of a manifest."""
+        ort = self._runtime()
+        options = ort.SessionOptions()
+        level = settings["optimization"].upper()
+        level = "ORT_DISABLE_ALL" if level == "DISABLED" else "ORT_ENABLE_" + level
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        options.intra_op_num_threads = settings["threads"]
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ERRORS_ONLY
+        providers = [(provider["name"], provider["options"]) for provider in settings["providers"]]
+        try:
+            for key, value in settings["config"].items():
+                options.add_session_config_entry(key, value)
+            session = ort.InferenceSession(
+                str(path), options, providers=providers, enable_fallback=0
+            )
+        except Exception as error:  # noqa: BLE001 - the runtime's errors have no other base
+            raise Broken(f"the runtime does not load the model: {error}") from None
+        lost = [name for name, _ in providers if name not in session.get_providers()]
+        if lost:
+            raise Broken(f"{', '.join(lost)} did not start")
+        return session
+
+    def run(self, session: Any, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Return the outputs of a session by name."""
+        names = [output.name for output in session.get_outputs()]
+        try:
+            return dict(zip(names, session.run(names, feeds)))  # noqa: B905 - 3.8 has no `strict`
+        except Exception as error:  # noqa: BLE001 - as in `open`
+            raise Broken(f"the runtime does not run the model: {error}") from None
+
+    def stopwatch(self, session: Any, feeds: dict[str, Any]) -> Callable[[], float]:
+        """Return a function that runs once and returns the milliseconds it took."""
+
+        def run_ms() -> float:
+            start = time.perf_counter()
+            session.run(None, feeds)
+            return (time.perf_counter() - start) * 1e3
+
+        return run_ms
+
+    def peak_bytes(self) -> int | None:
+        """Return the largest resident memory of this process so far; None where nobody knows."""
+        try:
+            text = Path("/proc/self/status").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        found = re.search(r"^VmHWM:\s*([0-9]+) kB", text, re.MULTILINE)
+        return int(found.group(1)) * 1024 if found else None
+
+    def _runtime(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise Broken(f"onnxruntime cannot be imported: {error}") from None
+        return onnxruntime
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check a bundle, print the report, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="validate.py", description=(__doc__ or "").split("\n")[0])
+    here = Path(__file__).resolve().parent
+    parser.add_argument("bundle", nargs="?", type=Path, default=here, help="default: %(default)s")
+    parser.add_argument("--latency", action="store_true", help="measure it too")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    given = parser.parse_args(arguments)
+    try:
+        report = Validation(given.bundle, OnnxRuntime(), given.latency).run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    lines = [f"{item['status']:<7} {item['name']:<9} {item['detail']}" for item in report["checks"]]
+    text = "\n".join(map(_plain, [*lines, report["status"]]))
+    sys.stdout.write((json.dumps(report, indent=2, allow_nan=False) if given.json else text) + "\n")
+    return int(report["exit_code"])
+
+
+def _plain(text: str) -> str:
+    """Spell out what a terminal could not show, or would obey."""
+    return "".join(sign if " " <= sign <= "~" else ascii(sign)[1:-1] for sign in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

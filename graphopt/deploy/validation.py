@@ -1,0 +1,121 @@
+"""`graphopt validate`: the checks of a bundle's own `validate.py`, with sessions in a worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from graphopt.deploy.agreement import Validation
+from graphopt.deploy.integrity import Broken
+from graphopt.deploy.publishing import recover
+from graphopt.errors import RuntimeFailure
+from graphopt.runtime import Session, SessionOptions, Worker, cpu_features
+
+__all__ = ["ValidationReport", "validate"]
+
+Answer = TypeVar("Answer")
+
+REQUEST_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What the checks of a bundle found.
+
+    Attributes:
+        document: The JSON form, the same that the bundle's `validate.py --json` prints.
+    """
+
+    document: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all is well, 1 wrong numbers or a missed goal, 2 damage or a broken contract."""
+        return int(self.document["exit_code"])
+
+    @property
+    def status(self) -> str:
+        """`ok`, `wrong` or `broken`."""
+        return str(self.document["status"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return self.document
+
+    def __str__(self) -> str:
+        """Return one line for each check, and the status."""
+        lines = [
+            f"{check['status']:<7} {check['name']:<9} {check['detail']}"
+            for check in self.document["checks"]
+        ]
+        return "\n".join([*lines, self.status])
+
+
+def validate(
+    path: str | os.PathLike[str],
+    *,
+    latency: bool = False,
+    timeout_s: float | None = REQUEST_TIMEOUT_S,
+) -> ValidationReport:
+    """Check a bundle on this machine; nothing in it is executed, the model runs in a worker.
+
+    Args:
+        path: Its directory.
+        latency: Measure it too.
+        timeout_s: Seconds that loading, or one run, may take.
+    """
+    recover(path)
+    with ExitStack() as stack:
+        backend = _WorkerRuntime(stack, timeout_s)
+        return ValidationReport(Validation(Path(path), backend, latency).run())
+
+
+class _WorkerRuntime:
+    """What `Validation` asks of the device, answered by a worker that starts when it is needed."""
+
+    def __init__(self, stack: ExitStack, timeout_s: float | None) -> None:
+        self._stack = stack
+        self._timeout_s = timeout_s
+
+    @cached_property
+    def _worker(self) -> Worker:
+        return self._stack.enter_context(Worker(timeout_s=self._timeout_s))
+
+    def runtime_version(self) -> str:
+        return str(self._ask(self._worker.info)["version"])
+
+    def providers(self) -> list[str]:
+        return list(self._ask(self._worker.info)["providers"])
+
+    def cpu_features(self) -> set[str] | None:
+        return set(cpu_features()) or None
+
+    def open(self, path: Path, settings: dict[str, Any]) -> Session:
+        options = SessionOptions(
+            optimization=settings["optimization"],
+            threads=settings["threads"],
+            providers=tuple((item["name"], item["options"]) for item in settings["providers"]),
+            config=settings["config"],
+        )
+        return self._ask(lambda: self._worker.load(path, options))
+
+    def run(self, session: Session, feeds: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(lambda: dict(session.run(feeds)))
+
+    def stopwatch(self, session: Session, feeds: dict[str, Any]) -> Callable[[], float]:
+        self._ask(lambda: session.prepare(feeds))
+        return lambda: self._ask(session.time).wall_ns / 1e6
+
+    def peak_bytes(self) -> int | None:
+        return int(self._ask(self._worker.info)["peak_bytes"]) or None
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except RuntimeFailure as error:
+            raise Broken(error.why or error.message) from error
