@@ -32,7 +32,7 @@ types: $(VENV)/dependencies-installed ## mypy --strict
 
 check: $(VENV)/dependencies-installed ## goldens, laws and docstring of one pass: make check PASS=fold-constants
 	@test -n "$(PASS)" || { echo 'usage: make check PASS=fold-constants' >&2; exit 2; }
-	$(SOURCE) $(BIN)/python -m pytest tests/passes tests/laws -k '$(PASS) or $(subst -,_,$(PASS))'
+	$(SOURCE) $(BIN)/python -m pytest tests/passes tests/laws -k '$(PASS) or $(subst -,_,$(PASS)) or $(subst -,,$(PASS))'
 
 new-pass: ## the two files of a new pass: make new-pass NAME=fold-transposes
 	@test -n "$(NAME)" || { echo 'usage: make new-pass NAME=fold-transposes' >&2; exit 2; }

@@ -21,7 +21,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt import __version__
+from graphopt._version import __version__
 from graphopt.errors import InputError, OutputError, PassError
 from graphopt.ir import load, model_digest, save
 from graphopt.pipeline.failure import Failure
