@@ -49,7 +49,28 @@ def take_structure(model: ir.Model) -> Structure:
     finally:
         for value, tensor in held:
             value.const_value = tensor
+    _drop_repeated_types(proto.graph)
     return Structure(proto, tuple(tensor for _, tensor in held))
+
+
+def _drop_repeated_types(graph: onnx.GraphProto) -> None:
+    """Drop what the IR declares about initializers beside what their tensors say themselves."""
+    held = {tensor.name for tensor in graph.initializer}
+    declared = [
+        info
+        for info in graph.value_info
+        if info.name not in held or info.doc_string or info.metadata_props
+    ]
+    if len(declared) < len(graph.value_info):
+        kept = onnx.GraphProto(value_info=declared)
+        graph.ClearField("value_info")
+        graph.value_info.extend(kept.value_info)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _drop_repeated_types(attribute.g)
+            for inner in attribute.graphs:
+                _drop_repeated_types(inner)
 
 
 def _placeholder(index: int, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
