@@ -59,8 +59,11 @@ def collect_ranges(
     total = len(samples)
     with tempfile.TemporaryDirectory(prefix="graphopt-ranges-") as folder:
         path = _save_observed(model, observed, Path(folder))
-        # The runtime may optimize: a range is no place for the last bit.
-        options = SessionOptions(optimization="all", threads=0)
+        # The runtime may optimize: a range does not hang on the last bit. Threads that spin while
+        # they wait steal time from the reductions, which run on one.
+        options = SessionOptions(
+            optimization="all", threads=0, config={"session.intra_op.allow_spinning": "0"}
+        )
         with worker.load(path, options) as session:
             outputs = [_output(name, reduction) for name in observed for reduction in _OBSERVERS]
             for done, feed in enumerate(samples, start=1):

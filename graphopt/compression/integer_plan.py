@@ -200,6 +200,32 @@ class _Planner:
             if any(result in wanted for result in results):
                 self._integer.add(node)
                 wanted.update(_operands(node))
+        for node in between:
+            if node not in self._integer and self._is_last_sum(node):
+                self._integer.add(node)
+
+    def _is_last_sum(self, node: ir.Node) -> bool:
+        """Tell whether ``node`` adds two integer results for somebody who reads floats.
+
+        Adding first leaves one value to turn into floats, not two.
+        """
+        if node.op_type != "Add" or self._result(node)[0].is_graph_output():
+            return False
+        producers = [self._producer(value) for value in _operands(node)]
+        return all(
+            producer in self._integer
+            or (producer in self._layers and producer is not None and producer.op_type == "Conv")
+            for producer in producers
+        )
+
+    def _producer(self, value: ir.Value) -> ir.Node | None:
+        """Return who computes ``value``, seen through a limiting operator that it absorbs."""
+        node = value.producer()
+        if node is None or node.op_type not in _LIMITING or node.inputs[0] is None:
+            return node
+        source = node.inputs[0].producer()
+        absorbed = source is not None and self._result(source)[1] is node
+        return source if absorbed else node
 
     def _carry_node(self, node: ir.Node) -> None:
         """Carry what ``node`` reads from float operators, then what it computes."""

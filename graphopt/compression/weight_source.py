@@ -44,7 +44,7 @@ class WeightSource:
         return replace(self, order=self.order[::-1])
 
     def array(self) -> npt.NDArray[np.float32]:
-        """Return the weight as the operator reads it; it may be memory-mapped: never write to it."""
+        """Return the weight as the operator reads it; possibly mapped, so never to be written."""
         stored: npt.NDArray[Any] = self.tensor.numpy()
         return stored.transpose(self.order)
 

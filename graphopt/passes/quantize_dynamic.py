@@ -26,6 +26,7 @@ __all__ = ["QuantizeDynamic"]
 
 _OPERATORS = ("MatMul", "Gemm", "Gather", "Conv")
 _MINIMUM_OPSET = 11  # DynamicQuantizeLinear
+_MATRIX_RANK = 2
 _SHORTEST_ROW = 8  # below, the scale of a row outweighs what its integers save
 
 
@@ -77,8 +78,9 @@ class QuantizeDynamic(Pass):
                 <float[2,2] w = {1.0, 2.0, 3.0, 4.0}>
                 { y = MatMul(x, w) }
         after   (float[2,2] x) => (float[2,2] y)
-                <int8[2,2] w_quantized = {42, 64, 127, 127}, float[2] w_scale = {0.023622, 0.031496}, int8 w_zero_point = {0}>
-                { ... }
+                <int8[2,2] w_quantized = {42, 64, 127, 127}, float[2] w_scale = {...}>
+                { q, s, z = DynamicQuantizeLinear(x)  i = MatMulInteger(q, w_quantized, z)
+                  f = Cast<to=1>(i)  t = Mul(s, w_scale)  y = Mul(f, t) }
 
     References
         ONNX `DynamicQuantizeLinear` (opset 11), `MatMulInteger` (opset 10). Jacob et al. 2018,
@@ -133,20 +135,15 @@ class QuantizeDynamic(Pass):
 
     def _examine(self, node: ir.Node, opset: int) -> _Layer | _Refused:
         """Return the layer with its parameters, or why it stays in float."""
-        if node.op_type == "Conv":
-            return _Refused("conv-not-dynamic", "quantize-static is the pass for convolutions")
-        if node.op_type not in self.ops or _matches(node, self.exclude):
-            return _Refused("excluded", "by the options of the pass")
-        if opset < _MINIMUM_OPSET:
-            return _Refused("opset-too-old", f"the model imports opset {opset}")
+        if (refused := self._choice_refusal(node, opset)) is not None:
+            return refused
         weight = trace_weight(node.inputs[_weight_index(node)])
         if isinstance(weight, NoWeight):
             return _Refused(weight.slug, weight.why)
-        refused = self._form_refusal(node, weight)
-        if refused is not None:
+        if (refused := self._form_refusal(node, weight)) is not None:
             return refused
         is_table = node.op_type == "Gather"
-        if node.op_type == "Gemm" and node.attributes.get_int("transB", 0):
+        if node.op_type == "Gemm" and _integer(node, "transB"):
             weight = weight.transposed()
         axis = (0 if is_table else 1) if self.per_channel else None
         reduce_range = self.reduce_range and not is_table
@@ -156,9 +153,18 @@ class QuantizeDynamic(Pass):
             return _Refused("weight-not-finite", str(error))
         return _Layer(node, weight, parameters)
 
+    def _choice_refusal(self, node: ir.Node, opset: int) -> _Refused | None:
+        if node.op_type == "Conv":
+            return _Refused("conv-not-dynamic", "quantize-static is the pass for convolutions")
+        if node.op_type not in self.ops or _matches(node, self.exclude):
+            return _Refused("excluded", "by the options of the pass")
+        if opset < _MINIMUM_OPSET:
+            return _Refused("opset-too-old", f"the model imports opset {opset}")
+        return None
+
     def _form_refusal(self, node: ir.Node, weight: WeightSource) -> _Refused | None:
         rank, is_table = len(weight.shape), node.op_type == "Gather"
-        if rank < 2 or (rank > 2 and not is_table):
+        if rank < _MATRIX_RANK or (rank > _MATRIX_RANK and not is_table):
             return _Refused("weight-rank", f"the weight has rank {rank}")
         if weight.tensor.size < self.minimum_elements:
             return _Refused("too-small", f"{weight.tensor.size} elements")
@@ -166,11 +172,16 @@ class QuantizeDynamic(Pass):
             row = weight.tensor.size // max(weight.shape[0], 1)
             if row < _SHORTEST_ROW:
                 return _Refused("too-small", f"rows of {row} elements")
-            if node.attributes.get_int("axis", 0) not in (0, -rank):
+            if _integer(node, "axis") not in (0, -rank):
                 return _Refused("unsupported-form", "gathered along another axis than the first")
-        if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+        if node.op_type == "Gemm" and _integer(node, "transA"):
             return _Refused("unsupported-form", "the activation is transposed")
         return None
+
+
+def _integer(node: ir.Node, attribute: str) -> int:
+    found = node.attributes.get_int(attribute)
+    return found or 0
 
 
 def _weight_index(node: ir.Node) -> int:
@@ -220,7 +231,7 @@ def _quantize_group(
         else:
             integers = weights.integers(change, node, layer.weight, layer.parameters)
         output = _product(change, weights, layer, quantized, integers)
-        if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        if node.op_type == "Gemm":
             output = _plus_bias(change, weights, node, output)
         change.replace(result, output)
         change.remove(node)
@@ -279,8 +290,9 @@ def _transposed_table(change: Change, weights: QuantizedWeights, layer: _Layer) 
 def _plus_bias(
     change: Change, weights: QuantizedWeights, node: ir.Node, product: ir.Value
 ) -> ir.Value:
-    prefix, bias = node.name or node.op_type, node.inputs[2]
-    assert bias is not None
+    prefix, bias = node.name or node.op_type, next(iter(node.inputs[2:]), None)
+    if bias is None:
+        return product
     beta = node.attributes.get_float("beta", 1.0)
     if beta != 1.0:
         factor = weights.constant(change, node, np.array(beta, np.float32), f"{prefix}_beta")

@@ -68,7 +68,7 @@ class QuantizeStatic(Pass):
         `bias-not-constant`    the bias is not one finite constant per channel.
         `unsupported-form`     a `Gemm` with transA, alpha or beta.
         `no-integer-kernel`    ONNX Runtime computes the operator in float only.
-        `inside-subgraph`      the layer is in a branch, loop or function, where nothing is measured.
+        `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
         `excluded`             the name matches `exclude`.
         `opset-too-old`        the model imports an opset below 13.
 
