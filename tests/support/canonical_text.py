@@ -71,13 +71,17 @@ def _rename(graph, public, counter):
 
 
 def _set_name(value, name):
+    """Rename a value, and a copy of its tensor: the tensor itself is shared with the original."""
     value.name = name
-    if value.const_value is not None:
+    tensor = value.const_value
+    if tensor is None:
+        return
+    shape = ir.Shape(tensor.shape.numpy())
+    if tensor.dtype == ir.DataType.STRING:
+        value.const_value = ir.StringTensor(tensor.numpy(), shape=shape, name=name)
+    else:
         value.const_value = ir.LazyTensor(
-            lambda tensor=value.const_value: tensor,
-            dtype=value.const_value.dtype,
-            shape=ir.Shape(value.const_value.shape.numpy()),
-            name=name,
+            lambda: tensor, dtype=tensor.dtype, shape=shape, name=name
         )
 
 

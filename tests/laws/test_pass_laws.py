@@ -1,0 +1,153 @@
+"""Every pass, on random models: a new pass is held to these without a line of test."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from laws import LawBroken, check_laws, instances
+from random_models import models
+from toy_passes import RelabelOperators
+
+from graphopt.ir import from_text
+from graphopt.pipeline import Pipeline, find_pass, named_pipelines, pass_names
+
+LAWS = settings(
+    max_examples=100,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    deadline=None,
+    derandomize=True,  # the same models every time: what fails, fails for everybody
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("name", pass_names())
+def test_pass_keeps_the_laws(name):
+    @LAWS
+    @given(instances(find_pass(name)), models())
+    def hold(pass_, model):
+        check_laws(Pipeline.of(pass_), model)
+
+    hold()
+
+
+@pytest.mark.parametrize("name", [named.name for named in named_pipelines()])
+def test_named_pipeline_keeps_the_laws(name):
+    @LAWS
+    @given(models(max_nodes=20))
+    def hold(model):
+        check_laws(Pipeline.parse(f"@{name}"), model)
+
+    hold()
+
+
+@pytest.mark.parametrize("name", pass_names())
+def test_text_of_a_pass_reads_back_to_an_equal_pass(name):
+    @settings(LAWS, max_examples=50)
+    @given(instances(find_pass(name)))
+    def hold(pass_):
+        assert Pipeline.parse(str(pass_)) == Pipeline.of(pass_)
+
+    hold()
+
+
+# -- the laws notice what they are for ----------------------------------------------------------------
+
+MODEL = """(float[N] x) => (float[N] y) { a = Ceil(x)  b = Abs(a)  y = Relu(b) }"""
+
+
+class Lawless(RelabelOperators):
+    """A pass whose fault each test supplies."""
+
+    def __init__(self, change):
+        super().__init__()
+        object.__setattr__(self, "change", change)
+
+    def run(self, model, edit, facts):
+        self.change(model, edit)
+
+
+def nodes(model):
+    return list(model.graph)
+
+
+def unrecorded(model, edit):
+    nodes(model)[2].op_type = "Abs"
+
+
+def wrong_numbers(model, edit):
+    if nodes(model)[0].op_type == "Ceil":
+        with edit.rewrite(nodes(model)[0], because="") as change:
+            change.set_operator(nodes(model)[0], "Floor")
+
+
+def never_at_rest(model, edit):
+    node = nodes(model)[2]
+    with edit.rewrite(node, because="") as change:
+        change.set_operator(node, {"Relu": "Abs", "Abs": "Relu"}[node.op_type])
+
+
+def renamed_output(model, edit):
+    model.graph.outputs[0].name = "z"
+    wrong_numbers(model, edit)
+
+
+def broken_order(model, edit):
+    with edit.rewrite(nodes(model)[0], because="") as change:
+        change.set_input(nodes(model)[0], 0, nodes(model)[1].outputs[0])
+
+
+def unknown_operator(model, edit):
+    with edit.rewrite(nodes(model)[2], because="") as change:
+        change.set_operator(nodes(model)[2], "Nonsense")
+
+
+def undocumented_refusal(model, edit):
+    edit.refuse(nodes(model)[0], "never-heard-of")
+
+
+COUNTER = iter(range(1000))
+
+
+def different_every_time(model, edit):
+    node = nodes(model)[2]
+    with edit.rewrite(node, because="") as change:
+        change.replace(
+            node.outputs[0], change.node("Relu", [node.inputs[0]], name=f"n{next(COUNTER)}")
+        )
+        change.remove(node)
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        (unrecorded, "an edit is recorded iff"),
+        (wrong_numbers, "numerics hold at output y"),
+        (never_at_rest, "a second run edits nothing"),
+        (renamed_output, "the interface is kept"),
+        (broken_order, "the structure is sound"),
+        (unknown_operator, "the structure is sound|the checker accepts"),
+        (undocumented_refusal, "a refusal is documented"),
+        (different_every_time, "the same input gives the same bytes"),
+    ],
+)
+def test_broken_law_is_noticed(change, law):
+    with pytest.raises(LawBroken, match=law):
+        check_laws(Pipeline.of(Lawless(change)), from_text(MODEL))
+
+
+def test_input_that_is_changed_through_shared_weights_is_noticed():
+    model = from_text("(float[2] x) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
+    model.graph.initializers["w"].const_value = ir.tensor(np.ones(2, np.float32), name="w")
+
+    def spoil(copy, edit):
+        copy.graph.initializers["w"].const_value.numpy()[0] = 9.0
+
+    with pytest.raises(LawBroken, match="the input is untouched"):
+        check_laws(Pipeline.of(Lawless(spoil)), model)
+
+
+@settings(LAWS, max_examples=100)
+@given(models())
+def test_random_models_are_valid_and_run(model):
+    check_laws(Pipeline.of(RelabelOperators(old="Nothing")), model)
