@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from graphopt.cli.options import cli_command, force_option
 from graphopt.cli.output import print_result
 from graphopt.cli.progress import progress_shown
 from graphopt.cli.settings import Settings
+from graphopt.errors import OutputError
 
 __all__ = ["command"]
 
@@ -30,19 +33,39 @@ The job:   8-bit integers for this CPU, at most the target's loss of accuracy on
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the bundle here. Default: no."
 )
+@click.option(
+    "--files", type=click.Path(path_type=Path), help="Only copy the model and its samples here."
+)
 @force_option
-def command(settings: Settings, output: Path | None, force: bool) -> int:
+def command(settings: Settings, output: Path | None, files: Path | None, force: bool) -> int:
     """Optimize a small trained model and show what happened."""
+    if files is not None:
+        return _copy_files(settings, files)
     if output is not None:
         return _demonstrate(settings, output, force=force)
     with tempfile.TemporaryDirectory(prefix="graphopt-demo-") as folder:
         return _demonstrate(settings, Path(folder) / "digits.cpu-int8", force=False)
 
 
+def _copy_files(settings: Settings, folder: Path) -> int:
+    from graphopt.demo import demo_files
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        copies = [shutil.copy(file, folder) for file in asdict(demo_files()).values()]
+    except OSError as error:
+        raise OutputError(
+            "the demo's files cannot be copied", where=str(folder), why=error.strerror
+        ) from error
+    print_result(settings, text="\n".join(copies), document={"files": copies})
+    return 0
+
+
 def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
     from graphopt import api
     from graphopt.demo import demo_files
     from graphopt.deploy import validate
+    from graphopt.report import to_text
 
     files = demo_files()
     with progress_shown(settings) as progress:
@@ -57,7 +80,9 @@ def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
             progress=progress,
         )
     report = validate(output)
-    document: dict[str, Any] = {"optimize": result.report, "validate": report.to_dict()}
-    text = f"{INTRODUCTION}\n{result}\n\nThe bundle, checked as a device would:\n\n{report}"
+    document: dict[str, Any] = {"optimize": result.to_dict(), "validate": report.to_dict()}
+    text = (
+        f"{INTRODUCTION}\n{to_text(result)}\n\nThe bundle, checked as a device would:\n\n{report}"
+    )
     print_result(settings, text=text, document=document)
     return result.exit_code or report.exit_code

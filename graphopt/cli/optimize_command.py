@@ -82,6 +82,7 @@ def command(
 ) -> int:
     """Write the best bundle of a model for a target, measured."""
     from graphopt import api
+    from graphopt.report import to_text
     from graphopt.targets import parse_gates
 
     given |= {"gates": parse_gates(given["gates"]), "stages": dict(given["stages"])}
@@ -91,5 +92,5 @@ def command(
         return 0
     with progress_shown(settings) as progress:
         result = api.optimize(model, output=output, force=force, progress=progress, **given)
-    print_result(settings, text=str(result), document=result.report)
+    print_result(settings, text=to_text(result), document=result.to_dict())
     return result.exit_code

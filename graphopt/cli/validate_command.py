@@ -15,10 +15,11 @@ __all__ = ["command"]
 
 @cli_command("validate")
 @click.argument("bundle", type=click.Path(path_type=Path))
-def command(settings: Settings, bundle: Path) -> int:
+@click.option("--latency", is_flag=True, help="Measure one run too, on the golden inputs.")
+def command(settings: Settings, bundle: Path, latency: bool) -> int:
     """Check a bundle on this machine."""
     from graphopt.deploy import validate
 
-    report = validate(bundle)
+    report = validate(bundle, latency=latency)
     print_result(settings, text=str(report), document=report.to_dict())
     return report.exit_code
