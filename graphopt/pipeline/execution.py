@@ -123,7 +123,7 @@ class Execution:
         for iteration in range(1, group.max + 1):
             before = len(self.journal.edits)
             self._run_all(group.elements, place, iteration)
-            if len(self.journal.edits) == before:
+            if len(self.journal.edits) == before or self._is_settled(group.elements, place):
                 return
             digest = structure_digest(self.model)
             if digest in seen:
@@ -132,13 +132,27 @@ class Execution:
             seen.add(digest)
         self.notes.append(f"`{group}` still changed the model in its last round, {group.max}")
 
+    def _is_settled(self, elements: tuple[Element, ...], place: Place) -> bool:
+        """Tell whether each pass is idempotent, and the last run of each was on this very model."""
+        for index, element in enumerate(elements):
+            here = (*place, index)
+            if isinstance(element, Fixpoint):
+                if not self._is_settled(element.elements, here):
+                    return False
+            elif here not in self.limits.dropped and not self._is_skippable(element):
+                return False
+        return True
+
+    def _is_skippable(self, pass_: Pass) -> bool:
+        return self._unchanged_since.get(pass_) == len(self.journal.edits)
+
     def _run_pass(self, pass_: Pass, place: Place, iteration: int) -> None:
         if self.limits.steps is not None and len(self.steps) >= self.limits.steps:
             raise _StepLimit
         nodes_before, bytes_before = _size(self.model)
         edits_before, refusals_before = len(self.journal.edits), len(self.journal.refusals)
         first = self.journal.transactions
-        skip = self._unchanged_since.get(pass_) == edits_before
+        skip = self._is_skippable(pass_)
         start = perf_counter()
         facts = Facts() if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start

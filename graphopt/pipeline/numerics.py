@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
-from graphopt.ir import INLINE_LIMIT_BYTES, Checkpoint, load, model_bytes, save, weight_bytes
+from graphopt.ir import Checkpoint, load, model_bytes, save, weight_bytes
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
 from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
@@ -28,9 +28,12 @@ __all__ = ["Feeds", "NumericJudge"]
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 Outputs = Mapping[str, Any]
 
-# A weight that is known when the session is made gets another kernel, which rounds differently, than
-# one that is computed: packing is off, so that folding a constant is judged by its value alone.
+# A weight that is known when the session is made gets another kernel, which rounds differently,
+# than one that is computed: packing is off, so that a folded constant is judged by its value alone.
 _PLAIN = SessionOptions(optimization="disabled", config={"session.disable_prepacking": "1"})
+
+SENT_WEIGHT_BYTES = 16 << 20
+"""Models with more weights go to the worker as a file, so that they are not held twice here."""
 
 
 @dataclass
@@ -147,11 +150,11 @@ class NumericJudge:
         if isinstance(source, Path):
             return worker.load(source, _PLAIN)
         model = source.new_model() if isinstance(source, Checkpoint) else source
-        if weight_bytes(model) <= INLINE_LIMIT_BYTES:
+        if weight_bytes(model) <= SENT_WEIGHT_BYTES:
             return worker.load(model_bytes(model), _PLAIN)
         with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
             path = Path(folder) / "model.onnx"
-            save(model, path)
+            save(model, path, external_data=True)  # which the runtime maps, and does not copy
             return worker.load(path, _PLAIN)
 
 

@@ -176,12 +176,19 @@ def test_wrong_setting(settings):
 
 
 def test_fixpoint_repeats_until_nothing_changes(chain, feeds):
-    result = run("fixpoint(relabel-operators{reverse=true limit=1 old=Relu})", chain, feeds=feeds)
-    assert [(e.iteration, e.status) for e in result.ledger.entries] == [
-        (1, "applied"),
-        (2, "skipped"),
-    ]
-    assert result.ledger.notes == []
+    result = run("fixpoint(relabel-operators{old=Relu})", chain, feeds=feeds)
+    assert [(e.iteration, e.status) for e in result.ledger.entries] == [(1, "applied")]
+    assert result.ledger.notes == []  # one pass, idempotent: a second round could not edit anything
+
+
+def test_fixpoint_goes_on_while_a_pass_feeds_another(chain):
+    text = (
+        "fixpoint(relabel-operators{old=Abs new=Neg limit=1},relabel-operators{old=Relu new=Abs})"
+    )
+    result = run(text, chain, verify="structure")
+    assert operators(chain) == ["Neg"] * 6
+    rounds = [entry.iteration for entry in result.ledger.entries]
+    assert max(rounds) == 7  # the last edits nothing
 
 
 def test_fixpoint_stops_after_its_rounds_and_says_so(chain):

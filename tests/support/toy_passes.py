@@ -1,6 +1,6 @@
 """Small passes with known faults, for testing what runs passes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -18,6 +18,11 @@ class RelabelOperators(Pass):
     new: str = option("Identity", help="operator that replaces it", unit="op_type")
     reverse: bool = option(False, help="from the last node to the first")
     limit: int = option(1000, help="most nodes changed", unit="nodes", minimum=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        contract = replace(type(self).contract, is_idempotent=self.limit in (0, 1000))
+        object.__setattr__(self, "contract", contract)
 
     def run(self, model, edit, facts):
         nodes = [node for node in model.graph if node.op_type == self.old]
