@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphopt._version import __version__
 
 if TYPE_CHECKING:
-    from graphopt.api import OptimizeResult, bench, inspect, optimize, plan, run_pipeline, verify
+    from graphopt.api import Optimization, bench, inspect, optimize, plan, run_pipeline, verify
     from graphopt.deploy import Bundle, validate
     from graphopt.errors import GraphoptError
     from graphopt.ir import load, save
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "GraphoptError",
-    "OptimizeResult",
+    "Optimization",
     "Pass",
     "Pipeline",
     "Target",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("OptimizeResult", "bench", "inspect", "optimize", "plan", "run_pipeline", "verify"),
+    "api": ("Optimization", "bench", "inspect", "optimize", "plan", "run_pipeline", "verify"),
     "deploy": ("Bundle", "validate"),
     "errors": ("GraphoptError",),
     "ir": ("load", "save"),

@@ -10,7 +10,7 @@ import graphopt
 PUBLIC = [
     "Bundle",
     "GraphoptError",
-    "OptimizeResult",
+    "Optimization",
     "Pass",
     "Pipeline",
     "Target",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,17 @@ def command(
 ) -> int:
     """Write the best bundle of a model for a target, measured."""
     from graphopt import api
-    from graphopt.report import to_text
-    from graphopt.targets import parse_gates
+    from graphopt.targets import load_target, parse_gates
 
     given |= {"gates": parse_gates(given["gates"]), "stages": dict(given["stages"])}
+    place = output or api.default_output(model, load_target(given["target"]))
     if dry_run:
-        plan = api.plan(model, output=output, **given)
+        kept = {key: given[key] for key in ("target", "calibration", "gates", "stages", "threads")}
+        words = [word for word in sys.argv[1:] if word != "--dry-run"]
+        plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())
         return 0
     with progress_shown(settings) as progress:
-        result = api.optimize(model, output=output, force=force, progress=progress, **given)
-    print_result(settings, text=to_text(result), document=result.to_dict())
+        result = api.optimize(model, output=place, force=force, progress=progress, **given)
+    print_result(settings, text=str(result), document=result.report.to_dict())
     return result.exit_code

@@ -1,9 +1,9 @@
 """What is shipped: bundles, how they are written, and how they are checked on a device."""
 
-from graphopt.deploy.bundle import Bundle
+from graphopt.deploy.bundle import Bundle, is_bundle
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
-from graphopt.deploy.publishing import publish, recover
+from graphopt.deploy.publishing import check_destination, publish, recover
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.deploy.validation import ValidationReport, validate
 
@@ -14,6 +14,8 @@ __all__ = [
     "GoldenSample",
     "OutputRule",
     "ValidationReport",
+    "check_destination",
+    "is_bundle",
     "publish",
     "record_golden",
     "recover",

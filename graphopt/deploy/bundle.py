@@ -24,7 +24,7 @@ from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.errors import BudgetExceeded, BundleError, TargetError
 from graphopt.ir import INLINE_LIMIT_BYTES, initializer_tensors, load, save, weight_bytes
 
-__all__ = ["Bundle"]
+__all__ = ["Bundle", "is_bundle"]
 
 MODEL = "model.onnx"
 VALIDATOR = "validate.py"

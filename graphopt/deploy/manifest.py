@@ -134,9 +134,15 @@ def _tensor(value: ir.Value) -> dict[str, Any]:
     dims = [] if value.shape is None else [_dim(dim) for dim in value.shape]
     return {
         "name": value.name,
-        "dtype": "unknown" if value.dtype is None else value.dtype.name.lower(),
+        "dtype": _dtype(value.dtype),
         "dims": dims,
     }
+
+
+def _dtype(dtype: ir.DataType | None) -> str:
+    if dtype is None:
+        return "unknown"
+    return "string" if dtype == ir.DataType.STRING else str(dtype.numpy().name)
 
 
 def _dim(dim: int | ir.SymbolicDim) -> int | str | None:

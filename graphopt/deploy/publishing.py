@@ -15,7 +15,7 @@ from graphopt.deploy.exchange import exchange, rename_new
 from graphopt.errors import OutputError
 from graphopt.ir import output_error
 
-__all__ = ["publish", "recover"]
+__all__ = ["check_destination", "publish", "recover"]
 
 _ATTEMPTS = 100
 _OUTPUT_ERRNOS = {
@@ -58,7 +58,7 @@ def publish(
     final = Path(os.path.abspath(destination))  # noqa: PTH100 - links must stay visible
     recover(final)
     _remove_stale(final)
-    _check_destination(final, force, is_replaceable)
+    check_destination(final, force=force, is_replaceable=is_replaceable)
     lock = _new_sibling(final)
     try:
         with _explaining(final, lock.path):
@@ -96,7 +96,24 @@ def recover(destination: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _check_destination(final: Path, force: bool, is_replaceable: Callable[[Path], bool]) -> None:
+def check_destination(
+    destination: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    is_replaceable: Callable[[Path], bool] = _anything,
+) -> None:
+    """Refuse what `publish` would refuse, before any work is done.
+
+    Raises:
+        OutputError: The destination exists and may not be replaced, or cannot be written.
+    """
+    final = Path(destination).absolute()
+    if final.parent.is_dir() and not os.access(final.parent, os.W_OK):
+        raise OutputError(
+            f"`{final}` cannot be written",
+            why=f"the folder `{final.parent}` is read-only",
+            hint="choose another place with `-o`",
+        )
     if not os.path.lexists(final):
         if not final.parent.is_dir():
             raise OutputError(

@@ -9,6 +9,12 @@ __all__ = ["schema_text", "validator_text"]
 
 _PARTS = ("integrity.py", "agreement.py", "on_device.py")
 _IMPORTS = (ast.Import, ast.ImportFrom)
+_NUMPY = """try:
+    import numpy as np
+except ImportError as error:
+    sys.stderr.write(f"broken: numpy cannot be imported: {error}\\n")
+    sys.exit(2)
+"""
 
 
 def validator_text() -> str:
@@ -18,10 +24,11 @@ def validator_text() -> str:
     last one, which is the program's) and their `__all__` are dropped.
     """
     sources = [_read(name) for name in _PARTS]
-    imports = sorted({line for source in sources for line in _imports(source)}, key=_import_order)
+    imports = {line for source in sources for line in _imports(source)} - {"import numpy as np"}
     docstring = ast.get_source_segment(sources[-1], ast.parse(sources[-1]).body[0])
-    header = f"{docstring}\n\nfrom __future__ import annotations\n\n" + "\n".join(imports)
-    return "\n\n".join([header + "\n", *(_body(source) for source in sources)])
+    ordered = "\n".join(sorted(imports, key=lambda line: (line.startswith("from"), line)))
+    header = f"{docstring}\n\nfrom __future__ import annotations\n\n{ordered}\n\n{_NUMPY}"
+    return "\n\n".join([header, *(_body(source) for source in sources)])
 
 
 def schema_text() -> str:
@@ -43,10 +50,6 @@ def _imports(source: str) -> list[str]:
         elif isinstance(node, ast.Import):
             found.append(ast.unparse(node))
     return found
-
-
-def _import_order(line: str) -> tuple[bool, bool, str]:
-    return ("numpy" in line, line.startswith("from"), line)
 
 
 def _body(source: str) -> str:

@@ -5,6 +5,7 @@ from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.html import to_html
 from graphopt.report.latency_report import LatencyReport
 from graphopt.report.optimize_text import to_text
+from graphopt.report.plan_report import PlanReport
 from graphopt.report.result import (
     BeforeAfter,
     CandidateResult,
@@ -30,6 +31,7 @@ __all__ = [
     "MetricResult",
     "OptimizeResult",
     "PassResult",
+    "PlanReport",
     "RunReport",
     "closing_line",
     "format_bytes",

@@ -4,7 +4,9 @@ from graphopt.search.build import Built, Rejected, build, plan_candidates, run_s
 from graphopt.search.campaign import Outcome, explore
 from graphopt.search.choose import choose
 from graphopt.search.measure import Measured, measure
+from graphopt.search.packaging import bundle_parts
 from graphopt.search.progress import ProgressCallback, ProgressEvent, Reporter
+from graphopt.search.results import result_of
 from graphopt.search.workbench import Feeds, MetricSource, SampleSource, Workbench, prepare
 
 __all__ = [
@@ -20,10 +22,12 @@ __all__ = [
     "SampleSource",
     "Workbench",
     "build",
+    "bundle_parts",
     "choose",
     "explore",
     "measure",
     "plan_candidates",
     "prepare",
+    "result_of",
     "run_stages",
 ]

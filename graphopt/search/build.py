@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+from graphopt._version import __version__
 from graphopt.calibration import collect_ranges
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
-from graphopt.ir import Checkpoint, nodes, save, weight_bytes
-from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline, PipelineResult
+from graphopt.ir import Checkpoint, initializer_tensors, nodes, save, weight_bytes
+from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
 from graphopt.rewrite import ValueRange
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Workbench
 from graphopt.targets import Candidate
 
-__all__ = ["Built", "Rejected", "build", "manager_for", "plan_candidates", "run_stages"]
+__all__ = ["Built", "Rejected", "Shared", "build", "plan_candidates", "run_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The state from which every candidate starts.
+
+    Attributes:
+        state: The model after the stages that all candidates share.
+        ledger: What those stages did.
+    """
+
+    state: Checkpoint
+    ledger: Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +107,10 @@ def manager_for(bench: Workbench, report: Reporter, *, verify: str) -> PassManag
         target=bench.target.to_facts(),
         statistics_provider=statistics if bench.calibration is not None else None,
         progress=progress,
-        worker=bench.worker,
     )
 
 
-def run_stages(bench: Workbench) -> PipelineResult:
+def run_stages(bench: Workbench) -> Shared:
     """Run the stages that all candidates share on the workbench's model, in place."""
     pipeline = (
         Pipeline.parse(bench.target.stage_text()) if bench.target.stage_text() else Pipeline()
@@ -104,16 +118,15 @@ def run_stages(bench: Workbench) -> PipelineResult:
     report = bench.report.at("shared stages")
     report("running")
     manager = manager_for(bench, report, verify="numerics")
-    return manager.run(bench.model, pipeline, source=bench.source)
+    ledger = manager.run(bench.model, pipeline, source=bench.source).ledger
+    return Shared(state=Checkpoint.take(bench.model), ledger=ledger)
 
 
-def build(
-    bench: Workbench, candidate: Candidate, shared: Checkpoint, folder: Path
-) -> Built | Rejected:
+def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) -> Built | Rejected:
     """Build one candidate from the state that all share; a failure rejects only this one."""
     report = bench.report.at(f"candidate {candidate.name}")
     report("building")
-    model = shared.new_model()
+    model = shared.state.new_model()
     pipeline = Pipeline.parse(candidate.pipeline) if candidate.pipeline else Pipeline()
     try:
         result = manager_for(bench, report, verify="structure").run(model, pipeline)
@@ -125,7 +138,8 @@ def build(
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
     if pipeline and not ledger.edits:
         return Rejected(candidate=candidate, reason="its passes found nothing to change")
-    files = save(model, folder / f"{candidate.name}.onnx", external_data=_is_external(bench, model))
+    is_changed = bool(shared.ledger.edits or ledger.edits)
+    files = _write(bench, candidate, model, folder, is_changed=is_changed)
     return Built(
         candidate=candidate,
         path=files[0],
@@ -134,6 +148,26 @@ def build(
         nodes=sum(1 for _ in nodes(model)),
         size_bytes=sum(file.stat().st_size for file in files),
     )
+
+
+def _write(
+    bench: Workbench, candidate: Candidate, model: ir.Model, folder: Path, *, is_changed: bool
+) -> tuple[Path, ...]:
+    """Write a candidate; where nothing was edited it is the original, byte for byte."""
+    path = folder / f"{candidate.name}.onnx"
+    if not is_changed and not has_external_data(model):
+        shutil.copyfile(bench.source, path)
+        return (path,)
+    if is_changed:
+        recipe = bench.target.pipeline_text(candidate)
+        provenance = {"graphopt.version": __version__, "graphopt.recipe": recipe}
+        model.metadata_props.update(provenance)
+    return save(model, path, external_data=_is_external(bench, model))
+
+
+def has_external_data(model: ir.Model) -> bool:
+    """Tell whether any weight lies outside the model's file."""
+    return any(isinstance(item, ir.ExternalTensor) for _, item in initializer_tensors(model))
 
 
 def _is_external(bench: Workbench, model: ir.Model) -> bool | None:

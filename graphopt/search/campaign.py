@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.analysis import ModelSummary, summarise
-from graphopt.ir import Checkpoint, initializer_tensors
+from graphopt.ir import initializer_tensors
 from graphopt.pipeline import Ledger
 from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
 from graphopt.search.choose import choose
@@ -52,12 +52,11 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
     """
     original_bytes = source_bytes(bench)
     original = summarise(bench.model, bench.sizes())
-    shared = run_stages(bench).ledger
-    state = Checkpoint.take(bench.model)
+    shared = run_stages(bench)
     possible, rejected = plan_candidates(bench)
     measured: list[Measured] = []
     for candidate in possible:
-        built = build(bench, candidate, state, folder)
+        built = build(bench, candidate, shared, folder)
         result = (
             measure(bench, built, original_bytes=original_bytes)
             if isinstance(built, Built)
@@ -71,7 +70,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         bench=bench,
         original_bytes=original_bytes,
         original=original,
-        shared=shared,
+        shared=shared.ledger,
         measured=tuple(measured),
         rejected=tuple(rejected),
         chosen=choose(measured),

@@ -94,14 +94,14 @@ def _timed(bench: Workbench, measured: Measured) -> Measured:
     latency = measure_latency(
         bench.source,
         measured.built.path,
-        bench.feeds[0],
+        bench.latency_feed,
         options=bench.options,
         budget_s=bench.latency_budget_s,
         seed=bench.seed,
     )
     starts = (
-        measure_cold_start(bench.source, bench.feeds[0], bench.options),
-        measure_cold_start(measured.built.path, bench.feeds[0], bench.options),
+        measure_cold_start(bench.source, bench.latency_feed, bench.options),
+        measure_cold_start(measured.built.path, bench.latency_feed, bench.options),
     )
     return replace(measured, latency=latency, cold_starts=starts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from typing import Literal
 
 from graphopt._version import __version__
 from graphopt.analysis import summarise
@@ -70,7 +71,7 @@ def tool_versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def _verdict(chosen: Measured | None) -> str:
+def _verdict(chosen: Measured | None) -> Literal["equal", "within-budget", "broken"]:
     if chosen is None:
         return "broken"
     is_equal = all(item.is_identical for item in chosen.comparison.outputs.values())
@@ -78,7 +79,7 @@ def _verdict(chosen: Measured | None) -> str:
 
 
 def _gates(outcome: Outcome) -> tuple[GateResult, ...]:
-    """Return the gates of what was chosen; where nothing was, of the candidate that came closest."""
+    """Return the gates of what was chosen, else of the candidate that came closest."""
     if outcome.chosen is not None:
         return outcome.chosen.gates
     closest = min(outcome.measured, key=_failures, default=None)

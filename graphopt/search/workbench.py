@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ import onnx_ir as ir
 from graphopt.calibration import Samples, load_samples
 from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
 from graphopt.ir import load
-from graphopt.runtime import SessionOptions, TensorSpec, Worker, generate_feed_sets
+from graphopt.runtime import (
+    SessionOptions,
+    TensorSpec,
+    Worker,
+    generate_feed_sets,
+    representative_feed,
+    shared_worker,
+)
 from graphopt.search.progress import Reporter
 from graphopt.targets import Target
 from graphopt.verification import Metric, evaluate, load_metric
@@ -42,13 +49,14 @@ class Workbench:
         options: Session options of the deployment.
         feeds: Inputs on which numbers are compared, real ones where there are samples.
         feeds_are_real: Whether `feeds` come from samples.
+        latency_feed: The input that is timed: the middle one by size of the real ones, or one
+            generated input of the size that benchmarks use.
         calibration: Samples for calibration.
         evaluation: Samples for the task metric.
         metric: The task metric.
         metric_before: Its value for the original.
         latency_budget_s: Seconds for one latency comparison; ``None``: not measured.
         seed: Seed of everything random.
-        worker: The process in which sessions live.
         report: Where progress goes.
     """
 
@@ -58,20 +66,25 @@ class Workbench:
     options: SessionOptions
     feeds: tuple[Feeds, ...]
     feeds_are_real: bool
+    latency_feed: Feeds
     calibration: Samples | None
     evaluation: Samples | None
     metric: Metric | None
     metric_before: float | None
     latency_budget_s: float | None
     seed: int
-    worker: Worker
     report: Reporter = field(default_factory=Reporter)
+
+    @property
+    def worker(self) -> Worker:
+        """The process in which sessions live; another one after a crash."""
+        return shared_worker()
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of symbolic dimensions in the inputs on which latency is measured."""
         found: dict[str, int] = {}
         for value in self.model.graph.inputs:
-            array = self.feeds[0].get(value.name or "")
+            array = self.latency_feed.get(value.name or "")
             if array is not None and value.shape is not None:
                 pairs = zip(value.shape, array.shape, strict=False)
                 found |= {str(dim): size for dim, size in pairs if not isinstance(dim, int)}
@@ -94,7 +107,6 @@ def prepare(
     metric: MetricSource | None,
     latency_budget_s: float | None,
     seed: int,
-    worker: Worker,
     report: Reporter,
 ) -> Workbench:
     """Load and check everything that the user gave, before any work is done.
@@ -106,7 +118,7 @@ def prepare(
     report("reading the model")
     model = load(path)
     options = target.session_options()
-    specs = _input_specs(path, options, worker)
+    specs = _input_specs(path, options)
     report("checking the samples")
     if is_metric_function(evaluation) and metric is None:
         evaluation, metric = None, str(evaluation)
@@ -121,13 +133,13 @@ def prepare(
         options=options,
         feeds=feeds,
         feeds_are_real=are_real,
+        latency_feed=latency_feed(model, feeds if are_real else None, seed),
         calibration=calibration_samples,
         evaluation=evaluation_samples,
         metric=chosen,
         metric_before=None,
         latency_budget_s=latency_budget_s,
         seed=seed,
-        worker=worker,
         report=report,
     )
     if chosen is not None:
@@ -141,9 +153,9 @@ def is_metric_function(evaluation: SampleSource | None) -> bool:
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
 
 
-def _input_specs(path: Path, options: SessionOptions, worker: Worker) -> tuple[TensorSpec, ...]:
+def _input_specs(path: Path, options: SessionOptions) -> tuple[TensorSpec, ...]:
     try:
-        with worker.load(path, options) as session:
+        with shared_worker().load(path, options) as session:
             return session.inputs
     except SessionLoadError as error:
         raise UnsupportedModelError(
@@ -173,6 +185,14 @@ def _feeds(
     if real is None:
         return tuple(generate_feed_sets(model, count=2, seed=seed)), False
     return tuple(itertools.islice(iter(real), VERIFICATION_SAMPLES)), True
+
+
+def latency_feed(model: ir.Model, real: Sequence[Feeds] | None, seed: int) -> Feeds:
+    """Return the input that is timed: the middle one by size, or a generated one of usual size."""
+    if real is None:
+        return representative_feed(model, seed=seed)
+    by_size = sorted(real, key=lambda feed: sum(array.size for array in feed.values()))
+    return by_size[len(by_size) // 2]
 
 
 def _metric(metric: MetricSource | None, evaluation: Samples | None) -> Metric | None:

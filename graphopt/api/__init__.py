@@ -1,0 +1,17 @@
+"""The functions behind the public names and the commands."""
+
+from graphopt.api.comparing import bench, verify
+from graphopt.api.optimizing import Optimization, default_output, optimize, plan
+from graphopt.api.running import explain, inspect, run_pipeline
+
+__all__ = [
+    "Optimization",
+    "bench",
+    "default_output",
+    "explain",
+    "inspect",
+    "optimize",
+    "plan",
+    "run_pipeline",
+    "verify",
+]

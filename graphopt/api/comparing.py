@@ -1,0 +1,134 @@
+"""Two models side by side: their numbers, their latency."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from graphopt.calibration import load_samples
+from graphopt.errors import OptionError
+from graphopt.ir import load
+from graphopt.report import ComparisonReport, LatencyReport
+from graphopt.runtime import (
+    SessionOptions,
+    generate_feed_sets,
+    input_specs,
+    measure_latency,
+    shared_worker,
+)
+from graphopt.search import Feeds, ProgressCallback, Reporter, SampleSource
+from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed
+from graphopt.verification import compare_models
+
+__all__ = ["bench", "verify"]
+
+
+def verify(
+    reference: str | Path,
+    candidate: str | Path,
+    *,
+    samples: SampleSource | None = None,
+    max_abs: float | None = None,
+    max_rel: float | None = None,
+    min_cosine: float | None = None,
+    min_sqnr_db: float | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> ComparisonReport:
+    """Compare the outputs of two model files.
+
+    The reference runs without the runtime's optimizations, the candidate with them, as deployed;
+    without any limit both run without, and must agree bit for bit.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model that is judged.
+        samples: Real inputs; generated at two or more shapes where ``None``.
+        max_abs: Largest absolute difference of an output.
+        max_rel: Largest difference of an output, as a fraction of its largest value.
+        min_cosine: Smallest cosine between the outputs, in [-1, 1].
+        min_sqnr_db: Smallest signal-to-noise ratio, in dB.
+        threads: Threads inside one operator.
+        seed: Seed of generated inputs.
+        progress: Called with each step.
+
+    Raises:
+        InputError: A model or the samples cannot be used.
+        RuntimeFailure: The candidate does not load or run.
+    """
+    given = {
+        "max_abs": max_abs,
+        "max_rel": max_rel,
+        "min_cosine": min_cosine,
+        "min_sqnr_db": min_sqnr_db,
+    }
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    report = Reporter(progress, "verify")
+    report("comparing outputs")
+    plain = SessionOptions(optimization="disabled", threads=threads)
+    comparison = compare_models(
+        reference,
+        candidate,
+        _feeds(Path(reference), samples, seed),
+        worker=shared_worker(),
+        reference_options=plain,
+        candidate_options=SessionOptions(threads=threads) if limits else plain,
+    )
+    return ComparisonReport(
+        reference=Path(reference), candidate=Path(candidate), comparison=comparison, limits=limits
+    )
+
+
+def _feeds(path: Path, samples: SampleSource | None, seed: int) -> list[Feeds]:
+    model = load(path)
+    if samples is None:
+        return list(generate_feed_sets(model, seed=seed))
+    specs = input_specs(model)
+    loaded = load_samples(samples, inputs=specs)
+    loaded.check(specs)
+    return list(itertools.islice(loaded, VERIFICATION_SAMPLES))
+
+
+def bench(
+    baseline: str | Path,
+    candidate: str | Path,
+    *,
+    samples: SampleSource | None = None,
+    budget_s: float = 10.0,
+    threads: int = 1,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> LatencyReport:
+    """Compare the latency of two model files, interleaved in one process.
+
+    Args:
+        baseline: What the candidate is compared with.
+        candidate: The model in question.
+        samples: Real inputs, of which the first is used; generated where ``None``.
+        budget_s: Most seconds to measure.
+        threads: Threads inside one operator; 0 lets the runtime choose.
+        seed: Seed of generated inputs.
+        progress: Called with each step.
+
+    Raises:
+        InputError: A model or the samples cannot be used.
+        RuntimeFailure: A model does not load or run.
+    """
+    if threads < 0:
+        raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
+    load(candidate)  # a file that is no model is the user's error, not a failed candidate
+    real = _feeds(Path(baseline), samples, seed) if samples is not None else None
+    feeds = latency_feed(load(baseline), real, seed)
+    Reporter(progress, "bench")("timing")
+    latency = measure_latency(
+        baseline,
+        candidate,
+        feeds,
+        options=SessionOptions(threads=threads),
+        budget_s=budget_s,
+        seed=seed,
+    )
+    return LatencyReport(
+        baseline=Path(baseline), candidate=Path(candidate), threads=threads, latency=latency
+    )

@@ -1,0 +1,212 @@
+"""`optimize`: from a model file to a verified bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from graphopt.deploy import Bundle, check_destination, is_bundle
+from graphopt.errors import BudgetExceeded
+from graphopt.ir import load, model_digest
+from graphopt.pipeline import PassManager, Pipeline
+from graphopt.report import OptimizeResult, PlanReport, to_text
+from graphopt.search import (
+    MetricSource,
+    ProgressCallback,
+    Reporter,
+    SampleSource,
+    bundle_parts,
+    explore,
+    prepare,
+    result_of,
+)
+from graphopt.targets import Target, load_target
+
+__all__ = ["Optimization", "default_output", "optimize", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """What `optimize` made.
+
+    Attributes:
+        report: Everything that was measured, as data.
+    """
+
+    report: OptimizeResult
+    _bundle: Bundle | None = field(default=None, repr=False)
+    _folder: TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle; `save` it to where it is shipped from.
+
+        Raises:
+            BudgetExceeded: No candidate passes the correctness gates, so that there is none.
+        """
+        if self._bundle is None:
+            failed = [gate for gate in self.report.gates if gate.passed is False]
+            raise BudgetExceeded(
+                "no candidate passes the correctness gates",
+                where=", ".join(f"`{gate.name}`" for gate in failed) or None,
+                why="; ".join(f"{gate.name} is {gate.value}, limit {gate.limit}" for gate in failed)
+                or "; ".join(f"{item.name}: {item.reason}" for item in self.report.candidates),
+                hint="loosen a gate with `--gate NAME=VALUE`, or give more calibration samples",
+            )
+        return self._bundle
+
+    @property
+    def gates_met(self) -> bool:
+        """Whether a candidate was chosen that meets every gate."""
+        return self.report.gates_met
+
+    @property
+    def exit_code(self) -> int:
+        """Status of ``graphopt optimize``: 0 where every gate is met, 1 where not."""
+        return self.report.exit_code
+
+    def __str__(self) -> str:
+        return to_text(self.report)
+
+
+def optimize(
+    source: str | Path,
+    *,
+    target: str | Path | Target = "cpu-int8",
+    output: str | Path | None = None,
+    calibration: SampleSource | None = None,
+    evaluation: SampleSource | None = None,
+    metric: MetricSource | None = None,
+    gates: Mapping[str, float | None] | None = None,
+    stages: Mapping[str, bool] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    latency_budget_s: float | None = 10.0,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Optimization:
+    """Make the best version of a model for a target, measured to be right and to be faster.
+
+    Args:
+        source: ONNX file.
+        target: Profile by name or file, or a loaded one.
+        output: Directory of the bundle; ``None`` keeps it in a temporary one until it is saved.
+        calibration: Samples to measure ranges on: `.npz`, `.npy`, a folder of them,
+            ``module:function``, or an iterable of feeds (arrays by input name).
+        evaluation: Labelled samples for `metric`, or ``module:function`` of a metric.
+        metric: ``top1``, ``f1``, ``spearman``, ``mse``, ``perplexity``, ``module:function``, or a
+            function ``metric(predict) -> float`` with ``predict(feeds) -> outputs``.
+        gates: Limits by name, which replace those of the target; ``None`` takes one away.
+        stages: Stages and candidates of the target to switch on or off.
+        threads: Threads inside one operator; ``None`` for the target's choice, 0 for the runtime's.
+        seed: Seed of everything random.
+        latency_budget_s: Seconds to time each candidate; ``None``: latency is not measured.
+        force: Replace an older bundle at ``output``.
+        progress: Called with each step.
+
+    Returns:
+        What was made. Where no candidate meets every gate, it is the best that passes the
+        correctness gates, marked ``gates_met = False``; without one there is no bundle.
+
+    Raises:
+        UsageError: The target, a gate or a stage is unknown, or the output exists.
+        InputError: The model, the samples or the metric cannot be used.
+    """
+    start = time.monotonic()
+    if output is not None:
+        check_destination(output, force=force, is_replaceable=is_bundle)
+    profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
+    report = Reporter(progress, "prepare")
+    with TemporaryDirectory(prefix="graphopt-") as work:
+        workbench = prepare(
+            source,
+            profile,
+            calibration=calibration,
+            evaluation=evaluation,
+            metric=metric,
+            latency_budget_s=latency_budget_s,
+            seed=seed,
+            report=report,
+        )
+        digest = model_digest(workbench.model)
+        outcome = explore(workbench, Path(work))
+        seconds = time.monotonic() - start
+        result = result_of(outcome, seconds=seconds, source_sha256=digest)
+        if outcome.chosen is None:
+            return Optimization(report=result)
+        report.at("bundle")("writing")
+        folder = TemporaryDirectory(prefix="graphopt-bundle-") if output is None else None
+        place = Path(output or f"{folder.name if folder else ''}/bundle")
+        result = replace(result, output=str(output) if output is not None else None)
+        bundle = Bundle.build(bundle_parts(outcome, outcome.chosen, result), place, force=force)
+    return Optimization(report=result, _bundle=bundle, _folder=folder)
+
+
+def resolve_target(
+    target: str | Path | Target,
+    *,
+    gates: Mapping[str, float | None] | None = None,
+    stages: Mapping[str, bool] | None = None,
+    threads: int | None = None,
+) -> Target:
+    """Return a target profile with overrides applied.
+
+    Raises:
+        UsageError: The target, a gate or a stage is unknown, or a value is out of range.
+    """
+    profile = target if isinstance(target, Target) else load_target(target)
+    profile = profile.with_gates(gates or {}).with_stages(stages or {})
+    return profile if threads is None else profile.with_threads(threads)
+
+
+def plan(
+    source: str | Path,
+    *,
+    target: str | Path | Target = "cpu-int8",
+    output: str | Path | None = None,
+    calibration: SampleSource | None = None,
+    gates: Mapping[str, float | None] | None = None,
+    stages: Mapping[str, bool] | None = None,
+    threads: int | None = None,
+    arguments: Sequence[str] = (),
+) -> PlanReport:
+    """Return what `optimize` would do, without measuring or writing anything.
+
+    Args:
+        source: ONNX file.
+        target: Profile by name or file, or a loaded one.
+        output: Directory of the bundle.
+        calibration: Samples, of which only the presence is looked at.
+        gates: Limits by name.
+        stages: Stages and candidates to switch on or off.
+        threads: Threads inside one operator.
+        arguments: The command that does it, word by word.
+
+    Raises:
+        UsageError: The target, a gate or a stage is unknown.
+        InputError: The model cannot be used.
+    """
+    profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
+    stages_only = Pipeline.parse(profile.stage_text()) if profile.stage_text() else Pipeline()
+    manager = PassManager(verify="off", target=profile.to_facts())
+    skipped = {
+        candidate.name: "not built: it needs calibration samples (`--calibration PATH`)"
+        for candidate in profile.enabled_candidates()
+        if candidate.needs_calibration and calibration is None
+    }
+    return PlanReport(
+        source=str(source),
+        output=str(output or default_output(source, profile)),
+        target=profile,
+        shared=manager.run(load(source), stages_only).ledger,
+        skipped=skipped,
+        arguments=tuple(arguments),
+    )
+
+
+def default_output(source: str | Path, target: Target) -> Path:
+    """Return where the command line puts a bundle unasked: ``MODEL.TARGET`` in this folder."""
+    return Path(f"{Path(source).stem}.{target.name}")

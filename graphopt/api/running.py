@@ -1,0 +1,136 @@
+"""One pipeline over one model, and what a pass would do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt.analysis import ModelSummary, summarise
+from graphopt.calibration import collect_ranges, load_samples
+from graphopt.errors import OutputError
+from graphopt.ir import load, save
+from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
+from graphopt.pipeline.manager import Verify
+from graphopt.report import RunReport
+from graphopt.rewrite import Journal, TargetFacts, ValueRange
+from graphopt.runtime import input_specs, shared_worker
+from graphopt.search import ProgressCallback, Reporter, SampleSource
+from graphopt.targets import load_target
+
+__all__ = ["explain", "inspect", "run_pipeline"]
+
+
+def run_pipeline(
+    source: str | Path,
+    pipeline: str | Pipeline,
+    output: str | Path | None = None,
+    *,
+    target: str | Path | None = None,
+    calibration: SampleSource | None = None,
+    seed: int = 0,
+    verify: Verify = "numerics",
+    print_after: PrintAfter | None = None,
+    progress: ProgressCallback | None = None,
+    force: bool = False,
+) -> RunReport:
+    """Run one pipeline over a model file; the result is written when all of it went well.
+
+    Args:
+        source: ONNX file.
+        pipeline: Pipeline text or value, for example ``@exact``.
+        output: Where to write the model; ``None``: nowhere.
+        target: Target whose facts passes are told, by name or file.
+        calibration: Samples for passes that need ranges.
+        seed: Seed of generated inputs.
+        verify: What is checked after each group: ``numerics``, ``structure`` or ``off``.
+        print_after: Receives the model as text after chosen passes.
+        progress: Called with each step.
+        force: Overwrite ``output``.
+
+    Raises:
+        UsageError: The pipeline or the target cannot be understood, or the output exists.
+        InputError: The model or the samples cannot be used.
+        PassError: A pass failed or broke its contract; nothing is written.
+    """
+    path = Path(source).absolute()
+    steps = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    facts = load_target(target).to_facts() if target is not None else None
+    if output is not None:
+        refuse_existing(Path(output), force=force)
+    model = load(path)
+    before = summarise(model)
+    report = Reporter(progress, "run")
+    manager = PassManager(
+        verify=verify,
+        seed=seed,
+        target=facts,
+        statistics_provider=_statistics(model, calibration, report),
+        progress=_pass_progress(report),
+        print_after=print_after,
+    )
+    result = manager.run(model, steps, source=path)
+    files = save(result.model, output) if output is not None else ()
+    return RunReport(
+        source=path, files=files, before=before, after=summarise(model), ledger=result.ledger
+    )
+
+
+def refuse_existing(output: Path, *, force: bool) -> None:
+    """Refuse to overwrite before any work is done.
+
+    Raises:
+        OutputError: ``output`` exists and ``force`` is not set.
+    """
+    if output.exists() and not force:
+        raise OutputError(
+            f"`{output}` exists", why="it is not overwritten unasked", hint="add `--force`"
+        )
+
+
+def _statistics(
+    model: ir.Model, calibration: SampleSource | None, report: Reporter
+) -> Callable[[ir.Model, tuple[str, ...]], Mapping[str, ValueRange]] | None:
+    if calibration is None:
+        return None
+    specs = input_specs(model)
+    samples = load_samples(calibration, inputs=specs)
+    samples.check(specs)
+
+    def statistics(current: ir.Model, names: tuple[str, ...]) -> Mapping[str, ValueRange]:
+        return collect_ranges(
+            current,
+            samples,
+            names,
+            worker=shared_worker(),
+            progress=lambda done, total: report("calibrating", done, total),
+        )
+
+    return statistics
+
+
+def _pass_progress(report: Reporter) -> Callable[[PassEvent], None]:
+    return lambda event: report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
+
+
+def inspect(path: str | Path) -> ModelSummary:
+    """Return what a model file is made of; no large weight is read.
+
+    Raises:
+        InputError: The file is not a usable model.
+    """
+    return summarise(load(path))
+
+
+def explain(path: str | Path, pass_name: str) -> Journal:
+    """Return where a pass would act on a model file, and where it matches and does not, and why.
+
+    Raises:
+        UnknownNameError: There is no such pass.
+        InputError: The file is not a usable model.
+        PreconditionError: The pass needs calibration samples.
+    """
+    steps = Pipeline.of(find_pass(pass_name)())
+    manager = PassManager(verify="off", target=TargetFacts())
+    return manager.run(load(path), steps).ledger.journal

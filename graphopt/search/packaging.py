@@ -1,0 +1,78 @@
+"""From a chosen candidate to the parts of its bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphopt.deploy import BundleParts, record_golden
+from graphopt.report import OptimizeResult, to_html
+from graphopt.search.campaign import Outcome
+from graphopt.search.measure import Measured
+
+__all__ = ["bundle_parts"]
+
+
+def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> BundleParts:
+    """Return the parts of the bundle of a chosen candidate; golden samples are recorded now.
+
+    Args:
+        outcome: What came of the search.
+        chosen: The candidate to ship.
+        result: What is reported about it.
+
+    Raises:
+        RuntimeFailure: The model does not run any more.
+    """
+    bench = outcome.bench
+    golden = record_golden(
+        bench.source,
+        chosen.built.path,
+        bench.feeds[: bench.target.package.golden_samples],
+        options=bench.options,
+        worker=bench.worker,
+        random_outputs=frozenset(chosen.comparison.random_outputs),
+    )
+    return BundleParts(
+        model=chosen.built.path,
+        source=bench.source,
+        source_sha256=result.source_sha256 or "",
+        source_bytes=outcome.original_bytes,
+        target=bench.target,
+        candidate=chosen.built.candidate.name,
+        pipeline=result.pipeline or "",
+        gates=chosen.gates,
+        golden=golden,
+        seed=bench.seed,
+        calibration_sha256=bench.calibration.digest() if bench.calibration else None,
+        measured=_figures(chosen, result),
+        report=result.to_dict(),
+        report_html=to_html(result),
+        journal=_journal(outcome, chosen),
+    )
+
+
+def _figures(chosen: Measured, result: OptimizeResult) -> dict[str, float | str | None]:
+    figures: dict[str, float | str | None] = {
+        "latency_verdict": result.latency.verdict,
+        "latency_ratio": result.latency.ratio,
+        "latency_p10_ms": result.latency.p10_ms.after,
+        "latency_before_p10_ms": result.latency.p10_ms.before,
+        "size_ratio": chosen.size_ratio,
+    }
+    if chosen.cold_starts is not None:
+        before, after = chosen.cold_starts
+        figures |= {
+            "peak_memory_bytes": after.peak_rss_bytes,
+            "peak_memory_before_bytes": before.peak_rss_bytes,
+            "load_ms": after.load_ms,
+            "first_run_ms": after.first_run_ms,
+        }
+    if result.metric is not None:
+        figures |= {"metric_before": result.metric.before, "metric_after": result.metric.after}
+    return figures
+
+
+def _journal(outcome: Outcome, chosen: Measured) -> dict[str, Any]:
+    """Return every edit and refusal: of the shared stages, then of the candidate's own passes."""
+    shared, own = outcome.shared.journal.to_dict(), chosen.built.ledger.journal.to_dict()
+    return {key: [*shared[key], *own[key]] for key in shared}
