@@ -161,7 +161,7 @@ def weight_parameters(
         largest = np.zeros(() if axis is None else weights.shape[axis], np.float32)
     if not np.all(np.isfinite(largest)):
         raise ValueError("a weight is NaN or infinite")
-    scale = np.maximum(largest.astype(np.float64) / steps, _SMALLEST_SCALE).astype(np.float32)
+    scale = np.asarray(np.maximum(np.float64(largest) / steps, _SMALLEST_SCALE), np.float32)
     return QuantizationParameters(
         scale=scale,
         zero_point=np.full(scale.shape, integer.middle, integer.dtype),
@@ -208,7 +208,8 @@ def widen_for_bias(
     least = np.abs(bias.astype(np.float64)) / (float(input_scale) * _BIAS_LIMIT)
     if parameters.axis is None:
         least = least.max(initial=0.0)
-    scale = np.maximum(parameters.scale, np.minimum(least, 1 / _SMALLEST_SCALE)).astype(np.float32)
+    least = np.minimum(least, 1 / _SMALLEST_SCALE)
+    scale = np.asarray(np.maximum(parameters.scale, least), np.float32)
     return QuantizationParameters(scale, parameters.zero_point, parameters.axis, parameters.limits)
 
 

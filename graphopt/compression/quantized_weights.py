@@ -50,7 +50,7 @@ class QuantizedWeights:
     def constant(
         self, change: Change, reader: ir.Node | None, array: npt.NDArray[Any], name: str
     ) -> ir.Value:
-        """Return a constant that holds ``array``; one for each type, shape and content.
+        """Return a constant that holds ``array``; one for each name, type, shape and content.
 
         Args:
             change: Where it is created if there is none yet.
@@ -58,7 +58,7 @@ class QuantizedWeights:
             array: What it holds.
             name: Hint for its name.
         """
-        key = (self._scope(reader), array.dtype.str, array.shape, array.tobytes())
+        key = (self._scope(reader), name, array.dtype.str, array.shape, array.tobytes())
         held = self._stored.get(key)
         if held is None:
             held = self._stored[key] = change.initializer(array, name=name)

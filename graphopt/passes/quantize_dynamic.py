@@ -74,13 +74,15 @@ class QuantizeDynamic(Pass):
 
     Example
         options {minimum_elements=1}
-        before  (float[2,2] x) => (float[2,2] y)
-                <float[2,2] w = {1.0, 2.0, 3.0, 4.0}>
+        before  (float[N,2] x) => (float[N,2] y) <float[2,2] w = {127.0, 64.0, -3.0, -254.0}>
                 { y = MatMul(x, w) }
-        after   (float[2,2] x) => (float[2,2] y)
-                <int8[2,2] w_quantized = {42, 64, 127, 127}, float[2] w_scale = {...}>
-                { q, s, z = DynamicQuantizeLinear(x)  i = MatMulInteger(q, w_quantized, z)
-                  f = Cast<to=1>(i)  t = Mul(s, w_scale)  y = Mul(f, t) }
+        after   (float[N,2] x) => (float[N,2] y)
+                <int8[2,2] w8 = {127, 32, -3, -127}, float[2] w_scale = {1.0, 2.0}>
+                { q, x_scale, zero = DynamicQuantizeLinear(x)
+                  i = MatMulInteger(q, w8, zero)
+                  f = Cast<to = 1>(i)
+                  scale = Mul(x_scale, w_scale)
+                  y = Mul(f, scale) }
 
     References
         ONNX `DynamicQuantizeLinear` (opset 11), `MatMulInteger` (opset 10). Jacob et al. 2018,
@@ -248,9 +250,8 @@ def _product(
     node, (values, value_scale, zero_point) = layer.node, quantized
     prefix = node.name or node.op_type
     alpha = np.float32(node.attributes.get_float("alpha", 1.0))
-    scale = weights.constant(
-        change, node, layer.parameters.scale * alpha, f"{layer.weight.origin.name}_scale"
-    )
+    combined = np.asarray(layer.parameters.scale * alpha, np.float32)
+    scale = weights.constant(change, node, combined, f"{layer.weight.origin.name}_scale")
     sums = change.node(
         "MatMulInteger", [values, integers, zero_point], name=f"{prefix}_quantized", before=node
     )

@@ -80,10 +80,14 @@ class QuantizeStatic(Pass):
         ranges. The file shrinks to about a quarter.
 
     Example
-        before  (float[N,4] x) => (float[N,4] y) { y = MatMul(x, w) }
-        after   (float[N,4] x) => (float[N,4] y)
-                { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
-                  e = DequantizeLinear<axis=1>(w_quantized, w_scale, w_zero_point)
+        before  (float[N,2] x) => (float[N,1] y) <float[2,1] w = {127.0, -3.0}>
+                { y = MatMul(x, w) }
+        after   (float[N,2] x) => (float[N,1] y)
+                <float s = {0.03137255}, uint8 z = {127}, int8[2,1] w8 = {127, -3},
+                 float[1] t = {1.0}, int8[1] o = {0}>
+                { q = QuantizeLinear(x, s, z)
+                  d = DequantizeLinear(q, s, z)
+                  e = DequantizeLinear<axis = 1>(w8, t, o)
                   y = MatMul(d, e) }
 
     References
@@ -211,7 +215,7 @@ class _Quantizer:
 
     def _carry(self, change: Change, carried: Carried) -> None:
         value, name = carried.value, carried.value.name
-        scale, zero_point = self._pair(change, self._parameters[value], f"{name}")
+        scale, zero_point = self._pair(change, self._parameters[value], carried.like.name or "")
         quantized = change.node(
             "QuantizeLinear", [carried.source, scale, zero_point], name=f"{name}_QuantizeLinear"
         )
