@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from graphopt.deploy import BundleParts, record_golden
+from graphopt.deploy import Bundle, BundleParts, record_golden
 from graphopt.ir import from_text, save
 from graphopt.runtime import shared_worker
 from graphopt.targets import GateResult, load_target
@@ -22,11 +22,16 @@ tiny (float[N, 3] x, int64[N] row) => (float[N, 2] y, int64[N] label)
 """
 
 
-def gate(name="min_cosine", limit=0.99, value=0.9999, passed=True, kind="correctness"):
+def make_gate(name="min_cosine", limit=0.99, value=0.9999, passed=True, kind="correctness"):
     status = "passed" if passed else "failed"
     return GateResult(
         name=name, kind=kind, limit=limit, value=value, passed=passed, status=status, reason=None
     )
+
+
+@pytest.fixture(scope="session")
+def gate():
+    return make_gate
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +73,7 @@ def parts(models, feeds):
         target=target,
         candidate="dynamic",
         pipeline="@exact,quantize-dynamic",
-        gates=[gate(), gate("max_latency_ratio", 1.0, 0.5, kind="goal")],
+        gates=[make_gate(), make_gate("max_latency_ratio", 1.0, 0.5, kind="goal")],
         golden=golden,
         measured={"size_bytes": 123, "latency_ratio": 0.5},
         report={"schema_version": 1},
@@ -80,8 +85,6 @@ def parts(models, feeds):
 @pytest.fixture(scope="session")
 def bundle(parts, tmp_path_factory):
     """A bundle that no test may change."""
-    from graphopt.deploy import Bundle
-
     return Bundle.build(parts, tmp_path_factory.mktemp("bundle") / "tiny.cpu-int8")
 
 

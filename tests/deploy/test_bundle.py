@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 
 import jsonschema
 import numpy as np
@@ -12,15 +11,18 @@ import pytest
 from graphopt.deploy import Bundle, schema_text, validate
 from graphopt.errors import BudgetExceeded, BundleError, OutputError, TargetError
 from graphopt.ir import load
-from tests.deploy.conftest import gate
 
 
 def names_in(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_holds_what_the_design_lists(bundle):
-    golden = [f"golden/{kind}/{i}.npz" for kind in ("inputs", "model", "original") for i in range(3)]
+    golden = [
+        f"golden/{kind}/{i}.npz" for kind in ("inputs", "model", "original") for i in range(3)
+    ]
     assert names_in(bundle.path) == sorted(
         [
             *golden, "journal.json", "manifest.json", "manifest.schema.json", "model.onnx",
@@ -45,6 +47,8 @@ def test_manifest_tells_what_the_device_needs(bundle, models):
     assert manifest["source"]["name"] == models.original.name
     assert manifest["verified_on"]["provider"] == "CPUExecutionProvider"
     assert manifest["recipe"]["pipeline"] == "@exact,quantize-dynamic"
+    assert manifest["model"]["inputs"][1] == {"name": "row", "dtype": "int64", "dims": ["N"]}
+    assert manifest["model"]["outputs"][0] == {"name": "y", "dtype": "float32", "dims": ["N", 2]}
     assert str(models.original.parent) not in json.dumps(manifest)
 
 
@@ -107,7 +111,7 @@ def test_save_refuses_a_source_that_changed(bundle, copy, tmp_path):
     (copy / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError):
         loaded.save(tmp_path / "shipped")
-    assert sorted(os.listdir(tmp_path)) == ["copy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
 def test_save_refuses_what_exists_and_replaces_with_force(bundle, copy):
@@ -127,7 +131,7 @@ def test_force_replaces_nothing_but_bundles(bundle, tmp_path):
     assert (home / "thesis.txt").read_text() == "ten years"
 
 
-def test_a_missed_goal_is_saved_on_demand_only(parts, tmp_path):
+def test_a_missed_goal_is_saved_on_demand_only(parts, gate, tmp_path):
     missed = gate("max_latency_ratio", 0.01, 0.5, passed=False, kind="goal")
     made = Bundle.build(dataclasses.replace(parts, gates=[gate(), missed]), tmp_path / "made")
     with pytest.raises(BudgetExceeded, match="max_latency_ratio"):
