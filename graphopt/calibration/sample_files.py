@@ -33,11 +33,11 @@ def read_sample_file(path: Path) -> RawSample:
             loaded since they could run code.
     """
     try:
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return held
-        with held:
-            return {name: held[name] for name in held.files}
+        with path.open("rb") as stream:  # numpy leaves a damaged file open
+            held = np.load(stream, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                return held
+            return {name: _array(held, name) for name in held.files}
     except _UNREADABLE as error:
         is_pickle = "pickle" in str(error).lower()
         raise CalibrationDataError(
@@ -48,6 +48,13 @@ def read_sample_file(path: Path) -> RawSample:
             else f"expected an .npz or .npy file: {error}",
             hint="write samples with `numpy.savez(path, **{input_name: array})`",
         ) from error
+
+
+def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray[Any, Any]:
+    array = archive[name]
+    if not isinstance(array, np.ndarray):  # numpy returns the bytes of what is no array
+        raise ValueError(f"`{name}` in it is no array")  # noqa: TRY004 - reported as unreadable
+    return array
 
 
 def open_folder(folder: Path) -> list[Path]:
