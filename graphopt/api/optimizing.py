@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
-from graphopt.deploy import Bundle, check_destination, is_bundle
+from graphopt.deploy import Bundle, BundleParts, check_destination, is_bundle
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest
 from graphopt.pipeline import PassManager, Pipeline
@@ -38,7 +40,6 @@ class Optimization:
 
     report: OptimizeResult
     _bundle: Bundle | None = field(default=None, repr=False)
-    _folder: TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @property
     def bundle(self) -> Bundle:
@@ -138,11 +139,24 @@ def optimize(
         if outcome.chosen is None:
             return Optimization(report=result)
         report.at("bundle")("writing")
-        folder = TemporaryDirectory(prefix="graphopt-bundle-") if output is None else None
-        place = Path(output or f"{folder.name if folder else ''}/bundle")
         result = replace(result, output=str(output) if output is not None else None)
-        bundle = Bundle.build(bundle_parts(outcome, outcome.chosen, result), place, force=force)
-    return Optimization(report=result, _bundle=bundle, _folder=folder)
+        parts = bundle_parts(outcome, outcome.chosen, result)
+        if output is not None:
+            return Optimization(report=result, _bundle=Bundle.build(parts, output, force=force))
+        return _kept_temporarily(result, parts)
+
+
+def _kept_temporarily(result: OptimizeResult, parts: BundleParts) -> Optimization:
+    """Build the bundle in a folder that lives as long as the returned value."""
+    folder = mkdtemp(prefix="graphopt-bundle-")
+    try:
+        bundle = Bundle.build(parts, Path(folder) / "bundle")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    made = Optimization(report=result, _bundle=bundle)
+    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    return made
 
 
 def resolve_target(

@@ -46,6 +46,7 @@ class Built:
         ledger: What its own pipeline did, after the stages that all candidates share.
         nodes: Nodes of all graphs.
         size_bytes: Bytes of its files.
+        is_original: No pass edited anything: it is the original, and needs no timing.
     """
 
     candidate: Candidate
@@ -54,6 +55,7 @@ class Built:
     ledger: Ledger
     nodes: int
     size_bytes: int
+    is_original: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
         ledger=ledger,
         nodes=sum(1 for _ in nodes(model)),
         size_bytes=sum(file.stat().st_size for file in files),
+        is_original=not is_changed,
     )
 
 

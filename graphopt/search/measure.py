@@ -63,7 +63,7 @@ def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured 
     try:
         report("comparing outputs")
         measured = _numbers(bench, built, original_bytes)
-        if not measured.is_correct or bench.latency_budget_s is None:
+        if not measured.is_correct or bench.latency_budget_s is None or built.is_original:
             return measured
         report("timing against the original")
         return _judged(bench, _timed(bench, measured))
@@ -129,12 +129,16 @@ def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | floa
 
 
 def _latency_ratio(measured: Measured) -> GateMeasurement:
+    if measured.built.is_original:
+        return GateMeasurement(1.0, reason="nothing was changed: it is the original")
     if measured.latency is None:
         return NOT_REQUESTED
     return GateMeasurement.latency(measured.latency.ratio, measured.latency.verdict)
 
 
 def _memory_ratio(measured: Measured) -> GateMeasurement | float:
+    if measured.built.is_original:
+        return 1.0
     if measured.cold_starts is None:
         return NOT_REQUESTED
     before, after = measured.cold_starts

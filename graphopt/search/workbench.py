@@ -87,7 +87,11 @@ class Workbench:
             array = self.latency_feed.get(value.name or "")
             if array is not None and value.shape is not None:
                 pairs = zip(value.shape, array.shape, strict=False)
-                found |= {str(dim): size for dim, size in pairs if not isinstance(dim, int)}
+                found |= {
+                    dim.value: size
+                    for dim, size in pairs
+                    if not isinstance(dim, int) and dim.value is not None
+                }
         return found
 
     def metric_of(self, path: Path) -> float | None:

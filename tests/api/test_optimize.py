@@ -1,0 +1,187 @@
+"""`optimize` on the demo model: what is chosen, what is written, what is refused."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from graphopt import ir as gir
+from graphopt.demo import demo_files
+from graphopt.errors import (
+    BudgetExceeded,
+    CalibrationDataError,
+    MetricError,
+    OutputError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
+
+DEMO = demo_files()
+LABELLED = {"evaluation": DEMO.evaluation, "metric": "top1"}
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """The demo model, optimized with everything but timing."""
+    place = tmp_path_factory.mktemp("bundles") / "demo.cpu-int8"
+    result = graphopt.optimize(
+        DEMO.model, calibration=DEMO.calibration, output=place, latency_budget_s=None, **LABELLED
+    )
+    return result, place
+
+
+def status_of(result):
+    return {item.name: item.status for item in result.report.candidates}
+
+
+def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(quantized):
+    result, _ = quantized
+    assert result.report.chosen == "static"
+    assert result.gates_met
+    assert result.exit_code == 0
+    assert status_of(result) == {"static": "chosen", "dynamic": "rejected", "float": "passed"}
+    assert result.report.size_bytes.after < 0.3 * result.report.size_bytes.before
+    assert abs(result.report.metric.drop) <= 0.01
+
+
+def test_latency_that_was_not_measured_is_said_so(quantized):
+    result, _ = quantized
+    gates = {gate.name: gate for gate in result.report.gates}
+    assert gates["max_latency_ratio"].status == "not-measured"
+    assert gates["max_latency_ratio"].passed is None
+    assert "not measured" in str(result)
+
+
+def test_the_bundle_validates_and_tells_its_recipe(quantized):
+    result, place = quantized
+    assert graphopt.validate(place).exit_code == 0
+    bundle = graphopt.Bundle.load(place)
+    assert bundle.manifest["recipe"]["pipeline"] == "@exact,quantize-static"
+    model = gir.load(bundle.model_path)
+    assert model.metadata_props["graphopt.recipe"] == "@exact,quantize-static"
+    report = json.loads((place / "report.json").read_text())
+    assert report == json.loads(json.dumps(result.report.to_dict()))
+    edits = json.loads((place / "journal.json").read_text())["edits"]
+    assert any(edit["pass_name"] == "quantize-static" for edit in edits)
+
+
+def test_the_same_call_gives_the_same_model(quantized, tmp_path):
+    _, place = quantized
+    again = tmp_path / "again"
+    graphopt.optimize(
+        DEMO.model, calibration=DEMO.calibration, output=again, latency_budget_s=None, **LABELLED
+    )
+    assert (again / "model.onnx").read_bytes() == (place / "model.onnx").read_bytes()
+
+
+def test_without_samples_nothing_static_is_built_and_the_original_is_kept(tmp_path):
+    result = graphopt.optimize(DEMO.model, output=tmp_path / "b", latency_budget_s=None)
+    assert status_of(result)["static"] == "rejected"
+    assert any("--calibration" in note for note in result.report.notes)
+    assert result.report.chosen == "float"
+    assert (tmp_path / "b" / "model.onnx").read_bytes() == DEMO.model.read_bytes()
+
+
+def test_a_goal_out_of_reach_is_written_and_marked(tmp_path):
+    result = graphopt.optimize(
+        DEMO.model,
+        calibration=DEMO.calibration,
+        output=tmp_path / "b",
+        gates={"max_size_ratio": 0.01},
+        latency_budget_s=None,
+    )
+    assert (result.exit_code, result.gates_met) == (1, False)
+    assert result.report.chosen == "static"
+    assert graphopt.Bundle.load(tmp_path / "b").manifest["gates_met"] is False
+    assert graphopt.validate(tmp_path / "b").exit_code == 1
+    with pytest.raises(BudgetExceeded):
+        result.bundle.save(tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()
+
+
+def test_without_a_right_candidate_nothing_is_written(tmp_path):
+    result = graphopt.optimize(
+        DEMO.model,
+        calibration=DEMO.calibration,
+        output=tmp_path / "b",
+        gates={"min_sqnr_db": 1000.0},
+        stages={"float": False},
+        latency_budget_s=None,
+    )
+    assert (result.exit_code, result.report.chosen) == (1, None)
+    assert status_of(result)["static"] == "broken"
+    with pytest.raises(BudgetExceeded, match="no candidate passes"):
+        result.bundle  # noqa: B018
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_python_the_bundle_is_saved_where_the_caller_wants(tmp_path):
+    samples = [
+        {"image": np.zeros((2, 1, 32, 32), np.float32)},
+        {"image": np.ones((1, 1, 32, 32), np.float32)},
+    ]
+    result = graphopt.optimize(DEMO.model, calibration=samples, latency_budget_s=None)
+    result.bundle.save(tmp_path / "shipped")
+    assert graphopt.validate(tmp_path / "shipped").exit_code == 0
+
+
+def test_a_metric_function_gets_a_predictor(tmp_path):
+    seen = []
+
+    def largest(predict):
+        outputs = predict({"image": np.zeros((1, 1, 32, 32), np.float32)})
+        seen.append(outputs["logits"].shape)
+        return 1.0
+
+    result = graphopt.optimize(DEMO.model, metric=largest, latency_budget_s=None)
+    assert result.report.metric.name == "largest"
+    assert set(seen) == {(1, 10)}
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"target": "cpu-int9"}, UnknownNameError),
+        ({"gates": {"max_latency": 1.0}}, UnknownNameError),
+        ({"stages": {"nothing": True}}, UnknownNameError),
+        ({"metric": "accuracy"}, UnknownNameError),
+        ({"metric": "top1"}, MetricError),
+        (
+            {"calibration": [{"picture": np.zeros((1, 1, 32, 32), np.float32)}]},
+            CalibrationDataError,
+        ),
+        ({"calibration": [{"image": np.zeros((1, 1, 32, 32), np.float64)}]}, CalibrationDataError),
+        ({"calibration": [{"image": np.zeros((1, 3, 32, 32), np.float32)}]}, CalibrationDataError),
+        (
+            {"calibration": [{"image": np.full((1, 1, 32, 32), np.nan, np.float32)}]},
+            CalibrationDataError,
+        ),
+        ({"calibration": []}, CalibrationDataError),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_any_work(options, error, tmp_path):
+    with pytest.raises(error):
+        graphopt.optimize(DEMO.model, output=tmp_path / "b", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_output_is_kept_unless_forced(quantized):
+    _, place = quantized
+    before = (place / "manifest.json").read_bytes()
+    with pytest.raises(OutputError, match="exists"):
+        graphopt.optimize(DEMO.model, output=place)
+    assert (place / "manifest.json").read_bytes() == before
+
+
+def test_a_model_with_custom_operators_is_refused(tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20, "acme" : 1]> '
+        "g (float[1] x) => (float[1] z) { z = acme.Secret(x) }"
+    )
+    onnx.save(model, tmp_path / "custom.onnx")
+    with pytest.raises(UnsupportedModelError, match="cannot load") as caught:
+        graphopt.optimize(tmp_path / "custom.onnx", output=tmp_path / "b")
+    assert "Secret" in caught.value.why
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,122 @@
+"""`run_pipeline`, `verify`, `bench`, `inspect`, `explain` and `plan` on small models."""
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import api
+from graphopt import ir as gir
+from graphopt.demo import demo_files
+from graphopt.errors import BudgetExceeded, OutputError, PreconditionError
+
+DEMO = demo_files()
+TEXT = (
+    "(float[N,4] x) => (float[N,4] z) { u = Identity(x)  v = Exp(u)  dead = Abs(x)  z = Relu(v) }"
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    gir.save(gir.from_text(TEXT), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_run_pipeline_writes_a_smaller_model_with_the_same_bits(model, tmp_path):
+    result = graphopt.run_pipeline(model, "@exact", tmp_path / "clean.onnx")
+    assert result.changed
+    assert (result.before.nodes, result.after.nodes) == (4, 2)
+    assert graphopt.verify(model, tmp_path / "clean.onnx").verdict == "equal"
+    assert "4 -> 2 nodes" in str(result)
+
+
+def test_run_pipeline_gives_the_same_bytes_twice(model, tmp_path):
+    for name in ("a", "b"):
+        graphopt.run_pipeline(model, "@exact", tmp_path / f"{name}.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["quantize-dynamic", "quantize-static"])
+def test_quantizers_give_the_same_bytes_twice(name, tmp_path):
+    source = tmp_path / "m.onnx"
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 64)).astype(np.float32)
+    model = gir.from_text("(float[N,64] x) => (float[N,64] z) { z = Relu(x) }")
+    relu = model.graph[0]
+    import onnx_ir as ir
+
+    value = ir.Value(
+        name="w",
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape(weight.shape),
+        const_value=ir.tensor(weight, name="w"),
+    )
+    model.graph.register_initializer(value)
+    matmul = ir.Node("", "MatMul", [model.graph.inputs[0], value], name="matmul")
+    model.graph.insert_before(relu, matmul)
+    relu.replace_input_with(0, matmul.outputs[0])
+    gir.save(model, source)
+    samples = [{"x": rng.standard_normal((3, 64)).astype(np.float32)}]
+    contents = set()
+    for run in ("a", "b"):
+        result = graphopt.run_pipeline(
+            source, name, tmp_path / f"{run}.onnx", target="cpu-int8", calibration=samples
+        )
+        assert result.changed
+        contents.add((tmp_path / f"{run}.onnx").read_bytes())
+    assert len(contents) == 1
+
+
+def test_run_pipeline_without_samples_says_what_is_missing(model, tmp_path):
+    with pytest.raises(PreconditionError, match="samples"):
+        graphopt.run_pipeline(DEMO.model, "quantize-static", tmp_path / "o.onnx", target="cpu-int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_run_pipeline_overwrites_only_when_told(model):
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match="exists"):
+        graphopt.run_pipeline(model, "@exact", model)
+    assert model.read_bytes() == before
+    graphopt.run_pipeline(model, "@exact", model, force=True)
+    assert model.read_bytes() != before
+
+
+def test_verify_tells_equal_from_different(model, tmp_path):
+    other = tmp_path / "other.onnx"
+    gir.save(gir.from_text(TEXT.replace("Exp", "Softplus")), other)
+    assert graphopt.verify(model, model).verdict == "equal"
+    broken = graphopt.verify(model, other)
+    assert (broken.verdict, broken.exit_code) == ("broken", 1)
+    with pytest.raises(BudgetExceeded):
+        broken.raise_if_broken()
+    assert graphopt.verify(model, other, max_abs=1e9).exit_code == 0
+    assert graphopt.verify(model, other, min_cosine=1.0).exit_code == 1
+
+
+def test_bench_compares_a_model_with_itself(model):
+    report = graphopt.bench(model, model, budget_s=0.5)
+    assert report.latency.before.runs > 0
+    assert set(report.to_dict()) >= {"verdict", "ratio", "before", "after", "threads"}
+
+
+def test_inspect_counts(model):
+    summary = graphopt.inspect(model)
+    assert summary.nodes == 4
+    assert summary.operators["Exp"] == 1
+
+
+def test_explain_tells_edits_and_leaves_the_file(model):
+    before = model.read_bytes()
+    journal = api.explain(model, "eliminate-dead-nodes")
+    assert [edit.where for edit in journal.edits] == ["Abs `dead_Abs`"]
+    assert model.read_bytes() == before
+
+
+def test_plan_writes_nothing_and_names_what_would_not_be_built(model, tmp_path):
+    plan = graphopt.plan(model, target="cpu-int8", arguments=("graphopt", "optimize", "my model"))
+    document = plan.to_dict()
+    built = {item["name"]: item["is_built"] for item in document["candidates"]}
+    assert built == {"static": False, "dynamic": True, "float": True}
+    assert document["command"] == "graphopt optimize 'my model'"
+    assert {"pass": "eliminate-dead-nodes", "edits": 1} in document["expected"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

@@ -1,0 +1,46 @@
+"""Which of the measured candidates is shipped."""
+
+from types import SimpleNamespace
+
+from graphopt.search import choose
+
+
+def candidate(name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True):
+    latency = None if ratio is None else SimpleNamespace(ratio=ratio)
+    return SimpleNamespace(
+        name=name,
+        latency=latency,
+        size_ratio=size,
+        is_correct=is_correct,
+        meets_gates=is_correct and meets_gates,
+    )
+
+
+def chosen(*candidates):
+    best = choose(candidates)
+    return None if best is None else best.name
+
+
+def test_the_fastest_that_meets_every_gate_wins():
+    assert chosen(candidate("slow", 0.9), candidate("fast", 0.3)) == "fast"
+
+
+def test_what_is_wrong_is_never_chosen_however_fast():
+    assert chosen(candidate("wrong", 0.1, is_correct=False), candidate("right", 0.9)) == "right"
+    assert chosen(candidate("wrong", 0.1, is_correct=False)) is None
+    assert chosen() is None
+
+
+def test_a_candidate_that_misses_a_goal_is_the_last_resort():
+    missed = candidate("missed", 0.5, meets_gates=False)
+    assert chosen(missed, candidate("met", 0.8)) == "met"
+    assert chosen(missed, candidate("wrong", 0.1, is_correct=False)) == "missed"
+
+
+def test_among_equally_fast_ones_the_smallest_wins():
+    assert chosen(candidate("large", 0.300, 0.6), candidate("small", 0.310, 0.25)) == "small"
+    assert chosen(candidate("fast", 0.300, 0.6), candidate("small", 0.330, 0.25)) == "fast"
+
+
+def test_without_timing_the_smallest_wins():
+    assert chosen(candidate("large", size=0.9), candidate("small", size=0.3)) == "small"
