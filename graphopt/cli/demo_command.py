@@ -52,7 +52,7 @@ def _copy_files(settings: Settings, folder: Path) -> int:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        copies = [shutil.copy(file, folder) for file in asdict(demo_files()).values()]
+        copies = [str(shutil.copy(file, folder)) for file in asdict(demo_files()).values()]
     except OSError as error:
         raise OutputError(
             "the demo's files cannot be copied", where=str(folder), why=error.strerror
@@ -65,7 +65,6 @@ def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
     from graphopt import api
     from graphopt.demo import demo_files
     from graphopt.deploy import validate
-    from graphopt.report import to_text
 
     files = demo_files()
     with progress_shown(settings) as progress:
@@ -80,9 +79,7 @@ def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
             progress=progress,
         )
     report = validate(output)
-    document: dict[str, Any] = {"optimize": result.to_dict(), "validate": report.to_dict()}
-    text = (
-        f"{INTRODUCTION}\n{to_text(result)}\n\nThe bundle, checked as a device would:\n\n{report}"
-    )
+    document: dict[str, Any] = {"optimize": result.report.to_dict(), "validate": report.to_dict()}
+    text = f"{INTRODUCTION}\n{result}\n\nThe bundle, checked as a device would:\n\n{report}"
     print_result(settings, text=text, document=document)
     return result.exit_code or report.exit_code
