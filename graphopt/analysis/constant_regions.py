@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -11,10 +12,13 @@ from graphopt.analysis.foldability import FoldableNodes, tensor_bytes
 from graphopt.ir import constant_tensor
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["ConstantRegion", "choose_regions"]
+__all__ = ["ConstantRegion", "FoldingPlan", "plan_folding", "total_weight_bytes"]
 
 _SHARED_BYTES = 1024
-"""A weight of at least this size ties its readers together: it is freed by all or by none."""
+"""A weight of at least this size ties its readers together: it is freed by all or by none.
+
+Smaller ones do so at the first try only, lest one large result keep all of them from being folded.
+"""
 
 _ROUNDS = 8
 _NEGLIGIBLE_BYTES = 64
@@ -37,48 +41,65 @@ class ConstantRegion:
     growth_bytes: int
 
 
-def choose_regions(
-    foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int
-) -> tuple[list[ConstantRegion], list[ConstantRegion]]:
+@dataclass
+class FoldingPlan:
+    """What to fold, and what not.
+
+    Attributes:
+        regions: What to fold; none depends on another.
+        shared: Initializers that only several of the regions together read.
+        left_out: Nodes whose results would make the file grow, with the bytes.
+    """
+
+    regions: list[ConstantRegion] = field(default_factory=list)
+    shared: dict[ir.Value, None] = field(default_factory=dict)
+    left_out: dict[ir.Node, int] = field(default_factory=dict)
+
+
+def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int) -> FoldingPlan:
     """Choose what to fold so that the whole file grows by no more than ``budget_bytes``.
 
-    The most profitable regions come first; what they save, later ones may spend. Of a region that
-    does not fit, the nodes whose results are large are left to run, and the rest is tried again.
-
-    Returns:
-        The regions to fold, and those that would make the file grow.
+    The most profitable parts come first; what they save, later ones may spend. Of a part that does
+    not fit, the nodes whose results are large are left to run, and the rest is tried again.
     """
+    plan = FoldingPlan()
     members = list(foldable.arrays)
-    chosen: list[ConstantRegion] = []
-    rejected: list[ConstantRegion] = []
+    tie_bytes = 0
     for _ in range(_ROUNDS):
         retry: list[ir.Node] = []
-        rejected = []
-        regions = (_measured(part, shapes) for part in _connected(members))
-        for region in sorted(regions, key=lambda region: region.growth_bytes):
-            if region.growth_bytes <= budget_bytes:
-                chosen.append(region)
-                budget_bytes -= region.growth_bytes
+        parts = (_measured(part, shapes) for part in _connected(members, tie_bytes))
+        for part in sorted(parts, key=lambda part: part.growth_bytes):
+            if part.growth_bytes <= budget_bytes:
+                budget_bytes -= part.growth_bytes
+                _accept(part, shapes, plan)
+            elif tie_bytes == 0:
+                retry.extend(part.nodes)
             else:
-                rejected.append(region)
-                retry.extend(_without_large_results(region, shapes))
-        if not retry:
-            break
+                retry.extend(_without_large_results(part, shapes, plan))
+        tie_bytes = _SHARED_BYTES
         members = retry
-    return chosen, rejected
+    return plan
 
 
-def _without_large_results(region: ConstantRegion, shapes: ShapeTable) -> Iterator[ir.Node]:
-    large = {
-        value.producer()
-        for value in region.results
-        if (tensor_bytes(value, shapes) or 0) > _NEGLIGIBLE_BYTES
-    }
-    return (node for node in region.nodes if node not in large) if large else iter(())
+def _accept(part: ConstantRegion, shapes: ShapeTable, plan: FoldingPlan) -> None:
+    """Add ``part``, split where only weights hold it together: one failure shall not spoil all."""
+    regions = [_measured(nodes, shapes) for nodes in _connected(list(part.nodes), sys.maxsize)]
+    freed = {value for region in regions for value in region.freed}
+    plan.regions.extend(regions)
+    plan.shared.update((value, None) for value in part.freed if value not in freed)
 
 
-def _connected(members: list[ir.Node]) -> list[tuple[ir.Node, ...]]:
-    """Split nodes into parts that share no value computed in them and no large weight."""
+def _without_large_results(
+    part: ConstantRegion, shapes: ShapeTable, plan: FoldingPlan
+) -> Iterator[ir.Node]:
+    sizes = {value.producer(): tensor_bytes(value, shapes) or 0 for value in part.results}
+    large = {node for node, size in sizes.items() if size > _NEGLIGIBLE_BYTES} or set(sizes)
+    plan.left_out.update((node, part.growth_bytes) for node in part.nodes if node in large)
+    return (node for node in part.nodes if node not in large)
+
+
+def _connected(members: list[ir.Node], tie_bytes: int) -> list[tuple[ir.Node, ...]]:
+    """Split nodes into parts that share no value computed in them, and no weight of that size."""
     parent = {node: node for node in members}
 
     def root(node: ir.Node) -> ir.Node:
@@ -92,7 +113,7 @@ def _connected(members: list[ir.Node]) -> list[tuple[ir.Node, ...]]:
         if node.op_type == "Constant":
             continue  # becomes an initializer on its own, whoever reads it
         for value in node.inputs:
-            other = _tied_to(value, first_reader, node)
+            other = _tied_to(value, first_reader, node, tie_bytes)
             if other in parent:
                 parent[root(node)] = root(other)
     parts: dict[ir.Node, list[ir.Node]] = {}
@@ -102,7 +123,7 @@ def _connected(members: list[ir.Node]) -> list[tuple[ir.Node, ...]]:
 
 
 def _tied_to(
-    value: ir.Value | None, first_reader: dict[ir.Value, ir.Node], node: ir.Node
+    value: ir.Value | None, first_reader: dict[ir.Value, ir.Node], node: ir.Node, tie_bytes: int
 ) -> ir.Node:
     if value is None:
         return node
@@ -110,7 +131,7 @@ def _tied_to(
     if producer is not None:
         return node if producer.op_type == "Constant" else producer
     tensor = constant_tensor(value)
-    if tensor is None or tensor.nbytes < _SHARED_BYTES:
+    if tensor is None or tensor.nbytes < tie_bytes:
         return node
     return first_reader.setdefault(value, node)
 
@@ -144,7 +165,7 @@ def _stored_bytes(value: ir.Value, shapes: ShapeTable) -> int:
     size = tensor.nbytes if tensor is not None else tensor_bytes(value, shapes) or 0
     known = shapes.of(value)
     rank = len(known.dims) if known is not None and known.dims is not None else 0
-    return size + len(value.name or "") + 6 * rank + 16
+    return size + len(value.name or "") + 4 * rank + 14
 
 
 def _initializer_bytes(value: ir.Value) -> int:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.analysis import annotation_parameters
 from graphopt.analysis.constant_regions import (
     ConstantRegion,
-    choose_regions,
+    plan_folding,
     total_weight_bytes,
 )
 from graphopt.analysis.foldability import FoldableNodes
@@ -90,14 +90,18 @@ class FoldConstants(Pass):
         foldable = FoldableNodes(model, facts.shapes, max_bytes=self.max_bytes)
         for node, slug, why in foldable.refusals:
             edit.refuse(node, slug, why=why)
-        chosen, rejected = choose_regions(foldable, facts.shapes, self.max_growth_bytes)
-        for region in rejected:
-            edit.refuse(region.nodes[-1], "grows-the-file", why=f"by {region.growth_bytes} bytes")
+        plan = plan_folding(foldable, facts.shapes, self.max_growth_bytes)
+        for node, growth_bytes in plan.left_out.items():
+            edit.refuse(node, "grows-the-file", why=f"by {growth_bytes} bytes")
         kept = annotation_parameters(model)
         known = {n.outputs[0]: array for n, array in foldable.arrays.items() if array is not None}
-        for batch in _batches(chosen):
+        for batch in _batches(sorted(plan.regions, key=_is_lift)):
             for region, arrays in _computed(batch, known, facts, edit):
                 _store(region, arrays, kept, edit)
+        for value in plan.shared:
+            if not value.uses() and value.name not in kept:
+                with edit.rewrite(value, because="only folded nodes read it") as change:
+                    change.remove_initializer(value)
 
 
 def _batches(regions: Iterable[ConstantRegion]) -> Iterable[list[ConstantRegion]]:
@@ -158,6 +162,11 @@ def _evaluate(
         assert isinstance(array, np.ndarray)
         found[value] = array
     return found
+
+
+def _is_lift(region: ConstantRegion) -> bool:
+    """Tell whether all there is to do is to store a `Constant`; last, as others may free it."""
+    return region.nodes[0].op_type == "Constant"
 
 
 def _is_constant_node(value: ir.Value) -> bool:
@@ -238,7 +247,8 @@ def _store(region: ConstantRegion, arrays: _Arrays, kept: frozenset[str], edit: 
     because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
     with edit.rewrite(last, because=because) as change:
         for value in region.results:
-            _store_result(value, arrays, change)
+            if value.uses():
+                _store_result(value, arrays, change)
         for node in reversed(region.nodes):
             change.remove(node)
         for value in region.freed:

@@ -55,13 +55,14 @@ class ShareWeights(Pass):
         for equal in classes_of_equal_tensors(initializer_tensors(model)):
             free = list(_unbound(equal, referred, edit))
             kept = _best_to_keep(model, equal, free)
-            for group in _by_graph(free).values():
+            groups = list(_by_graph(free).values())
+            for group in groups:
                 home = kept or group[0]
                 for value in group:
                     if value is not home:
                         _merge(value, home, edit)
             if kept is None:
-                _hoist(model, [group[0] for group in _by_graph(free).values()], edit)
+                _hoist(model, [group[0] for group in groups], edit)
 
 
 def _unbound(
