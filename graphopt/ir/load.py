@@ -35,8 +35,10 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         UnsupportedModelError: It uses a feature that the IR would lose.
     """
     file = Path(path).absolute()  # a bare name would leave external data without a base folder
-    proto = _parse(file, _read(file))
-    _refuse_what_is_not_a_model(proto, file)
+    data = _read(file)
+    proto = _parse(file, data)
+    _refuse_what_is_not_a_model(proto, file, data)
+    del data
     _refuse_what_the_ir_loses(proto, file)
     resolve_external_data(proto, file)
     try:
@@ -109,11 +111,11 @@ def _kind_of(data: bytes) -> str:
     return "the file is damaged, cut short, or of another kind"
 
 
-def _refuse_what_is_not_a_model(proto: onnx.ModelProto, file: Path) -> None:
+def _refuse_what_is_not_a_model(proto: onnx.ModelProto, file: Path, data: bytes) -> None:
     if not proto.HasField("graph") or (not proto.graph.node and not proto.graph.output):
         raise ModelLoadError(
             f"`{file}` is not an ONNX model",
-            why="it parses as protobuf, but holds no graph",
+            why=f"{_kind_of(data)}; it parses as protobuf, but holds no graph",
             hint="check that the file was copied completely and is an `.onnx` file",
         )
     if proto.ir_version < 1 or not proto.opset_import:

@@ -198,8 +198,9 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Say in one error why ``path`` could not be written."""
     hints = {
         errno.ENOSPC: "free some space, or choose another disk with `-o`",
-        errno.ENOENT: f"create the folder first: `mkdir -p {path.parent}`",
     }
+    if error.errno == errno.ENOENT and not path.parent.exists():
+        hints[errno.ENOENT] = f"create the folder first: `mkdir -p {path.parent}`"
     return OutputError(
         f"`{path}` cannot be written",
         why=error.strerror or str(error),
