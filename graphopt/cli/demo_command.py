@@ -78,8 +78,12 @@ def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
             force=force,
             progress=progress,
         )
-    report = validate(output)
-    document: dict[str, Any] = {"optimize": result.report.to_dict(), "validate": report.to_dict()}
-    text = f"{INTRODUCTION}\n{result}\n\nThe bundle, checked as a device would:\n\n{report}"
+    document: dict[str, Any] = {"optimize": result.report.to_dict(), "validate": None}
+    text, status = f"{INTRODUCTION}\n{result}", result.exit_code
+    if result.report.chosen is not None:
+        report = validate(output)
+        document["validate"] = report.to_dict()
+        text += f"\n\nThe bundle, checked as a device would:\n\n{report}"
+        status = status or report.exit_code
     print_result(settings, text=text, document=document)
-    return result.exit_code or report.exit_code
+    return status

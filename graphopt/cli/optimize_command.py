@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def command(
     place = output or api.default_output(model, load_target(given["target"]))
     if dry_run:
         kept = {key: given[key] for key in ("target", "calibration", "gates", "stages", "threads")}
-        words = [word for word in sys.argv[1:] if word != "--dry-run"]
+        words = [word for word in settings.arguments if word != "--dry-run"]
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())
         return 0

@@ -16,12 +16,14 @@ class Settings:
     """How a command speaks; read from the bare arguments, so that it holds for usage errors too.
 
     Args:
+        arguments: The words after ``graphopt``.
         json: Print one JSON document on standard output, for errors as well.
         traceback: Print the Python traceback before an error.
         color: ``auto``, ``always`` or ``never``.
         progress: Show progress on standard error where that is a terminal.
     """
 
+    arguments: tuple[str, ...] = ()
     json: bool = False
     traceback: bool = False
     color: str = "auto"
@@ -34,6 +36,7 @@ class Settings:
         if "--" in options:
             options = options[: options.index("--")]
         return cls(
+            arguments=tuple(arguments),
             json="--json" in options,
             traceback="--traceback" in options,
             color=_color(options) or _environment_color(environment),
