@@ -1,6 +1,7 @@
 """The mathematics of compression, and what the passes that compress share."""
 
 from graphopt.compression.integer_plan import Carried, IntegerPlan, plan_integers
+from graphopt.compression.opset import opset_obstacle
 from graphopt.compression.quantization import (
     INTEGER_TYPES,
     IntegerType,
@@ -29,6 +30,7 @@ __all__ = [
     "WeightSource",
     "bias_parameters",
     "dequantize",
+    "opset_obstacle",
     "parameters_from_range",
     "plan_integers",
     "quantize",

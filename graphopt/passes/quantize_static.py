@@ -19,6 +19,7 @@ from graphopt.compression import (
     QuantizationParameters,
     QuantizedWeights,
     bias_parameters,
+    opset_obstacle,
     parameters_from_range,
     plan_integers,
     quantize,
@@ -70,7 +71,8 @@ class QuantizeStatic(Pass):
         `no-integer-kernel`    ONNX Runtime computes the operator in float only.
         `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
         `excluded`             the name matches `exclude`.
-        `opset-too-old`        the model imports an opset below 13.
+        `opset-too-old`        the model imports an opset below 13, and an operator in it would
+                               change its meaning under 13.
 
     What it keeps
         Inputs and outputs of the model, which stay float, and every operator that it does not name.
@@ -112,7 +114,7 @@ class QuantizeStatic(Pass):
 
     def needs(self, model: ir.Model) -> Needs:
         """Ask for the range of every value that would be quantized, and for the target."""
-        if opset_version(model) < _MINIMUM_OPSET:
+        if _obstacle(model) is not None:
             return Needs()
         names = {
             carried.like.name or "": None for carried in self._plan(model, frozenset()).carried
@@ -121,14 +123,16 @@ class QuantizeStatic(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer that allows it; refuse the others one by one."""
-        if opset_version(model) < _MINIMUM_OPSET:
-            why = f"the model imports opset {opset_version(model)}"
-            _refuse_layers(model, edit, "opset-too-old", why)
+        if (obstacle := _obstacle(model)) is not None:
+            _refuse_layers(model, edit, "opset-too-old", obstacle)
             return
         _refuse_layers(model, edit, "inside-subgraph", "its values cannot be measured")
         plan = self._measured_plan(model, facts.ranges)
         for node, refused in plan.refused:
             edit.refuse(node, refused.slug, why=refused.why)
+        if plan.layers and opset_version(model) < _MINIMUM_OPSET:
+            with edit.rewrite(model.graph, because="one scale per channel") as change:
+                change.set_opset("", _MINIMUM_OPSET)
         _Quantizer(self, plan, edit, facts).run()
 
     def _plan(self, model: ir.Model, without_range: frozenset[ir.Value]) -> IntegerPlan:
@@ -154,6 +158,15 @@ class QuantizeStatic(Pass):
             if not missing:
                 return plan
             unknown |= missing
+
+
+def _obstacle(model: ir.Model) -> str | None:
+    """Return why the model cannot hold quantized layers, or ``None``."""
+    opset = opset_version(model)
+    if opset >= _MINIMUM_OPSET:
+        return None
+    found = opset_obstacle(model, _MINIMUM_OPSET)
+    return None if found is None else f"the model imports opset {opset}: {found}"
 
 
 def _is_finite(found: ValueRange | None) -> bool:
