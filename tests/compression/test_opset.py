@@ -1,0 +1,50 @@
+"""Which models may move to opset 13 as they are."""
+
+import pytest
+
+from graphopt.compression import opset_obstacle
+from graphopt.ir import from_text
+
+
+def model(body, opset=11):
+    return from_text(
+        f'<ir_version: 6, opset_import: ["" : {opset}]>\ng (float[1,1,4,4] x) => (float[N] y) {body}'
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{ a = Relu(x)  y = Reshape(a, s) }".replace("(a, s)", "(a, x)"),
+        "{ y = BatchNormalization(x, x, x, x, x) }",
+        '{ y = Resize<mode = "nearest">(x, x, x) }',
+    ],
+)
+def test_operators_that_stay_the_same(body):
+    assert opset_obstacle(model(body), 13) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("{ y = Softmax(x) }", "Softmax"),
+        ("{ y = Squeeze<axes = [0]>(x) }", "Squeeze"),
+        ("{ y = Dropout(x) }", "Dropout"),
+        ("{ y = ReduceSum<axes = [0]>(x) }", "ReduceSum"),
+        (
+            '{ y = Resize<coordinate_transformation_mode = "tf_half_pixel_for_nn">(x, x, x) }',
+            "Resize",
+        ),
+    ],
+)
+def test_operators_that_change(body, name):
+    assert f"`{name}` changes between opset 11 and 13" in opset_obstacle(model(body), 13)
+
+
+def test_operator_whose_attributes_became_inputs():
+    assert opset_obstacle(model("{ y = Clip<max = 6.0>(x) }", opset=10), 13) is not None
+    assert opset_obstacle(model("{ y = Clip(x) }", opset=11), 13) is None
+
+
+def test_nothing_to_do():
+    assert opset_obstacle(model("{ y = Softmax(x) }", opset=13), 13) is None
