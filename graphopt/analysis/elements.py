@@ -83,6 +83,13 @@ class IntegerElements:
         known = self._shapes.of(value)
         return None if known is None else known.dims
 
+    def length(self, value: ir.Value | None) -> int | None:
+        """Return the number of elements of a vector of int64, or ``None``."""
+        known = self._shapes.of(value)
+        if known is None or known.dtype != ir.DataType.INT64 or known.dims is None:
+            return None
+        return known.dims[0] if len(known.dims) == 1 and isinstance(known.dims[0], int) else None
+
 
 def _constant_elements(value: ir.Value) -> Elements | None:
     array = constant_array(value, _MAX_ELEMENTS)
@@ -136,10 +143,10 @@ def _concat(node: ir.Node, elements: IntegerElements) -> Elements | None:
     for value in node.inputs:
         part = elements.of(value)
         if part is None:
-            dims = elements.dims(value)
-            if dims is None or len(dims) != 1 or not isinstance(dims[0], int):
+            length = elements.length(value)
+            if length is None:
                 return None
-            part = Elements((None,) * min(dims[0], _MAX_ELEMENTS + 1))
+            part = Elements((None,) * min(length, _MAX_ELEMENTS + 1))
         items.extend(part.items)
     return Elements(tuple(items))
 

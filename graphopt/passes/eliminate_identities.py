@@ -89,9 +89,10 @@ class EliminateIdentities(Pass):
                 version = operators.version(node)
                 if rule is None or version is None or node.op_identifier() in model.functions:
                     continue
-                verdict = rule(node, _Context(facts.shapes, version))
+                context = _Context(facts.shapes, version)
+                verdict = rule(node, context)
                 if verdict is True:
-                    _remove(node, edit)
+                    _remove(node, context, edit)
                 elif isinstance(verdict, str):
                     edit.refuse(node, verdict)
 
@@ -116,8 +117,8 @@ _Verdict = bool | str
 """``True``: the first output is the kept input; a slug: nearly so; ``False``: not at all."""
 
 
-def _remove(node: ir.Node, edit: Editor) -> None:
-    output, source = node.outputs[0], _kept_input(node)
+def _remove(node: ir.Node, context: _Context, edit: Editor) -> None:
+    output, source = node.outputs[0], _kept_input(node, context)
     if any(other.uses() or other.is_graph_output() for other in node.outputs[1:]):
         edit.refuse(node, "mask-used")
     elif is_annotated(output):
@@ -130,11 +131,10 @@ def _remove(node: ir.Node, edit: Editor) -> None:
             change.remove(node)
 
 
-def _kept_input(node: ir.Node) -> ir.Value | None:
+def _kept_input(node: ir.Node, context: _Context) -> ir.Value | None:
     """Return the input that is not the neutral constant."""
-    if node.op_type in _COMMUTATIVE and _neutral(node, operand(node, 0)) is True:
-        return operand(node, 1)
-    return operand(node, 0)
+    is_first_neutral = node.op_type in _COMMUTATIVE and _neutral_operand(node, context)[0] == 0
+    return operand(node, 1 if is_first_neutral else 0)
 
 
 # -- rules: one for each operator -------------------------------------------------------------
@@ -249,11 +249,16 @@ _BROADCASTING_SINCE = 7
 def _arithmetic(node: ir.Node, context: _Context) -> _Verdict:
     if context.version < _BROADCASTING_SINCE or len(node.inputs) != 2:  # noqa: PLR2004 - binary
         return False
+    return _neutral_operand(node, context)[1]
+
+
+def _neutral_operand(node: ir.Node, context: _Context) -> tuple[int, _Verdict]:
+    """Return which operand the node could do without: both may be neutral, and one be too small."""
     for index in (1, 0) if node.op_type in _COMMUTATIVE else (1,):
         verdict = _neutral(node, node.inputs[index])
         if verdict and (context.keeps_shape(node, 1 - index) or _is_scalar(node, index, context)):
-            return verdict
-    return False
+            return index, verdict
+    return -1, False
 
 
 def _is_scalar(node: ir.Node, index: int, context: _Context) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import annotation_parameters, is_annotated
+from graphopt.analysis import Operators, annotation_parameters, is_annotated
 from graphopt.analysis.equal_tensors import classes_of_equal_tensors
 from graphopt.ir import initializer_tensors
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass
@@ -52,7 +52,7 @@ class ShareWeights(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Merge equal initializers."""
         referred = annotation_parameters(model)
-        for equal in classes_of_equal_tensors(initializer_tensors(model)):
+        for equal in classes_of_equal_tensors(_weights(model)):
             free = list(_unbound(equal, referred, edit))
             kept = _best_to_keep(model, equal, free)
             groups = list(_by_graph(free).values())
@@ -63,6 +63,14 @@ class ShareWeights(Pass):
                         _merge(value, home, edit)
             if kept is None:
                 _hoist(model, [group[0] for group in groups], edit)
+
+
+def _weights(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Yield the weights that can see each other: those inside functions see nothing outside."""
+    operators = Operators(model)
+    for value, tensor in initializer_tensors(model):
+        if value.graph is not None and not operators.is_in_function(value.graph):
+            yield value, tensor
 
 
 def _unbound(
