@@ -152,7 +152,7 @@ class Validation:
         if faults:
             raise Wrong("; ".join(dict.fromkeys(faults)) + self._suspicion())
         note = f" ({golden['note']})" if golden["note"] else ""
-        return f"{golden['samples']} samples agree with the records{note}"
+        return f"recorded samples that agree: {golden['samples']}{note}"
 
     def _golden(self, kind: str, index: int) -> dict[str, Any]:
         name = f"golden/{kind}/{index}.npz"
@@ -201,11 +201,13 @@ class Validation:
         return f"{peak} bytes resident at most" if peak else "this system does not tell"
 
     def _gates(self) -> str:
-        missed = [gate for gate in self.manifest["gates"] if not gate["passed"]]
-        text = "; ".join(f"{g['name']} {g['value']}, limit {g['limit']}" for g in missed)
+        gates = self.manifest["gates"]
+        missed = [f"{gate['name']} is {gate['value']}, limit {gate['limit']}"
+                  for gate in gates if gate["passed"] is False]  # fmt: skip
         if not self.manifest["gates_met"]:
-            raise Wrong(f"made with a missed goal: {text}")
-        return f"met where the bundle was made{text and ', but for '}{text}"
+            raise Wrong("made with a missed goal: " + "; ".join(missed))
+        unknown = ", ".join(gate["name"] for gate in gates if gate["passed"] is None)
+        return "met where the bundle was made" + (f"; not measured: {unknown}" if unknown else "")
 
     def _latency(self) -> str:
         if not self.wants_latency or not self.manifest["golden"]["samples"]:

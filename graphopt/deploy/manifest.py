@@ -26,7 +26,7 @@ _LIBRARIES = ("numpy", "onnx", "onnx-ir")
 
 # Of the hundred flags of a CPU those by which kernels are chosen.
 _KERNEL_FEATURES = re.compile(
-    r"ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve.*|sme.*"
+    r"ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*"
 )
 
 

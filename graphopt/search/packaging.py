@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graphopt.deploy import BundleParts, record_golden
@@ -32,6 +34,8 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         worker=bench.worker,
         random_outputs=frozenset(chosen.comparison.random_outputs),
     )
+    # Where things lie on the machine that made it is nobody's business on the device.
+    result = replace(result, source=Path(result.source).name, output=None)
     return BundleParts(
         model=chosen.built.path,
         source=bench.source,

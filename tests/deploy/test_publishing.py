@@ -209,16 +209,29 @@ def test_recovery_of_a_replacement_that_died_between_its_two_steps(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def other(parts, tmp_path_factory):
-    """A bundle of other content, so that a mixture of two would not be whole."""
-    parts = dataclasses.replace(parts, report_html="other", seed=1)
-    return Bundle.build(parts, tmp_path_factory.mktemp("other") / "tiny.cpu-int8")
+def pair(parts, tmp_path_factory):
+    """Two small bundles of different content, so that a mixture of both would not be whole."""
+    golden = dataclasses.replace(parts.golden, samples=parts.golden.samples[:1])
+    folder = tmp_path_factory.mktemp("pair")
+    return [
+        Bundle.build(
+            dataclasses.replace(parts, golden=golden, report_html=text, seed=seed), folder / text
+        )
+        for seed, text in enumerate(("first", "second"))
+    ]
 
 
 @pytest.mark.parametrize("way", [(), ("two-steps",)])
-def test_killed_at_every_step_the_destination_is_always_whole(bundle, other, tmp_path, way):
-    destination = bundle.save(tmp_path / "shipped").path
-    command = [sys.executable, PROGRAM, "steps", bundle.path, other.path, destination, *way]
+def test_killed_at_every_step_the_destination_is_always_whole(pair, tmp_path, way):
+    destination = pair[0].save(tmp_path / "shipped").path
+    command = [
+        sys.executable,
+        PROGRAM,
+        "steps",
+        *(bundle.path for bundle in pair),
+        destination,
+        *way,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     *deaths, (_, most, left) = [line.split() for line in result.stdout.splitlines()]
@@ -229,13 +242,13 @@ def test_killed_at_every_step_the_destination_is_always_whole(bundle, other, tmp
     assert {word for _, word in deaths} == ({"there", "recovered"} if way else {"there"})
 
 
-def test_killed_at_random_moments_the_destination_is_always_whole(bundle, other, tmp_path):
-    destination = bundle.save(tmp_path / "shipped").path
+def test_killed_at_random_moments_the_destination_is_always_whole(pair, tmp_path):
+    destination = pair[0].save(tmp_path / "shipped").path
     generator = random.Random(5)  # noqa: S311 - moments, not secrets
     for _ in range(8):
         before = destination.stat().st_ino
         child = subprocess.Popen(
-            [sys.executable, PROGRAM, "loop", bundle.path, other.path, destination],
+            [sys.executable, PROGRAM, "loop", *(bundle.path for bundle in pair), destination],
             stdout=subprocess.PIPE,
         )
         with child:
@@ -245,5 +258,5 @@ def test_killed_at_random_moments_the_destination_is_always_whole(bundle, other,
             time.sleep(generator.uniform(0, 0.05))
             child.kill()
         Bundle.load(destination)
-    bundle.save(destination, force=True)
+    pair[0].save(destination, force=True)
     assert names_in(tmp_path) == ["shipped"]
