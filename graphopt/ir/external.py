@@ -9,7 +9,6 @@ unless it is the very same one (tensors that share their data).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -17,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import ExternalDataError
-from graphopt.ir.structure import attribute_tensor_protos, tensor_protos
+from graphopt.ir.structure import model_tensor_protos
 
 __all__ = ["resolve_external_data"]
 
@@ -41,7 +40,7 @@ def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
     """
     extents = [
         _resolve(tensor, model_file)
-        for tensor in _all_tensor_protos(proto)
+        for tensor in model_tensor_protos(proto)
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     ]
     for first, second in itertools.pairwise(sorted(extents)):
@@ -53,13 +52,6 @@ def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
                 why=f"bytes {first.offset}-{first.end} and {second.offset}-{second.end}",
                 hint="export the model again; the file is damaged",
             )
-
-
-def _all_tensor_protos(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from tensor_protos(proto.graph)
-    for function in proto.functions:
-        for node in function.node:
-            yield from attribute_tensor_protos(node)
 
 
 def _resolve(tensor: onnx.TensorProto, model_file: Path) -> _Extent:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphopt.errors import OutputError
 from graphopt.ir.constants import weight_bytes
-from graphopt.ir.structure import Structure, take_structure, tensor_protos
+from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
 
 __all__ = ["INLINE_LIMIT_BYTES", "atomic_file", "model_bytes", "save"]
 
@@ -88,7 +88,7 @@ def _fill(proto: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
 
 def _load_leftovers(model: onnx.ModelProto) -> None:
     """Take in tensors of ``Constant`` nodes that were external: only initializers may stay so."""
-    for proto in tensor_protos(model.graph):
+    for proto in model_tensor_protos(model):
         if proto.data_location == onnx.TensorProto.EXTERNAL:
             location = {entry.key: entry.value for entry in proto.external_data}
             if not Path(location.get("location", "")).is_absolute():

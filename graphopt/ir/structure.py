@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.ir.constants import initializer_tensors
 
-__all__ = ["Checkpoint", "Structure", "clone", "take_structure", "tensor_protos"]
+__all__ = ["Checkpoint", "Structure", "clone", "model_tensor_protos", "take_structure"]
 
 _PREFIX = "graphopt-weight:"
 
@@ -33,7 +33,7 @@ class Structure:
 
     def weights(self) -> Iterator[tuple[onnx.TensorProto, ir.TensorProtocol]]:
         """Yield each reference in `proto` with the weight that belongs there."""
-        for proto in tensor_protos(self.proto.graph):
+        for proto in model_tensor_protos(self.proto):
             index = _reference(proto)
             if index is not None:
                 yield proto, self.tensors[index]
@@ -91,6 +91,14 @@ def _reference(proto: onnx.TensorProto) -> int | None:
         return None
     location = proto.external_data[0].value
     return int(location[len(_PREFIX) :]) if location.startswith(_PREFIX) else None
+
+
+def model_tensor_protos(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every dense tensor of a model, functions included."""
+    yield from tensor_protos(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from attribute_tensor_protos(node)
 
 
 def tensor_protos(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
