@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
-from graphopt.ir.walk import graphs
+from graphopt.ir.walk import graphs, subgraphs_of
 
 __all__ = ["normalise"]
 
@@ -12,11 +14,12 @@ __all__ = ["normalise"]
 def normalise(model: ir.Model) -> ir.Model:
     """Bring ``model`` into the form that everything after may rely on; in place.
 
-    The default domain is called ``""``, every node has a name of its own within the model, and
-    every graph has a name.
+    The default domain is called ``""``, every node has a name of its own within the model, every
+    graph has a name, and no value of a subgraph has the name of a value of an outer graph.
     """
     _merge_default_domain(model)
     _name_graphs_and_nodes(model)
+    _rename_hiding_values(model)
     return model
 
 
@@ -37,6 +40,45 @@ def _name_graphs_and_nodes(model: ir.Model) -> None:
             if not node.name or node.name in seen:
                 node.name = _free_name(node, taken)
             seen.add(node.name)
+
+
+def _rename_hiding_values(model: ir.Model) -> None:
+    """Rename values of subgraphs that are called like a value of an outer graph.
+
+    The runtime and the checker take a subgraph whose input hides an outer value, and one that uses
+    the name of a value computed later outside. A pass may let the subgraph read the former, and
+    compute the latter earlier under its public name.
+    """
+    hiding: list[ir.Value] = []
+    for graph in (*(function.graph for function in model.functions.values()), model.graph):
+        hiding += _hiding_values(graph, ())
+    taken = {value.name for graph in graphs(model) for value in _values(graph)} if hiding else set()
+    for value in hiding:
+        number = 1
+        while f"{value.name}_{number}" in taken:
+            number += 1
+        value.name = f"{value.name}_{number}"
+        taken.add(value.name)
+
+
+def _hiding_values(graph: ir.Graph, outer: tuple[frozenset[str | None], ...]) -> Iterator[ir.Value]:
+    """Yield the values that are called like one of an outer graph."""
+    if outer:
+        yield from (
+            value for value in _values(graph) if any(value.name in names for names in outer)
+        )
+    inner_graphs = [inner for node in graph for inner in subgraphs_of(node)]
+    if inner_graphs:
+        names = frozenset(value.name for value in _values(graph))
+        for inner in inner_graphs:
+            yield from _hiding_values(inner, (*outer, names))
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Yield the values that a graph defines, each once, unnamed ones excepted."""
+    yield from dict.fromkeys((*graph.inputs, *graph.initializers.values()))
+    for node in graph:
+        yield from (value for value in node.outputs if value.name)
 
 
 def _free_name(node: ir.Node, taken: set[str]) -> str:

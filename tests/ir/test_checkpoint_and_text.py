@@ -88,6 +88,24 @@ def test_loading_names_every_node_and_merges_the_default_domain():
     assert [node.name for node in model.graph] == ["y_Relu", "z_Exp"]
 
 
+def test_no_value_of_a_subgraph_is_called_like_an_outer_one():
+    model = gir.from_text(
+        """(int64 n, bool go, float[2] x) => (float[2] y, float[2] z) {
+          y = Loop(n, go, x) <body = b (int64 i, bool c, float[2] x) => (bool c2, float[2] z) {
+            c2 = Identity(c)
+            z = If(c) <then_branch = t () => (float[2] u) <float[2] x = {1, 2}> { u = Neg(x) },
+                       else_branch = e () => (float[2] y) { y = Relu(x) }>
+          }>
+          z = Abs(x) }"""
+    )
+    names = [value.name for graph in gir.graphs(model) for value in graph.inputs]
+    names += [name for graph in gir.graphs(model) for name in graph.initializers]
+    names += [value.name for node in gir.nodes(model) for value in node.outputs]
+    assert len(names) == len(set(names))
+    assert [value.name for value in model.graph.inputs] == ["n", "go", "x"]
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+
+
 def test_text_round_trips_and_leaves_out_large_weights():
     model = gir.from_text(BRANCHES)
     again = gir.from_text(gir.to_text(model))
