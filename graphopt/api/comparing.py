@@ -17,7 +17,7 @@ from graphopt.runtime import (
     shared_worker,
 )
 from graphopt.search import Feeds, ProgressCallback, Reporter, SampleSource
-from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed
+from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed, runtime_inputs
 from graphopt.verification import compare_models
 
 __all__ = ["bench", "verify"]
@@ -64,9 +64,11 @@ def verify(
         "min_sqnr_db": min_sqnr_db,
     }
     limits = {name: limit for name, limit in given.items() if limit is not None}
-    report = Reporter(progress, "verify")
-    report("comparing outputs")
+    Reporter(progress, "verify")("comparing outputs")
     plain = SessionOptions(optimization="disabled", threads=threads)
+    load(reference)
+    runtime_inputs(Path(reference), plain)
+    load(candidate)  # a file that is no model is the user's error, not a failed candidate
     comparison = compare_models(
         reference,
         candidate,
@@ -118,6 +120,9 @@ def bench(
     if threads < 0:
         raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
     load(candidate)  # a file that is no model is the user's error, not a failed candidate
+    options = SessionOptions(threads=threads)
+    load(baseline)
+    runtime_inputs(Path(baseline), options)
     real = _feeds(Path(baseline), samples, seed) if samples is not None else None
     feeds = latency_feed(load(baseline), real, seed)
     Reporter(progress, "bench")("timing")
@@ -125,7 +130,7 @@ def bench(
         baseline,
         candidate,
         feeds,
-        options=SessionOptions(threads=threads),
+        options=options,
         budget_s=budget_s,
         seed=seed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from graphopt.cli.progress import progress_shown
 from graphopt.cli.settings import Settings
 
 __all__ = ["command"]
+
+
+def _print_schema(context: click.Context, _option: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        from graphopt.report import result_schema
+
+        print(json.dumps(result_schema(), indent=2))
+        context.exit()
 
 
 @cli_command(
@@ -74,6 +83,14 @@ __all__ = ["command"]
     default="10",
     show_default=True,
     help="Time to measure each candidate.",
+)
+@click.option(
+    "--json-schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the schema of the --json document and do nothing.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
 @force_option

@@ -111,6 +111,6 @@ def _printer(words: tuple[str, ...], settings: Settings) -> PrintAfter | None:
     stream = sys.stderr if settings.json else sys.stdout
 
     def show(event: PassEvent, text: str) -> None:
-        print(f"# after {event.text} ({event.status}, {event.edits} edits)\n{text}", file=stream)
+        print(f"# after {event.text}, {event.status}\n{text.strip()}\n", file=stream)
 
     return PrintAfter(when=words, sink=show)

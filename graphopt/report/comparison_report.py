@@ -50,7 +50,7 @@ class ComparisonReport:
             value = getattr(difference, f"{direction}_{figure}" if direction == "max" else figure)
             exceeds = value is not None and (value > limit if direction == "max" else value < limit)
             if exceeds:
-                faults.append(f"{figure} is {format_number(value)}, the limit {limit:g}")
+                faults.append(f"{name} is {format_number(value)}, the limit {limit:g}")
         return faults
 
     @property

@@ -85,7 +85,8 @@ class RunReport:
         return rows + operator_rows(before.operators, after.operators)
 
     def _closing_line(self) -> str:
-        outcome = f"{self.ledger.edits} edits" if self.changed else "nothing to change"
+        edits = "1 edit" if self.ledger.edits == 1 else f"{self.ledger.edits} edits"
+        outcome = edits if self.changed else "nothing to change"
         rolled_back = len(self.ledger.rolled_back())
         dropped = f", {rolled_back} passes rolled back" if rolled_back else ""
         place = f" -> {self.files[0]}" if self.files else ""

@@ -27,7 +27,7 @@ from graphopt.search.progress import Reporter
 from graphopt.targets import Target
 from graphopt.verification import Metric, evaluate, load_metric
 
-__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "prepare"]
+__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "prepare", "runtime_inputs"]
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 SampleSource = str | Path | Iterable[Feeds] | Callable[[], Iterable[Feeds]]
@@ -122,7 +122,7 @@ def prepare(
     report("reading the model")
     model = load(path)
     options = target.session_options()
-    specs = _input_specs(path, options)
+    specs = runtime_inputs(path, options)
     report("checking the samples")
     if is_metric_function(evaluation) and metric is None:
         evaluation, metric = None, str(evaluation)
@@ -157,7 +157,12 @@ def is_metric_function(evaluation: SampleSource | None) -> bool:
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
 
 
-def _input_specs(path: Path, options: SessionOptions) -> tuple[TensorSpec, ...]:
+def runtime_inputs(path: Path, options: SessionOptions) -> tuple[TensorSpec, ...]:
+    """Return the inputs of an original model, which the runtime must be able to load.
+
+    Raises:
+        UnsupportedModelError: It cannot.
+    """
     try:
         with shared_worker().load(path, options) as session:
             return session.inputs

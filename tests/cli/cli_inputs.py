@@ -17,6 +17,8 @@ def write_inputs(folder):
     onnx.save(custom_operator(), folder / "custom.onnx")
     onnx.save(unloadable(), folder / "unloadable.onnx")
     (folder / "present.onnx").write_bytes(b"something that must stay")
+    for name, addend in (("tiny", 0.0), ("other", 1.0)):
+        onnx.save(tiny(addend), folder / f"{name}.onnx")
     write_samples(folder)
 
 
@@ -49,7 +51,15 @@ def model():
         helper.make_node("MatMul", ["active", "w2"], ["y"], "second"),
         helper.make_node("Exp", ["hidden"], ["unread"], "dead"),
     ]
-    return made(nodes, weights)
+    return made(nodes, weights, columns=4)
+
+
+def tiny(addend):
+    nodes = [
+        helper.make_node("Identity", ["x"], ["same"], "identity"),
+        helper.make_node("Add", ["same", "one"], ["y"], "add"),
+    ]
+    return made(nodes, {"one": np.array([addend], np.float32)})
 
 
 def custom_operator():
@@ -63,12 +73,12 @@ def unloadable():
     return made(nodes, {}, kind=TensorProto.BFLOAT16)
 
 
-def made(nodes, weights, *, domains=(), kind=TensorProto.FLOAT):
+def made(nodes, weights, *, domains=(), kind=TensorProto.FLOAT, columns=16):
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info("x", kind, ["batch", 16])],
-        [helper.make_tensor_value_info("y", kind, ["batch", 4 if weights else 16])],
+        [helper.make_tensor_value_info("y", kind, ["batch", columns])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(*item) for item in domains)]

@@ -222,7 +222,8 @@ def test_signals_unwind(tmp_path, number, status):
     script = (
         "import sys, time, click\nfrom graphopt.cli import main as m\n"
         "@click.command()\ndef end():\n"
-        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n"
+        "    try:\n        print('ready', flush=True)\n"
+        "        while True:\n            time.sleep(0.05)\n"
         f"    finally:\n        open({str(tmp_path / 'cleaned')!r}, 'w').close()\n"
         "m.application.get_command = lambda *_: end\nsys.exit(m.main(['doctor']))"
     )

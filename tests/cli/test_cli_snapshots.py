@@ -21,7 +21,9 @@ BLOCK = re.compile(r"````console\n(.*?)````", re.DOTALL)
 # What differs from run to run or from machine to machine; words around it stay.
 VARIABLE = (
     (re.compile(r"\b\d+(\.\d+)? (ms|s)\b"), r"[TIME] \2"),
-    (re.compile(r"\b[0-9a-f]{16,64}\b"), "[DIGEST]"),
+    (re.compile(r"(?m)  \d+\.\d\d$"), "  [S]"),
+    (re.compile(r"(\d+\.\d{3})\d{6,}"), r"\1..."),
+    (re.compile(r"(?<![.\d])\b(?=\d*[a-f])[0-9a-f]{12,64}\b"), "[DIGEST]"),
     (re.compile(re.escape(__version__) + r"\b"), "[VERSION]"),
 )
 

@@ -1,0 +1,62 @@
+"""Ctrl-C and termination in the middle of the main job: one line, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from graphopt.demo import demo_files
+
+DEADLINE_S = 60
+
+
+def wait_until(condition):
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def start(folder, scratch):
+    files = demo_files()
+    command = ["optimize", files.model, "--target", "cpu-int8", "--calibration", files.calibration]
+    return subprocess.Popen(
+        [sys.executable, "-m", "graphopt", *map(str, command), "--latency", "300"],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_optimize_leaves_nothing(tmp_path, number, status):
+    folder, scratch = tmp_path / "folder", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    with start(folder, scratch) as process:
+        # A candidate on disk: its latency is measured for the next five minutes.
+        wait_until(lambda: list(scratch.glob("graphopt-*/static.onnx")))
+        # A terminal sends Ctrl-C to the whole group, workers included; `kill` to one process.
+        kill = os.killpg if number is signal.SIGINT else os.kill
+        kill(process.pid, number)
+        output, error = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == status
+    assert output == ""
+    assert error == ("interrupted\n" if number is signal.SIGINT else "")
+    assert list(folder.iterdir()) == []
+    assert list(scratch.iterdir()) == []
+    wait_until(lambda: not is_alive(process.pid))
+
+
+def is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
