@@ -125,6 +125,8 @@ def _environment() -> dict[str, str]:
     # Would keep the interpreter alive, or talk, after the end of the program.
     for name in ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE"):
         environment.pop(name, None)
+    # Else the runtime may report what it loads over the network, and leaves a file for that behind.
+    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     root = str(Path(__file__).resolve().parents[2])
     installed = {str(Path(folder).resolve()) for folder in site.getsitepackages()}
     if root not in installed | {str(Path(site.getusersitepackages()).resolve())}:
