@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from graphopt.analysis.foldability import FoldableNodes, tensor_bytes
 from graphopt.ir import constant_tensor
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["ConstantRegion", "FoldingPlan", "plan_folding", "total_weight_bytes"]
+__all__ = ["ConstantRegion", "FoldingPart", "FoldingPlan", "plan_folding", "total_weight_bytes"]
 
 _SHARED_BYTES = 1024
 """A weight of at least this size ties its readers together: it is freed by all or by none.
@@ -31,13 +31,31 @@ class ConstantRegion:
     Attributes:
         nodes: The nodes, in an order in which they could run.
         results: Their outputs that other nodes read.
-        freed: Initializers that nobody else reads.
-        growth_bytes: By how much the file would grow, an estimate from above.
+        growth_bytes: By how much the file would grow, an estimate from above; weights that nobody
+            else reads are counted as saved.
     """
 
     nodes: tuple[ir.Node, ...]
     results: tuple[ir.Value, ...]
-    freed: tuple[ir.Value, ...]
+    growth_bytes: int
+
+    def freed(self) -> list[ir.Value]:
+        """Return the initializers that nobody but the nodes reads, as the model is now."""
+        inside = set(self.nodes)
+        read = {value: None for node in self.nodes for value in node.inputs if value is not None}
+        return [value for value in read if _is_freed(value, inside)]
+
+
+@dataclass(frozen=True)
+class FoldingPart:
+    """Regions that save weights together.
+
+    Attributes:
+        regions: The regions; none depends on another.
+        growth_bytes: By how much the file would grow if all are folded, an estimate from above.
+    """
+
+    regions: tuple[ConstantRegion, ...]
     growth_bytes: int
 
 
@@ -46,13 +64,11 @@ class FoldingPlan:
     """What to fold, and what not.
 
     Attributes:
-        regions: What to fold; none depends on another.
-        shared: Initializers that only several of the regions together read.
+        parts: What to fold, what saves most first.
         left_out: Nodes whose results would make the file grow, with the bytes.
     """
 
-    regions: list[ConstantRegion] = field(default_factory=list)
-    shared: dict[ir.Value, None] = field(default_factory=dict)
+    parts: list[FoldingPart] = field(default_factory=list)
     left_out: dict[ir.Node, int] = field(default_factory=dict)
 
 
@@ -71,22 +87,22 @@ def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int)
         for part in sorted(parts, key=lambda part: part.growth_bytes):
             if part.growth_bytes <= budget_bytes:
                 budget_bytes -= part.growth_bytes
-                _accept(part, shapes, plan)
+                plan.parts.append(_split(part, shapes))
             elif tie_bytes == 0:
                 retry.extend(part.nodes)
             else:
                 retry.extend(_without_large_results(part, shapes, plan))
         tie_bytes = _SHARED_BYTES
         members = retry
+    plan.parts.sort(key=lambda part: part.growth_bytes)
     return plan
 
 
-def _accept(part: ConstantRegion, shapes: ShapeTable, plan: FoldingPlan) -> None:
-    """Add ``part``, split where only weights hold it together: one failure shall not spoil all."""
-    regions = [_measured(nodes, shapes) for nodes in _connected(list(part.nodes), sys.maxsize)]
-    freed = {value for region in regions for value in region.freed}
-    plan.regions.extend(regions)
-    plan.shared.update((value, None) for value in part.freed if value not in freed)
+def _split(part: ConstantRegion, shapes: ShapeTable) -> FoldingPart:
+    """Split ``part`` where only weights hold it together: one failure shall not spoil all."""
+    pieces = _connected(list(part.nodes), sys.maxsize)
+    regions = tuple(_measured(nodes, shapes) for nodes in pieces)
+    return FoldingPart(regions, part.growth_bytes)
 
 
 def _without_large_results(
@@ -144,11 +160,11 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
         for value in node.outputs
         if any(user not in inside for user, _ in value.uses())
     )
-    read = {value: None for node in nodes for value in node.inputs if value is not None}
-    freed = tuple(value for value in read if _is_freed(value, inside))
+    region = ConstantRegion(nodes, results, 0)
     cost = sum(_stored_bytes(value, shapes) for value in results)
-    saved = sum(_node_bytes(node) for node in nodes) + sum(_initializer_bytes(v) for v in freed)
-    return ConstantRegion(nodes, results, freed, cost - saved)
+    saved = sum(_initializer_bytes(value) for value in region.freed())
+    saved += sum(_node_bytes(node) for node in nodes)
+    return replace(region, growth_bytes=cost - saved)
 
 
 def _is_freed(value: ir.Value, inside: set[ir.Node]) -> bool:
@@ -157,34 +173,60 @@ def _is_freed(value: ir.Value, inside: set[ir.Node]) -> bool:
     return all(user in inside for user, _ in value.uses())
 
 
-# -- sizes in the file; protobuf spends about two bytes on each field beside its content ----------
+# -- sizes in the file: protobuf writes a field as a tag, its length and its content --------------
+
+
+def _field(size: int) -> int:
+    return 1 + _varint(size) + size
+
+
+def _varint(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)
 
 
 def _stored_bytes(value: ir.Value, shapes: ShapeTable) -> int:
+    """Return the bytes of ``value`` as an initializer, under its name and a number."""
     tensor = constant_tensor(value)
-    size = tensor.nbytes if tensor is not None else tensor_bytes(value, shapes) or 0
     known = shapes.of(value)
-    rank = len(known.dims) if known is not None and known.dims is not None else 0
-    return size + len(value.name or "") + 4 * rank + 14
+    if tensor is not None:
+        dims: Iterable[int | str | None] = tensor.shape.numpy()
+        size = tensor.nbytes
+    else:
+        dims = known.dims or () if known is not None else ()
+        size = tensor_bytes(value, shapes) or 0
+    return _tensor_bytes(len(value.name or "") + _SUFFIX_BYTES, dims, size)
+
+
+_SUFFIX_BYTES = 4
+
+
+def _tensor_bytes(name: int, dims: Iterable[int | str | None], size: int) -> int:
+    sizes = sum(1 + _varint(dim) for dim in dims if isinstance(dim, int))
+    return _field(sizes + 2 + _field(name) + _field(size))
 
 
 def _initializer_bytes(value: ir.Value) -> int:
     tensor = value.const_value
-    return (tensor.nbytes if tensor is not None else 0) + len(value.name or "") + 8
+    if tensor is None:
+        return 0
+    return _tensor_bytes(len(value.name or ""), tensor.shape.numpy(), tensor.nbytes)
 
 
 def _node_bytes(node: ir.Node) -> int:
     names = [node.name, node.op_type, *(v.name for v in (*node.inputs, *node.outputs) if v)]
     attributes = sum(_attribute_bytes(attribute) for attribute in node.attributes.values())
-    return sum(len(name or "") + 2 for name in names) + attributes + 2
+    return _field(sum(_field(len(name or "")) for name in names) + attributes)
 
 
 def _attribute_bytes(attribute: ir.Attr) -> int:
+    """Return the bytes of an attribute, an estimate from below."""
     held = attribute.value
-    size = held.nbytes if isinstance(held, ir.TensorProtocol) else 1
-    if isinstance(held, (tuple, list, str)):
+    size = 1
+    if isinstance(held, ir.TensorProtocol):
+        size = _tensor_bytes(0, held.shape.numpy(), held.nbytes)
+    elif isinstance(held, (tuple, list, str)):
         size = len(held)
-    return size + len(attribute.name) + 6
+    return _field(_field(len(attribute.name)) + size + 3)
 
 
 def total_weight_bytes(values: Iterable[ir.Value]) -> int:

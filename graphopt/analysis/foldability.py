@@ -22,6 +22,9 @@ __all__ = ["FoldableNodes", "in_order", "tensor_bytes"]
 _QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 _MAX_CHECKED_ELEMENTS = 1 << 16
 
+_INITIALIZERS_ALONE_SINCE = 4
+"""Before this IR version an initializer had to be an input, which a caller may override."""
+
 
 def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
     """Yield the nodes of ``graph`` and its subgraphs in an order in which they could run."""
@@ -71,6 +74,8 @@ class FoldableNodes:
 
     def _consider(self, node: ir.Node, array: np.ndarray[Any, Any] | None) -> None:
         if node.op_type == "Constant" and not node.domain:
+            if self._model.ir_version < _INITIALIZERS_ALONE_SINCE:
+                return
             refusal = self._lift_refusal(node)
         elif array is None and not (node.inputs and all(map(self.is_constant, node.inputs))):
             return

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from graphopt.rewrite import ValueShape
 
-__all__ = ["reshape_target_of", "same_shape", "same_shape_and_count"]
+__all__ = [
+    "reshape_target_of",
+    "same_shape",
+    "same_shape_and_count",
+    "target_without_copies",
+]
 
 
 def same_shape(first: ValueShape | None, second: ValueShape | None) -> bool:
@@ -41,3 +46,28 @@ def reshape_target_of(shape: ValueShape | None) -> tuple[int, ...] | None:
         return None
     target = tuple(dim if isinstance(dim, int) else -1 for dim in shape.dims)
     return target if target.count(-1) <= 1 and 0 not in target else None
+
+
+def target_without_copies(
+    target: tuple[int, ...], middle: ValueShape | None, source: ValueShape | None
+) -> tuple[int, ...] | None:
+    """Return the target of a Reshape of ``middle`` so that it means the same on ``source``.
+
+    A 0 in ``target`` copies a dimension of ``middle``: it becomes that number, or stays where
+    ``source`` has the same symbol there. ``None`` where that is not known.
+    """
+    if middle is None or middle.dims is None:
+        return None
+    outer = source.dims if source is not None and source.dims is not None else ()
+    resolved = []
+    for axis, size in enumerate(target):
+        dim = middle.dims[axis] if axis < len(middle.dims) else None
+        if size != 0:
+            resolved.append(size)
+        elif isinstance(dim, int) and dim > 0:
+            resolved.append(dim)
+        elif dim is not None and axis < len(outer) and outer[axis] == dim:
+            resolved.append(0)
+        else:
+            return None
+    return tuple(resolved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +10,19 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
+from graphopt.analysis.axis_chains import merge_axes
 from graphopt.analysis.casts import is_direct_cast_equal
 from graphopt.analysis.operands import (
     cast_target,
     operand,
     reshape_target,
-    squeeze_axes,
     transpose_permutation,
 )
-from graphopt.analysis.shape_proofs import reshape_target_of, same_shape_and_count
+from graphopt.analysis.shape_proofs import (
+    reshape_target_of,
+    same_shape_and_count,
+    target_without_copies,
+)
 from graphopt.ir import graphs
 from graphopt.rewrite import (
     Change,
@@ -81,11 +85,22 @@ class CollapseChains(Pass):
         """Collapse chains, the first link first, so that long chains need one walk."""
         operators = Operators(model)
         shapes = _Shapes(facts.shapes)
+        postponed: list[ir.Node] = []
         for graph in reversed(list(graphs(model))):  # subgraphs read what their owners settled on
-            for node in graph:
-                current: ir.Node | None = node
-                while current is not None:
-                    current = _collapse_once(current, operators, shapes, edit)
+            settled = ((node, _collapse(node, operators, shapes, edit)) for node in graph)
+            postponed.extend(node for node, slug in settled if slug == "names-an-output")
+        _retry(postponed, operators, shapes, edit)
+
+
+def _retry(postponed: list[ir.Node], operators: Operators, shapes: _Shapes, edit: Editor) -> None:
+    """Try again while it helps: the other readers of the value between may be gone."""
+    while postponed:
+        left = [node for node in postponed if _collapse(node, operators, shapes, edit)]
+        if len(left) == len(postponed):
+            break
+        postponed = left
+    for node in postponed:
+        edit.refuse(node, "names-an-output")
 
 
 class _Shapes:
@@ -159,34 +174,48 @@ _Plan = _Skip | _Restore | _Replace | str | None
 """What to do; a refusal's slug, or ``None`` where nothing can be said against or for it."""
 
 
-def _first_link(node: ir.Node) -> ir.Node | None:
+def _collapse(node: ir.Node, operators: Operators, shapes: _Shapes, edit: Editor) -> str | None:
+    """Collapse ``node`` with what it reads, as often as that goes; return why not further.
+
+    Refusals are recorded, but for `names-an-output`, which may change while others collapse.
+    """
+    current: ir.Node | None = node
+    while current is not None:
+        chain = _chain_to(current, operators, shapes)
+        plan = None if chain is None else _checked_plan(chain)
+        if chain is None or plan is None:
+            return None
+        if isinstance(plan, str):
+            if plan != "names-an-output":
+                edit.refuse(current, plan)
+            return plan
+        current = _carry_out(plan, chain, edit)
+    return None
+
+
+def _chain_to(node: ir.Node, operators: Operators, shapes: _Shapes) -> _Chain | None:
+    """Return the chain that ends in ``node``, where there is a rule for it."""
+    rules = _RULES.get(node.op_type) if not node.domain else None
     data = operand(node, 0)
     first = data.producer() if data is not None else None
-    return first if first is not None and not first.domain and first.inputs else None
+    if rules is None or first is None or first.domain or not first.inputs:
+        return None
+    if first.op_type not in rules.before or operand(first, 0) is None:
+        return None
+    return _Chain(first, node, shapes, operators.version(node) or 1)
 
 
-def _collapse_once(
-    node: ir.Node, operators: Operators, shapes: _Shapes, edit: Editor
-) -> ir.Node | None:
-    """Collapse ``node`` with what it reads; return the node in its place, to be looked at again."""
-    rules = _RULES.get(node.op_type) if not node.domain else None
-    first = _first_link(node)
-    if rules is None or first is None or first.op_type not in rules.before:
-        return None
-    source, result = operand(first, 0), node.outputs[0]
-    chain = _Chain(first, node, shapes, operators.version(node) or 1)
-    plan = rules.plan(chain)
-    if plan is None or source is None:
-        return None
-    if isinstance(plan, _Restore) and not can_replace(result, source):
+def _checked_plan(chain: _Chain) -> _Plan:
+    first, node, source = chain.first, chain.second, chain.source
+    plan = _RULES[node.op_type].plan(chain)
+    if plan is None or isinstance(plan, str) or source is None:
+        return plan
+    if is_annotated(first.outputs[0]) or is_annotated(node.outputs[0]):
+        return "annotated"
+    if isinstance(plan, _Restore) and not can_replace(node.outputs[0], source):
         is_gain = not _is_read_elsewhere(first, node)
-        plan = _Replace("Identity", None, None) if is_gain else "names-an-output"
-    elif is_annotated(first.outputs[0]) or is_annotated(result):
-        plan = "annotated"
-    if isinstance(plan, str):
-        edit.refuse(node, plan)
-        return None
-    return _carry_out(plan, chain, edit)
+        return _Replace("Identity", None, None) if is_gain else "names-an-output"
+    return plan
 
 
 def _carry_out(plan: _Skip | _Restore | _Replace, chain: _Chain, edit: Editor) -> ir.Node | None:
@@ -277,30 +306,11 @@ def _plan_reshape(chain: _Chain) -> _Plan:
     allow_zero = chain.second.attributes.get("allowzero")
     if asked is None and allow_zero is not None and allow_zero.value == 1:
         return _Skip()
-    resolved = None if asked is None else _without_copies(asked[0], chain)
+    shapes = (chain.middle_shape, chain.source_shape)
+    resolved = None if asked is None else target_without_copies(asked[0], *shapes)
     if resolved is not None and chain.version >= _INPUT_SHAPE_SINCE:
         return _Replace("Reshape", None, resolved)
     return "may-copy-dimension"
-
-
-def _without_copies(target: tuple[int, ...], chain: _Chain) -> tuple[int, ...] | None:
-    """Return ``target`` with each 0 resolved so that it means the same on the source."""
-    middle, source = chain.middle_shape, chain.source_shape
-    if middle is None or middle.dims is None or len(target) < target.count(0):
-        return None
-    outer = source.dims if source is not None and source.dims is not None else ()
-    resolved = []
-    for axis, size in enumerate(target):
-        dim = middle.dims[axis] if axis < len(middle.dims) else None
-        if size != 0:
-            resolved.append(size)
-        elif isinstance(dim, int) and dim > 0:
-            resolved.append(dim)
-        elif dim is not None and axis < len(outer) and outer[axis] == dim:
-            resolved.append(0)
-        else:
-            return None
-    return tuple(resolved)
 
 
 def _plan_axes(chain: _Chain) -> _Plan:
@@ -318,59 +328,13 @@ def _plan_axes(chain: _Chain) -> _Plan:
 
 def _merge_axes(chain: _Chain) -> _Plan:
     """Merge two of Squeeze and Unsqueeze whose axes are constant."""
-    kinds = (chain.first.op_type, chain.second.op_type)
-    rank = _rank(chain.middle_shape)
-    first = _axes(chain.first, rank, is_first=True)
-    second = _axes(chain.second, rank, is_first=False)
-    if rank is None or first is None or second is None:
+    merged = merge_axes(chain.first, chain.second, _rank(chain.middle_shape))
+    if merged is None:
         return None
-    attribute = "axes" if chain.version < _INPUT_AXES_SINCE else None
-    if kinds == ("Unsqueeze", "Unsqueeze"):
-        kept = [axis for axis in range(rank + len(second)) if axis not in second]
-        return _Replace("Unsqueeze", attribute, _sorted(second | {kept[axis] for axis in first}))
-    if kinds == ("Squeeze", "Squeeze"):
-        kept = [axis for axis in range(rank + len(first)) if axis not in first]
-        return _Replace("Squeeze", attribute, _sorted(first | {kept[axis] for axis in second}))
-    if kinds == ("Unsqueeze", "Squeeze"):
-        return _undo_unsqueeze(first, second, rank, attribute)
-    return None
-
-
-def _undo_unsqueeze(
-    added: frozenset[int], taken: frozenset[int], rank: int, attribute: str | None
-) -> _Plan:
-    """Plan a Squeeze of an Unsqueeze; both count axes of the value between, of ``rank``."""
-    if added == taken:
+    op_type, axes = merged
+    if not axes:
         return _Restore()
-    if added > taken:
-        left = [axis for axis in range(rank) if axis not in taken]
-        return _Replace(
-            "Unsqueeze", attribute, tuple(left.index(axis) for axis in sorted(added - taken))
-        )
-    if taken > added:
-        source = [axis for axis in range(rank) if axis not in added]
-        return _Replace(
-            "Squeeze", attribute, tuple(source.index(axis) for axis in sorted(taken - added))
-        )
-    return None
-
-
-def _axes(node: ir.Node, rank: int | None, *, is_first: bool) -> frozenset[int] | None:
-    """Return the axes of a Squeeze or Unsqueeze, counted from the front.
-
-    An Unsqueeze counts axes of its result, a Squeeze those of its input; ``rank`` is that of the
-    value between, which is the result of the first node and the input of the second.
-    """
-    axes = squeeze_axes(node)
-    if axes is None or rank is None or node.op_type not in ("Squeeze", "Unsqueeze"):
-        return None
-    counts_middle = (node.op_type == "Unsqueeze") is is_first
-    counted = rank if counts_middle else rank + len(axes)
-    return frozenset(axis + counted if axis < 0 else axis for axis in axes)
-
-
-def _sorted(axes: Sequence[int] | frozenset[int]) -> tuple[int, ...]:
-    return tuple(sorted(axes))
+    return _Replace(op_type, "axes" if chain.version < _INPUT_AXES_SINCE else None, axes)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.analysis import annotation_parameters
 from graphopt.analysis.constant_regions import (
     ConstantRegion,
+    FoldingPart,
     plan_folding,
     total_weight_bytes,
 )
@@ -93,27 +94,27 @@ class FoldConstants(Pass):
         plan = plan_folding(foldable, facts.shapes, self.max_growth_bytes)
         for node, growth_bytes in plan.left_out.items():
             edit.refuse(node, "grows-the-file", why=f"by {growth_bytes} bytes")
-        kept = annotation_parameters(model)
         known = {n.outputs[0]: array for n, array in foldable.arrays.items() if array is not None}
-        for batch in _batches(sorted(plan.regions, key=_is_lift)):
-            for region, arrays in _computed(batch, known, facts, edit):
-                _store(region, arrays, kept, edit)
-        for value in plan.shared:
-            if not value.uses() and value.name not in kept:
-                with edit.rewrite(value, because="only folded nodes read it") as change:
-                    change.remove_initializer(value)
+        storage = _Storage(annotation_parameters(model), self.max_growth_bytes, edit)
+        for batch in _batches(plan.parts):
+            regions = [region for part in batch for region in part.regions]
+            arrays: dict[ir.Value, np.ndarray[Any, Any]] = {}
+            failed = _compute(regions, known, facts, edit, arrays)
+            for part in batch:
+                storage.store(part, arrays, failed)
 
 
-def _batches(regions: Iterable[ConstantRegion]) -> Iterable[list[ConstantRegion]]:
-    """Gather regions whose weights fit into one session's memory."""
-    batch: list[ConstantRegion] = []
+def _batches(parts: Iterable[FoldingPart]) -> Iterable[list[FoldingPart]]:
+    """Gather parts whose weights fit into one session's memory."""
+    batch: list[FoldingPart] = []
     filled = 0
-    for region in regions:
-        size = total_weight_bytes(v for node in region.nodes for v in node.inputs if v is not None)
+    for part in parts:
+        nodes = [node for region in part.regions for node in region.nodes]
+        size = total_weight_bytes(v for node in nodes for v in node.inputs if v is not None)
         if batch and filled + size > _BATCH_BYTES:
             yield batch
             batch, filled = [], 0
-        batch.append(region)
+        batch.append(part)
         filled += size
     if batch:
         yield batch
@@ -122,22 +123,24 @@ def _batches(regions: Iterable[ConstantRegion]) -> Iterable[list[ConstantRegion]
 # -- computing ----------------------------------------------------------------------------------
 
 
-def _computed(
-    regions: Sequence[ConstantRegion], known: _Arrays, facts: Facts, edit: Editor
-) -> Iterable[tuple[ConstantRegion, _Arrays]]:
-    """Yield each region with its results; one that the runtime cannot run is refused alone."""
+def _compute(
+    regions: Sequence[ConstantRegion],
+    known: _Arrays,
+    facts: Facts,
+    edit: Editor,
+    arrays: dict[ir.Value, np.ndarray[Any, Any]],
+) -> set[ConstantRegion]:
+    """Add the results of ``regions`` to ``arrays``; return those that the runtime cannot run."""
     try:
-        arrays = _evaluate(regions, known, facts, edit)
+        arrays.update(_evaluate(regions, known, facts, edit))
     except RuntimeFailure as failure:
         if len(regions) == 1:
             edit.refuse(regions[0].nodes[-1], "runtime-failed", why=str(failure))
-            return
+            return set(regions)
         half = len(regions) // 2
-        yield from _computed(regions[:half], known, facts, edit)
-        yield from _computed(regions[half:], known, facts, edit)
-        return
-    for region in regions:
-        yield region, arrays
+        halves = (regions[:half], regions[half:])
+        return set().union(*(_compute(some, known, facts, edit, arrays) for some in halves))
+    return set()
 
 
 def _evaluate(
@@ -162,11 +165,6 @@ def _evaluate(
         assert isinstance(array, np.ndarray)
         found[value] = array
     return found
-
-
-def _is_lift(region: ConstantRegion) -> bool:
-    """Tell whether all there is to do is to store a `Constant`; last, as others may free it."""
-    return region.nodes[0].op_type == "Constant"
 
 
 def _is_constant_node(value: ir.Value) -> bool:
@@ -241,19 +239,45 @@ def _first_named(node: ir.Node) -> ir.Value:
 # -- storing ------------------------------------------------------------------------------------
 
 
-def _store(region: ConstantRegion, arrays: _Arrays, kept: frozenset[str], edit: Editor) -> None:
-    last = region.nodes[-1]
-    count = len(region.nodes)
-    because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
-    with edit.rewrite(last, because=because) as change:
-        for value in region.results:
-            if value.uses():
-                _store_result(value, arrays, change)
-        for node in reversed(region.nodes):
-            change.remove(node)
-        for value in region.freed:
-            if value.name not in kept:
-                change.remove_initializer(value)
+class _Storage:
+    """Stores results as long as the file does not grow by more than it may.
+
+    What regions save that the runtime then could not run is not there for others to spend.
+    """
+
+    def __init__(self, kept: frozenset[str], budget_bytes: int, edit: Editor) -> None:
+        self._kept = kept
+        self._budget_bytes = budget_bytes
+        self._edit = edit
+
+    def store(self, part: FoldingPart, arrays: _Arrays, failed: set[ConstantRegion]) -> None:
+        """Store the regions of ``part``, together where none failed."""
+        is_whole = failed.isdisjoint(part.regions) and part.growth_bytes <= self._budget_bytes
+        if is_whole:
+            self._budget_bytes -= part.growth_bytes
+        for region in part.regions:
+            if region in failed:
+                continue
+            if not is_whole and region.growth_bytes > self._budget_bytes:
+                why = f"by {region.growth_bytes} bytes"
+                self._edit.refuse(region.nodes[-1], "grows-the-file", why=why)
+                continue
+            if not is_whole:
+                self._budget_bytes -= region.growth_bytes
+            self._store_region(region, arrays)
+
+    def _store_region(self, region: ConstantRegion, arrays: _Arrays) -> None:
+        last, count = region.nodes[-1], len(region.nodes)
+        because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
+        with self._edit.rewrite(last, because=because) as change:
+            for value in region.results:
+                if value.uses():
+                    _store_result(value, arrays, change)
+            for node in reversed(region.nodes):
+                change.remove(node)
+            for value in region.freed():
+                if value.name not in self._kept:
+                    change.remove_initializer(value)
 
 
 def _store_result(value: ir.Value, arrays: _Arrays, change: Change) -> None:

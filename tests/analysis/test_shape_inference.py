@@ -1,0 +1,151 @@
+"""`infer_shapes`: what it knows, what it does not believe, and that it gives up quietly."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt.analysis import infer_shapes
+from graphopt.ir import from_text, nodes
+from graphopt.rewrite import ValueShape
+
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+
+
+def value(model, name):
+    everywhere = [*model.graph.inputs, *model.graph.initializers.values()]
+    everywhere += [output for node in nodes(model) for output in node.outputs]
+    (found,) = {candidate for candidate in everywhere if candidate.name == name}
+    return found
+
+
+def dims(text, name):
+    model = from_text(text)
+    known = infer_shapes(model).of(value(model, name))
+    return None if known is None else known.dims
+
+
+def test_symbols_of_the_inputs_are_kept():
+    text = "(float[N,3,S] x) => (float[A,B,C] z) { y = Exp(x)  z = Transpose<perm = [2, 0, 1]>(y) }"
+    assert dims(text, "z") == ("S", "N", 3)
+
+
+def test_shape_arithmetic_is_followed():
+    text = """(float[N,3,4] x) => (float[A,B] z) <int64[1] i = {1}, int64[1] last = {-1}>
+    { s = Shape(x)  a = Gather(s, i)  t = Concat<axis = 0>(a, last)  z = Reshape(x, t) }"""
+    assert dims(text, "z")[0] == 3
+
+
+def test_declared_intermediate_and_output_shapes_are_not_believed():
+    text = """(float[N,M] x, int64[2] s) => (float[7,7] z) <float[2,3] y>
+    { y = Reshape(x, s)  z = Neg(y) }"""
+    model = from_text(text)
+    table = infer_shapes(model)
+    for name in ("y", "z"):
+        known = table.of(value(model, name))
+        assert len(known.dims) == 2
+        assert not any(isinstance(dim, int) for dim in known.dims)
+
+
+def test_an_overridable_initializer_has_a_type_but_no_data():
+    text = "(float[N,4] x, int64[2] s = {2, 2}) => (float[A,B] z) { z = Reshape(x, s) }"
+    model = from_text(text)
+    table = infer_shapes(model)
+    assert table.of(value(model, "s")) == ValueShape(INT64, (2,))
+    assert not table.of(value(model, "z")).is_static()
+
+
+def test_values_of_subgraphs_are_known_even_under_one_name():
+    model = from_text("""(bool c, float[N,2] x) => (float[A,B] z)
+    {
+      z = If(c) <
+        then_branch = g1 () => (float[K,L] t) { u = Exp(x)  t = Transpose(u) },
+        else_branch = g2 () => (float[K,L] e) { u = Shape(x)  v = Neg(x)  e = Transpose(v) }
+      >
+    }""")
+    table = infer_shapes(model)
+    shapes = {}
+    for node in nodes(model):
+        shapes[node.op_type] = table.of(node.outputs[0])
+    assert shapes["Exp"] == ValueShape(FLOAT, ("N", 2))
+    assert shapes["Shape"] == ValueShape(INT64, (2,))
+    assert shapes["If"] == ValueShape(FLOAT, (2, "N"))
+
+
+def test_loop_state_may_change_its_shape_whatever_the_body_declares():
+    text = """(int64 n, float[1,2] x) => (float[A,B] z) <bool yes = {1}>
+    {
+      z = Loop(n, yes, x) <
+        body = body_graph (int64 i, bool go, float[1,2] a) => (bool again, float[1,2] b)
+        { again = Identity(go)  d = Exp(a)  b = Concat<axis = 0>(d, d) }
+      >
+    }"""
+    for name in ("z", "d", "b"):
+        known = dims(text, name)
+        assert known is None or not any(isinstance(dim, int) and dim == 1 for dim in known), name
+
+
+def test_large_constants_count_by_type_and_are_not_read():
+    class Unreadable(ir.LazyTensor):
+        def numpy(self):
+            raise AssertionError("a large weight was read")
+
+        tobytes = __array__ = _evaluate = numpy
+
+    tensor = Unreadable(lambda: None, dtype=FLOAT, shape=ir.Shape((300, 7)), name="w")
+    model = from_text(
+        "(float[N,300] x) => (float[A,B] z) <float[1] w = {0.0}> { z = MatMul(x, w) }"
+    )
+    model.graph.initializers["w"].const_value = tensor
+    assert infer_shapes(model).of(value(model, "z")).dims == ("N", 7)
+
+
+def test_large_constant_nodes_are_stubs_too():
+    model = from_text(
+        "(float[N,3] x) => (float[A,B] z) { w = Constant<value = float[1] {0.0}>()  z = MatMul(x, w) }"
+    )
+    node = next(iter(model.graph))
+    tensor = ir.tensor(np.zeros((3, 100), np.float32))
+    node.attributes["value"] = ir.AttrTensor("value", tensor)
+    assert infer_shapes(model).of(value(model, "z")).dims == ("N", 100)
+
+
+def test_calls_of_functions_are_followed():
+    text = """<ir_version: 10, opset_import: ["" : 20, "local" : 1]>
+    g (float[N,2] x) => (float[A,B] z) { z = local.f(x) }
+    <domain: "local", opset_import: ["" : 18]>
+    f (a) => (b) { b = Transpose(a) }"""
+    model = from_text(text)
+    assert infer_shapes(model).of(model.graph.outputs[0]).dims == (2, "N")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{ y = my.domain.Foo(x)  z = Relu(y) }",
+        "{ y = NoSuchOperator(x)  z = Relu(y) }",
+        "{ y = MatMul(x, w)  z = Relu(y) }",  # the sizes do not fit
+    ],
+)
+def test_what_cannot_be_inferred_is_left_out(body):
+    model = from_text(
+        '<ir_version: 10, opset_import: ["" : 20, "my.domain" : 1]>\n'
+        f"g (float[N,2] x) => (float[A,B] z) <float[3,3] w = {{1,1,1,1,1,1,1,1,1}}> {body}"
+    )
+    table = infer_shapes(model)
+    known = table.of(value(model, "y"))
+    assert known is None or known.dims is None
+    assert table.of(value(model, "x")) == ValueShape(FLOAT, ("N", 2))
+
+
+def test_sequences_have_no_shape():
+    model = from_text(
+        "(float[N] x) => (float[M] z) { s = SequenceConstruct(x)  z = ConcatFromSequence<axis = 0>(s) }"
+    )
+    table = infer_shapes(model)
+    assert table.of(value(model, "s")) is None
+    assert table.of(value(model, "z")).dtype == FLOAT
+
+
+def test_scalars_have_a_shape_without_dimensions():
+    assert dims("(float x) => (float z) <float a = {1.0}> { z = Add(x, a) }", "a") == ()
+    assert dims("(float x) => (float z) <float a = {1.0}> { z = Add(x, a) }", "z") == ()
