@@ -16,6 +16,9 @@ __all__ = ["Change", "can_replace"]
 
 Place = ir.Node | ir.Value | ir.Graph
 
+_INITIALIZERS_ALONE_SINCE = 4
+"""The IR version since which an initializer need not be an input as well."""
+
 
 def can_replace(old: ir.Value, new: ir.Value) -> bool:
     """Tell whether `Change.replace` may put ``new`` in the place of ``old``.
@@ -136,7 +139,10 @@ class Change:
         name: str,
         graph: ir.Graph | None = None,
     ) -> ir.Value:
-        """Create a constant in the main graph (a ``Constant`` node inside a function).
+        """Create a constant in the main graph.
+
+        It is a ``Constant`` node inside a function, and in models of an IR version before 4, in
+        which every initializer has to be an input.
 
         Args:
             data: Array or tensor, of any shape.
@@ -148,6 +154,10 @@ class Change:
         if graph is None and self._is_inside_function():
             return self.node("Constant", [], attributes={"value": tensor}, name=unique)
         owner = graph or self._model.graph
+        if self._model.ir_version < _INITIALIZERS_ALONE_SINCE:
+            first = owner[0] if len(owner) else None
+            attributes = {"value": tensor}
+            return self.node("Constant", [], attributes=attributes, name=unique, before=first)
         value = ir.Value(
             name=unique,
             type=ir.TensorType(tensor.dtype),
