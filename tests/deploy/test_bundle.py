@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.deploy import Bundle, schema_text, validate
 from graphopt.errors import BudgetExceeded, BundleError, OutputError, TargetError
-from graphopt.ir import load
+from graphopt.ir import load, save
 
 
 def names_in(folder):
@@ -71,6 +71,16 @@ def test_external_data_is_shipped_under_the_threshold_of_the_target(parts, model
     target = dataclasses.replace(parts.target, package=package)
     made = Bundle.build(dataclasses.replace(parts, model=model, target=target), tmp_path / "made")
     assert {"model.onnx", "model.onnx.data"} <= made.manifest["files"].keys()
+
+
+def test_external_data_of_a_file_comes_along(parts, models, tmp_path):
+    model = load(models.candidate)
+    model.graph.initializers["table"].const_value = ir.tensor(np.ones((4096, 2), np.float32))
+    save(model, tmp_path / "wide.onnx", external_data=True)
+    made = Bundle.build(dataclasses.replace(parts, model=tmp_path / "wide.onnx"), tmp_path / "made")
+    assert len([name for name in made.manifest["files"] if name.endswith(".data")]) == 1
+    checks = validate(made.path).to_dict()["checks"]
+    assert [check["name"] for check in checks if check["status"] == "failed"] == ["numbers"]
 
 
 def test_files_that_the_target_includes(parts, tmp_path):
