@@ -15,7 +15,7 @@ from graphopt.analysis.elements import IntegerElements
 from graphopt.analysis.operands import cast_target, operand
 from graphopt.analysis.operators import Effect, Operators
 from graphopt.ir import constant_array, constant_tensor, subgraphs_of
-from graphopt.rewrite import ShapeTable
+from graphopt.rewrite import ShapeTable, is_overwritten
 
 __all__ = ["FoldableNodes", "in_order", "tensor_bytes"]
 
@@ -119,6 +119,8 @@ class FoldableNodes:
                 return "names-an-output", f"the graph returns `{value.name}`"
             if is_annotated(value):
                 return "annotated", f"`{value.name}`"
+            if is_overwritten(value):
+                return "overwritten", f"`{value.name}` holds statistics that are updated in place"
         return None
 
     def _size_refusal(self, node: ir.Node) -> tuple[str, str] | None:

@@ -54,7 +54,8 @@ class EliminateIdentities(Pass):
         `mask-used`         somebody reads the mask of the Dropout.
         `sign-of-zero`      the zero that is added would turn -0.0 into +0.0.
         `names-an-output`   the graph returns both values, or returns what it was given: the node
-                            is what carries the public name.
+                            is what carries the public name. Or BatchNormalization in training mode
+                            updates the output in place, so that it has to be a copy.
         `annotated`         a quantization annotation describes the output.
 
     What it keeps

@@ -57,6 +57,7 @@ class FoldConstants(Pass):
         `too-large`               the result, or a value on the way, exceeds `max_bytes`.
         `names-an-output`         a graph returns the value under its name.
         `annotated`               a quantization annotation describes the value.
+        `overwritten`             BatchNormalization in training mode updates the value in place.
         `runtime-failed`          ONNX Runtime cannot run the nodes.
 
     What it keeps

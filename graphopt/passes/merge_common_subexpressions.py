@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, is_annotated
 from graphopt.analysis.node_keys import NodeKeys
-from graphopt.ir import subgraphs_of
-from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, can_replace
+from graphopt.ir import nodes, subgraphs_of
+from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, can_replace, overwritten_by
 
 __all__ = ["MergeCommonSubexpressions"]
 
@@ -32,6 +32,7 @@ class MergeCommonSubexpressions(Pass):
         `names-an-output`  the graph returns the values of both nodes, or the other node is outside
                            the subgraph that returns this one.
         `annotated`        a quantization annotation describes one of its outputs.
+        `overwritten`      BatchNormalization in training mode updates an output in place.
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes; every bit of them:
@@ -65,6 +66,7 @@ class _Merger:
         self._operators = operators
         self._keys = keys
         self._edit = edit
+        self._overwritten = {value for node in nodes(edit.model) for value in overwritten_by(node)}
         self._scopes: list[dict[object, ir.Node]] = []
 
     def walk(self, graph: ir.Graph) -> None:
@@ -100,6 +102,8 @@ class _Merger:
             return "random" if effect is Effect.RANDOM else "unknown-effect"
         if any(is_annotated(value) for value in (*node.outputs, *earlier.outputs)):
             return "annotated"
+        if not self._overwritten.isdisjoint((*node.outputs, *earlier.outputs)):
+            return "overwritten"
         pairs = zip(node.outputs, earlier.outputs, strict=True)
         if not all(can_replace(old, new) for old, new in pairs):
             return "names-an-output"

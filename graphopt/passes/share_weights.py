@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis import Operators, annotation_parameters, is_annotated
 from graphopt.analysis.equal_tensors import classes_of_equal_tensors
 from graphopt.ir import initializer_tensors
-from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass
+from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, is_overwritten
 
 __all__ = ["ShareWeights"]
 
@@ -29,6 +29,7 @@ class ShareWeights(Pass):
         `overridable`      the weight is an input too, so that a caller may give it another value.
         `names-an-output`  a graph returns the weight under its name.
         `annotated`        a quantization annotation describes the weight or refers to it by name.
+        `overwritten`      BatchNormalization in training mode updates the weight in place.
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes; every bit of them:
@@ -84,6 +85,8 @@ def _unbound(
             edit.refuse(value, "names-an-output")
         elif is_annotated(value) or value.name in referred:
             edit.refuse(value, "annotated")
+        elif is_overwritten(value):
+            edit.refuse(value, "overwritten")
         else:
             yield value
 
@@ -95,7 +98,11 @@ def _best_to_keep(
 
     One that must stay anyway is the best, unless a caller may override it.
     """
-    in_main = [v for v in equal if v.graph is model.graph and not v.is_graph_input()]
+    in_main = [
+        value
+        for value in equal
+        if value.graph is model.graph and not (value.is_graph_input() or is_overwritten(value))
+    ]
     must_stay = [value for value in in_main if value not in free]
     return next(iter(must_stay or in_main), None)
 

@@ -15,6 +15,7 @@ from graphopt.rewrite.facts import (
 )
 from graphopt.rewrite.journal import Edit, Journal, Refusal
 from graphopt.rewrite.options import OptionSpec, OptionValue, format_value, option, option_specs
+from graphopt.rewrite.overwriting import is_overwritten, overwritten_by
 
 __all__ = [
     "Approximate",
@@ -39,7 +40,9 @@ __all__ = [
     "can_replace",
     "describe",
     "format_value",
+    "is_overwritten",
     "option",
     "option_specs",
+    "overwritten_by",
     "provide_shapes_with",
 ]

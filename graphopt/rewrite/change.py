@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.errors import PassError
 from graphopt.ir import as_tensor, subgraphs_of
 from graphopt.rewrite.names import NamePool
+from graphopt.rewrite.overwriting import is_overwritten
 
 __all__ = ["Change", "can_replace"]
 
@@ -23,9 +24,12 @@ _INITIALIZERS_ALONE_SINCE = 4
 def can_replace(old: ir.Value, new: ir.Value) -> bool:
     """Tell whether `Change.replace` may put ``new`` in the place of ``old``.
 
-    A value that the graph returns keeps its public name, so that what replaces it must be able to
-    take that name: the output of a node of the same graph that is not returned already.
+    A value that a reader overwrites has to be a copy of its own: see `is_overwritten`. A value that
+    the graph returns keeps its public name, so that what replaces it must be able to take that
+    name: the output of a node of the same graph that is not returned already.
     """
+    if is_overwritten(old):
+        return False
     if not old.is_graph_output():
         return True
     producer, owner = new.producer(), old.producer()
