@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import re
 import time
 import zipfile
@@ -24,7 +25,7 @@ from graphopt.deploy.integrity import (
     version_key,
 )
 
-__all__ = ["Validation", "check_device", "difference"]
+__all__ = ["Validation", "check_device", "difference", "kernel_features", "platform_name"]
 
 STATUS = ("ok", "wrong", "broken")  # by exit status
 LATENCY_BUDGET_S = 2.0
@@ -34,6 +35,22 @@ LIMITS = (
     ("min_cosine", "cosine", -1),
     ("min_sqnr_db", "sqnr_db", -1),
 )
+
+
+# Of the hundred features of a CPU those by which kernels are chosen.
+KERNEL_FEATURES = re.compile(
+    r"ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*"
+)
+
+
+def kernel_features(names: Any) -> list[str]:
+    """Return, in order, the features of a CPU by which the runtime chooses its kernels."""
+    return sorted(name for name in names if KERNEL_FEATURES.fullmatch(name))
+
+
+def platform_name() -> str:
+    """Return system and machine, for example `Linux-x86_64`."""
+    return f"{platform.system()}-{platform.machine()}"
 
 
 def check_device(manifest: dict[str, Any], backend: Any) -> str:
@@ -107,6 +124,7 @@ class Validation:
         self.folder, self.backend, self.wants_latency = folder, backend, latency
         self.manifest: dict[str, Any] = {}
         self.session: Any = None
+        self.bound = "bound"
         self.report: dict[str, Any] = {"checks": [], "outputs": {}, "latency": None}
 
     def run(self) -> dict[str, Any]:
@@ -145,6 +163,7 @@ class Validation:
     def _numbers(self) -> str:
         golden = self.manifest["golden"]
         faults: list[str] = []
+        self.bound = "same_kernels_bound" if self._has_same_kernels() else "bound"
         for index in range(golden["samples"]):
             values = self.backend.run(self.session, self._golden("inputs", index))
             for kind in ("model", "original") if self.manifest["verified_on"] else ("original",):
@@ -152,7 +171,19 @@ class Validation:
         if faults:
             raise Wrong("; ".join(dict.fromkeys(faults)) + self._suspicion())
         note = f" ({golden['note']})" if golden["note"] else ""
-        return f"recorded samples that agree: {golden['samples']}{note}"
+        kernels = "the same" if self.bound == "same_kernels_bound" else "other"
+        return f"{kernels} kernels, recorded samples that agree: {golden['samples']}{note}"
+
+    def _has_same_kernels(self) -> bool:
+        """Tell whether the runtime computes here with the kernels that made the records."""
+        verified = self.manifest["verified_on"]
+        return (
+            verified is not None
+            and self.manifest["session"]["threads"] > 0
+            and verified["onnxruntime"] == self.backend.runtime_version()
+            and verified["platform"] == platform_name()
+            and verified["cpu_features"] == kernel_features(self.backend.cpu_features() or ())
+        )
 
     def _golden(self, kind: str, index: int) -> dict[str, Any]:
         name = f"golden/{kind}/{index}.npz"
@@ -184,7 +215,7 @@ class Validation:
                 continue
             for gate, key, sign in LIMITS:
                 # Every comparison leaves room for the kernels of another CPU.
-                room = rule["bound"] if key == "error" else 0.0
+                room = rule[self.bound] if key == "error" else 0.0
                 if gate in allowed and sign * found[key] > sign * allowed[gate] + room:
                     fault = f"{key} is {found[key]:.4g}, allowed {allowed[gate] + room:.4g}"
                     yield f"`{name}` against the {kind}: {fault}"

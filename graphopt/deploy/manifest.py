@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt._version import __version__
+from graphopt.deploy.agreement import kernel_features, platform_name
 from graphopt.deploy.contract import device_contract
 from graphopt.deploy.golden import Golden
 from graphopt.deploy.integrity import SCHEMA_VERSION, file_sha256
@@ -23,11 +23,6 @@ from graphopt.targets import GateResult, Target
 __all__ = ["BundleParts", "build_manifest", "manifest_text"]
 
 _LIBRARIES = ("numpy", "onnx", "onnx-ir")
-
-# Of the hundred flags of a CPU those by which kernels are chosen.
-_KERNEL_FEATURES = re.compile(
-    r"ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +159,8 @@ def _verified_on(runtime: str, options: SessionOptions) -> dict[str, Any]:
     return {
         "onnxruntime": runtime,
         "provider": options.providers[0][0],
-        "platform": f"{platform.system()}-{platform.machine()}",
-        "cpu_features": sorted(filter(_KERNEL_FEATURES.fullmatch, cpu_features())),
+        "platform": platform_name(),
+        "cpu_features": kernel_features(cpu_features()),
     }
 
 

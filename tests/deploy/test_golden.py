@@ -74,6 +74,7 @@ def test_tolerances_grow_with_what_other_kernels_do_to_the_model(tmp_path, model
         models.original, models.candidate, feeds, options=SessionOptions(), worker=Worker()
     )
     assert golden.outputs["y"].bound == pytest.approx(SPREAD_FACTOR * 0.01 / 1.01, rel=1e-3)
+    assert golden.outputs["y"].same_kernels_bound == FLOORS["float32"]
 
 
 def test_large_outputs_are_thinned_out_and_samples_left_out(models, feeds):

@@ -226,6 +226,29 @@ def test_wrong_numbers_on_a_lesser_cpu_name_what_it_lacks(copy):
     assert "this CPU lacks abacus" in shipped_result(copy)[1]
 
 
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        ({}, 1),
+        ({"onnxruntime": "1.0.0"}, 0),
+        ({"platform": "Plan9-mips"}, 0),
+        ({"cpu_features": ["avx2"]}, 0),
+    ],
+)
+def test_other_kernels_may_differ_more_than_the_same_ones(copy, place, code):
+    name = "golden/model/0.npz"
+    recorded = dict(np.load(copy / name))
+    np.savez(copy / name, **{**recorded, "y": recorded["y"] * np.float32(1.001)})
+
+    def change(manifest):
+        manifest["golden"]["outputs"]["y"]["bound"] = 0.01
+        manifest["verified_on"].update(place)
+
+    rewrite(copy, change, rehash=[name])
+    assert shipped_result(copy)[0] == code
+    assert validate(copy).exit_code == code
+
+
 def test_nan_where_there_was_none(copy):
     name = "golden/model/1.npz"
     recorded = dict(np.load(copy / name))
