@@ -112,7 +112,9 @@ class ExternalOnnxIr(Pass):
         held = list(initializer_tensors(model))  # a freed tensor's identity could be used again
         digest, names = structure_digest(model), _node_names(model)
         self._apply(model)
-        if structure_digest(model) == digest:
+        is_same = structure_digest(model) == digest
+        del held
+        if is_same:
             return
         after = _node_names(model)
         edit.journal.edits.append(
@@ -120,7 +122,7 @@ class ExternalOnnxIr(Pass):
                 number=number,
                 pass_name=self.name,
                 where=describe(model.graph),
-                because=f"changed by {self.factory}; {len(held)} initializers before",
+                because=f"changed by {self.factory}",
                 added=tuple(name for name in after if name not in names),
                 removed=tuple(name for name in names if name not in after),
             )

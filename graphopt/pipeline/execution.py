@@ -154,7 +154,7 @@ class Execution:
         first = self.journal.transactions
         skip = self._is_skippable(pass_)
         start = perf_counter()
-        facts = Facts() if skip else self._run_once(pass_, place, iteration)
+        facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
         edits = len(self.journal.edits) - edits_before
         nodes_after, bytes_after = _size(self.model) if edits else (nodes_before, bytes_before)
@@ -173,6 +173,7 @@ class Execution:
             bytes_before=bytes_before,
             bytes_after=bytes_after,
             seconds=seconds,
+            facts_seconds=facts_seconds,
         )
         self.entries.append(entry)
         if not skip:
@@ -185,8 +186,10 @@ class Execution:
         if self.on_step is not None:
             self.on_step(entry)
 
-    def _run_once(self, pass_: Pass, place: Place, iteration: int) -> Facts:
+    def _run_once(self, pass_: Pass, place: Place, iteration: int) -> tuple[Facts, float]:
+        start = perf_counter()
         facts = self.source.facts_for(pass_, self.model)
+        facts_seconds = perf_counter() - start
         editor = Editor(self.model, pass_name=pass_.name, journal=self.journal)
         try:
             pass_.run(self.model, editor, facts)
@@ -194,7 +197,7 @@ class Execution:
             raise  # the caller must change something; no pass is at fault
         except Exception as error:
             raise StepFailure(pass_, place, facts, iteration) from error
-        return facts
+        return facts, facts_seconds
 
 
 def _size(model: ir.Model) -> tuple[int, int]:

@@ -120,8 +120,9 @@ class GroupRun:
     def _is_good(self, steps: int, edits: int | None) -> bool:
         """Replay a part of the group on a fresh model and judge the result."""
         model, replay = self._replay(Limits(steps=steps, edits=edits, dropped=self._dropped))
+        check = replace(self._check, timing=self._timing.part("bisection"))
         try:
-            self._check.verify_result(model, replay)
+            check.verify_result(model, replay)
         except _UNACCEPTABLE:
             return False
         return True
@@ -134,7 +135,6 @@ class GroupRun:
         self._rolled_back.append(entry)
         self._announce(entry)
         if manager.on_error == "raise":
-            self.whole.ledger.entries += self._rolled_back
             raise failure.to_error(reproducer) from failure.error
         self._dropped |= {failure.place}
 
@@ -175,7 +175,10 @@ class GroupRun:
     def _announce(self, entry: PassEntry) -> None:
         passes = self._timing.part("passes")
         passes.seconds += entry.seconds
-        passes.part(entry.pass_text).seconds += entry.seconds
+        own = passes.part(entry.pass_text)
+        own.seconds += entry.seconds
+        if entry.facts_seconds:
+            own.part("facts").seconds += entry.facts_seconds
         event = PassEvent.of(entry)
         if self.whole.manager.progress is not None:
             self.whole.manager.progress(event)

@@ -34,7 +34,8 @@ class PassEntry:
         nodes_after: Nodes of all graphs.
         bytes_before: Bytes of all initializers, shared ones once.
         bytes_after: Bytes of all initializers, shared ones once.
-        seconds: Wall time of the pass with the facts it was given, verification excluded.
+        seconds: Wall time of the pass with gathering its facts, verification excluded.
+        facts_seconds: The part of it that facts took: shapes, calibration.
         drift: Per output the difference that the pass made, measured for approximate passes only.
         reproducer: Directory of the reproducer, where one was written.
     """
@@ -52,6 +53,7 @@ class PassEntry:
     bytes_before: int = 0
     bytes_after: int = 0
     seconds: float = 0.0
+    facts_seconds: float = 0.0
     drift: Drift | None = None
     reproducer: str | None = None
 

@@ -11,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["find_pass", "pass_names", "pass_owner", "pass_summary"]
 
-_GROUP = "graphopt.passes"
 _LISTING = "graphopt passes"
 
 
 def pass_names() -> tuple[str, ...]:
     """Return the name of every pass, sorted; no pass is imported."""
-    return tuple(sorted({*_files(), *(point.name for point in entry_points(group=_GROUP))}))
+    return tuple(sorted({*_files(), *(point.name for point in plug_ins())}))
 
 
 def pass_owner(name: str) -> str:
@@ -86,6 +86,13 @@ def pass_summary(name: str) -> str:
     return _class_summary(Path(spec.origin).read_text(encoding="utf-8"), cls)
 
 
+@cache
+def plug_ins() -> tuple[EntryPoint, ...]:
+    """Return the passes of other distributions; what is installed is looked up once."""
+    found = entry_points(group="graphopt.passes")
+    return tuple(sorted(found, key=lambda point: (point.name, point.value)))
+
+
 def class_name(pass_name: str) -> str:
     """Return the class name that the naming rule demands: ``FoldConstants``."""
     return "".join(word.capitalize() for word in pass_name.split("-"))
@@ -109,8 +116,7 @@ def _files() -> dict[str, str]:
 
 
 def _owner(name: str) -> str | EntryPoint:
-    points = sorted(entry_points(group=_GROUP, name=name), key=lambda point: point.value)
-    owners: list[str | EntryPoint] = [*points]
+    owners: list[str | EntryPoint] = [point for point in plug_ins() if point.name == name]
     if module := _files().get(name):
         owners.insert(0, module)
     if not owners:

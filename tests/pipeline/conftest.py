@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toy_passes import AskForFacts, toy_entry_points
+from toy_passes import AskForFacts, toy_plug_ins
 
 from graphopt.ir import from_text
 
@@ -25,5 +25,5 @@ def feeds():
 @pytest.fixture
 def toys(monkeypatch):
     """Let pipeline text name the toy passes."""
-    monkeypatch.setattr("graphopt.pipeline.registry.entry_points", toy_entry_points)
+    monkeypatch.setattr("graphopt.pipeline.registry.plug_ins", toy_plug_ins)
     AskForFacts.seen.clear()

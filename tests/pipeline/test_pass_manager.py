@@ -300,7 +300,7 @@ def test_ledger_is_json_and_the_same_twice(chain, feeds):
         table = json.loads(json.dumps(ledger.to_dict()))
         del table["timing"]
         for entry in table["passes"]:
-            del entry["seconds"]
+            del entry["seconds"], entry["facts_seconds"]
         return table
 
     twin = clone(chain)
@@ -317,6 +317,19 @@ def test_times_form_a_tree_that_names_verification(chain, feeds):
     for name in ("total", "group 1", "passes", "relabel-operators{old=Relu}", "verify numerics"):
         assert f"  {name}" in text
     assert timing.to_dict()["parts"][0]["name"] == "group 1"
+
+
+def test_times_of_the_search_for_the_guilty_are_its_own(chain, feeds):
+    ledger = run("relabel-operators", chain, feeds=feeds, on_error="drop").ledger
+    group = ledger.timing.part("group 1")
+    assert group.part("bisection").part("verify numerics").seconds > 0.0
+    assert sum(part.seconds for part in group.parts.values()) <= group.seconds * 1.001
+
+
+def test_facts_have_their_own_time(chain):
+    ledger = run("ask-for-facts", chain, verify="off").ledger
+    part = ledger.timing.part("group 1").part("passes").part("ask-for-facts")
+    assert 0.0 < part.part("facts").seconds <= part.seconds
 
 
 def test_input_clone_is_untouched(chain, feeds):

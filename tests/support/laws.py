@@ -126,6 +126,7 @@ def _session(model):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_prepacking", "1")  # as the pass manager does
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -192,11 +193,13 @@ def example(cls):
 
 
 def instances(cls):
-    """Return a strategy for a pass with valid options."""
+    """Return a strategy for a pass, with its default options or with any that are valid."""
     from hypothesis import strategies as st
 
     fields = {spec.name: _values(spec) for spec in option_specs(cls)}
-    return st.fixed_dictionaries({}, optional=fields).map(lambda given: cls(**given))
+    return st.just(cls()) | st.fixed_dictionaries({}, optional=fields).map(
+        lambda given: cls(**given)
+    )
 
 
 def _values(spec):
@@ -208,9 +211,9 @@ def _values(spec):
     elif spec.type is bool:
         one = st.booleans()
     elif spec.type is int:
-        one = st.integers(
-            None if least is None else int(least), None if most is None else int(most)
-        )
+        low = 0 if least is None else int(least)
+        high = low + 10_000 if most is None else int(most)
+        one = st.just(low) | st.integers(low, high)
     elif spec.type is float:
         one = st.floats(least, most, allow_nan=False)
     else:

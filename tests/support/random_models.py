@@ -25,8 +25,10 @@ SPECIAL = {
     BOOL: [False, True],
 }
 SIZES = [0, 1, 2, 3, 4]
+WIDTHS = st.sampled_from([1, 2, 3, 600, 600])  # the last makes weights that are worth quantizing
 BATCH = "N"
 OPSET = 20
+TOY_DOMAIN = "toy"
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def matmul(scope):
     where = lambda v: len(v.dims) >= 2 and v.dims[-1] != BATCH  # noqa: E731
     if (x := scope.pick(FLOAT, where=where)) is None:
         return None
-    shape = (x.dims[-1], scope.draw(st.integers(1, 4)))
+    shape = (x.dims[-1], scope.draw(WIDTHS))
     values = np.random.default_rng(scope.draw(st.integers(0, 2))).normal(size=shape)
     weight = scope.weight(values.astype(np.float32))
     return scope.node("MatMul", [x, weight], FLOAT, (*x.dims[:-1], shape[1]))
@@ -246,7 +248,7 @@ def gemm(scope):
     where = lambda v: len(v.dims) == 2 and v.dims[-1] not in (BATCH, 0)  # noqa: E731
     if (x := scope.pick(FLOAT, where=where)) is None:
         return None
-    shape = (scope.draw(st.integers(1, 4)), x.dims[-1])
+    shape = (scope.draw(WIDTHS), x.dims[-1])
     values = np.random.default_rng(scope.draw(st.integers(0, 2))).normal(size=shape)
     weight = scope.weight(values.astype(np.float32))
     bias = scope.weight(values[:, 0].astype(np.float32)) if scope.draw(st.booleans()) else None
@@ -266,13 +268,81 @@ def gather(scope):
     return scope.node("Gather", [x, indices], x.kind, (2, *x.dims[1:]))
 
 
+def weighted(scope):
+    """Add or multiply by a weight of which there are few different ones."""
+    where = lambda v: v.dims and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    values = np.random.default_rng(scope.draw(st.integers(0, 1))).normal(size=x.dims[-1])
+    weight = scope.weight(values.astype(np.float32), as_node=scope.draw(st.booleans()))
+    return scope.node(scope.draw(st.sampled_from(["Add", "Mul"])), [x, weight], FLOAT, x.dims)
+
+
+def chain(scope):
+    """The same kind of node two or three times in a row."""
+    kind = scope.draw(st.sampled_from(["Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze"]))
+    if (x := scope.pick(FLOAT, INT, where=lambda v: 2 <= len(v.dims) <= 3)) is None:
+        return None
+    for _ in range(scope.draw(st.integers(2, 3))):
+        x = _link(scope, kind, x)
+    return x
+
+
+def _link(scope, kind, x):
+    rank = len(x.dims)
+    if kind == "Transpose":
+        order = scope.draw(st.permutations(range(rank)))
+        return scope.node(kind, [x], x.kind, [x.dims[axis] for axis in order], perm=order)
+    if kind == "Reshape":
+        return scope.node(kind, [x, shape_constant(scope, [0] * rank)], x.kind, x.dims)
+    if kind == "Cast":
+        to = scope.draw(st.sampled_from([FLOAT, BOOL] if x.kind == FLOAT else [FLOAT, INT, BOOL]))
+        return scope.node(kind, [x], to, x.dims, to=to)
+    if kind == "Squeeze" and 1 in x.dims:
+        axis = x.dims.index(1)
+        axes = shape_constant(scope, [axis])
+        return scope.node(kind, [x, axes], x.kind, x.dims[:axis] + x.dims[axis + 1 :])
+    axis = scope.draw(st.integers(0, rank))
+    dims = (*x.dims[:axis], 1, *x.dims[axis:])
+    return scope.node("Unsqueeze", [x, shape_constant(scope, [axis])], x.kind, dims)
+
+
 def random_shape(scope):
     """A random node of which only the shape is read."""
     if (x := scope.pick(FLOAT)) is None:
         return None
-    drawn = scope.node("RandomUniformLike", [x], FLOAT, x.dims)
+    if scope.draw(st.booleans()):
+        drawn = scope.node("RandomUniformLike", [x], FLOAT, x.dims)
+    else:
+        half = scope.weight(np.array(0.5, np.float32), as_node=True)  # nobody may override it
+        train = scope.weight(np.array(True))
+        drawn = scope.node("Dropout", [x, half, train], FLOAT, x.dims)
     scope.values.remove(drawn)
     return scope.node("Shape", [drawn], INT, (len(x.dims),))
+
+
+def random_pair(scope):
+    """Two draws of the same random node: merging them would make them equal, which they never are."""
+    where = lambda v: v.dims and 0 not in v.dims  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    domain = scope.draw(st.sampled_from(["", TOY_DOMAIN]))
+    op = (
+        "Noise"
+        if domain
+        else scope.draw(st.sampled_from(["RandomNormalLike", "RandomUniformLike"]))
+    )
+    pair = [scope.node(op, [x], FLOAT, x.dims, domain=domain) for _ in range(2)]
+    for drawn in pair:
+        scope.values.remove(drawn)
+    return scope.node("Equal", pair, BOOL, x.dims)
+
+
+def call(scope):
+    """A function of the model."""
+    if (x := scope.pick(FLOAT)) is None:
+        return None
+    return scope.node("Twice", [x], FLOAT, x.dims, domain=TOY_DOMAIN)
 
 
 def repeat(scope):
@@ -346,7 +416,8 @@ def _grown(inner, start, steps):
 OPERATORS = [
     *(unary, unary, binary, binary, compare, select, clip, cast, transpose, transpose, reshape),
     *(reshape, unsqueeze, squeeze, concat, cut, pad, matmul, gemm, shape_of, gather, random_shape),
-    *(repeat, repeat, branch, loop, constant, unary_other),
+    *(repeat, repeat, branch, loop, constant, unary_other, weighted, weighted, chain, chain),
+    *(random_pair, call, matmul, gemm),
 ]
 
 
@@ -364,24 +435,58 @@ def _graph(scope, name, inputs, outputs):
     )
 
 
+def _functions():
+    imports = [helper.make_opsetid("", OPSET)]
+    noise = [helper.make_node("RandomUniformLike", ["a"], ["b"])]
+    twice = [
+        helper.make_node("Identity", ["a"], ["t"]),
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Mul", ["t", "two"], ["m"]),
+        helper.make_node("Exp", ["a"], ["unread"]),
+        helper.make_node("Identity", ["m"], ["b"]),
+    ]
+    return [
+        helper.make_function(TOY_DOMAIN, name, ["a"], ["b"], nodes, imports)
+        for name, nodes in (("Noise", noise), ("Twice", twice))
+    ]
+
+
 @st.composite
-def models(draw, max_nodes=14):
-    """Draw a model with one to three inputs and one to three outputs."""
+def models(draw, max_nodes=20, favour=()):
+    """Draw a model with one to three inputs and one to three outputs.
+
+    Args:
+        draw: Given by hypothesis.
+        max_nodes: Most steps; some add several nodes, and some none.
+        favour: Operators, of this module, to draw half of the time.
+    """
+    operators = [*OPERATORS, *(list(favour) * (len(OPERATORS) // max(1, len(favour))))]
     scope = Scope(draw, [])
     inputs = [_input(scope, index) for index in range(draw(st.integers(1, 3)))]
     scope.values = list(inputs)
-    for _ in range(draw(st.integers(1, max_nodes))):
-        draw(st.sampled_from(OPERATORS))(scope)
+    # Not `integers`, which prefers few: a trap needs company to spring.
+    for _ in range(draw(st.sampled_from([*range(1, 4), *range(8, max_nodes + 1)]))):
+        draw(st.sampled_from(operators))(scope)
     if draw(st.integers(0, 3)) == 0:
         inputs += _overridable(scope)
     made = {output for node in scope.nodes for output in node.output}
+    if draw(st.integers(0, 7)) == 0:  # a graph may return a weight
+        made |= {tensor.name for tensor in scope.initializers}
+    made -= {value.name for value in inputs}
     candidates = [value for value in scope.values if value.name in made]
     if not candidates:
         candidates = [scope.node("Identity", [inputs[0]], inputs[0].kind, inputs[0].dims)]
     count = draw(st.integers(1, min(3, len(candidates))))
     outputs = draw(st.permutations(candidates[-5:]))[:count]
     graph = _graph(scope, "main", inputs, outputs)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    is_calling = any(node.domain for node in scope.nodes)
+    imports = [("", OPSET), *([(TOY_DOMAIN, 1)] if is_calling else [])]
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(*entry) for entry in imports],
+        ir_version=10,
+        functions=_functions() if is_calling else [],
+    )
     return normalise(ir.from_proto(proto))
 
 

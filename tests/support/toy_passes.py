@@ -132,12 +132,11 @@ TOY_PASSES = (
 )
 
 
-def toy_entry_points(*, group, name=None):
-    """Stand in for `importlib.metadata.entry_points`: every toy pass is a plug-in."""
+def toy_plug_ins():
+    """Stand in for `graphopt.pipeline.registry.plug_ins`: every toy pass is one."""
     from importlib.metadata import EntryPoint
 
     return [
-        EntryPoint(name=cls.name, value=f"toy_passes:{cls.__name__}", group=group)
+        EntryPoint(name=cls.name, value=f"toy_passes:{cls.__name__}", group="graphopt.passes")
         for cls in TOY_PASSES
-        if name in (None, cls.name)
     ]
