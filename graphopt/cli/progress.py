@@ -28,14 +28,9 @@ def progress_shown(settings: Settings) -> Iterator[ProgressCallback | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+    from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
     console = Console(stderr=True, no_color=not settings.use_color(sys.stderr))
     with Progress(*columns, console=console, transient=True) as live:
         lines = _StageLines(live)
@@ -50,7 +45,6 @@ class _StageLines:
         self._live = live
         self._task: TaskID | None = None
         self._stage: str | None = None
-        self._message = ""
         self._began = 0.0
 
     def receive(self, event: Any) -> None:
@@ -59,10 +53,10 @@ class _StageLines:
             self.finish()
             self._stage, self._began = event.stage, time.monotonic()
             self._task = self._live.add_task(event.stage, total=None)
-        self._message = event.message
-        text = f"{event.stage}  {event.message}"
+        count = f" {event.done} of {event.total}" if event.total else ""
         assert self._task is not None
-        self._live.update(self._task, description=text, completed=event.done, total=event.total)
+        text = f"{event.stage}  {event.message}{count}"
+        self._live.update(self._task, description=text)
 
     def finish(self) -> None:
         """Replace the live line by a finished one."""
@@ -71,6 +65,6 @@ class _StageLines:
         seconds = time.monotonic() - self._began
         self._live.remove_task(self._task)
         self._live.console.print(
-            f"  {self._stage}  {self._message}  {seconds:.1f} s", markup=False, highlight=False
+            f"  {self._stage:<20}{seconds:8.1f} s", markup=False, highlight=False
         )
         self._task = self._stage = None
