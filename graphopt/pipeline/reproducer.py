@@ -22,7 +22,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt._version import __version__
-from graphopt.errors import InputError, OutputError, PassError
+from graphopt.errors import InputError, OutputError, PassError, PreconditionError
 from graphopt.ir import load, model_digest, save
 from graphopt.pipeline.failure import Failure
 from graphopt.pipeline.pipeline import Pipeline
@@ -96,6 +96,7 @@ def reproduce(folder: str | Path) -> Reproduction:
 
     Raises:
         InputError: The directory is no reproducer, or of another schema.
+        PreconditionError: The pass needs facts that were not recorded.
     """
     record = _read_record(Path(folder))
     ranges = {name: ValueRange(*limits) for name, limits in record["facts"]["ranges"].items()}
@@ -109,6 +110,8 @@ def reproduce(folder: str | Path) -> Reproduction:
             statistics_provider=lambda _model, _names: ranges,
             **record["settings"],
         )
+    except PreconditionError:
+        raise  # the facts of the reproducer do not suffice; this says nothing about the pass
     except PassError as error:
         return Reproduction(reproduced=True, recorded=record["reason"], found=str(error))
     return Reproduction(reproduced=False, recorded=record["reason"], found=None)
