@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from measure import (
     size_bytes,
 )
 
-PEERS = Path(__file__).with_name("peers.py")
+QUANTIZERS = Path(__file__).with_name("quantizers.py")
 EMBEDDING_TABLE = 30522 * 384  # elements of MiniLM's table
 
 
@@ -75,15 +74,15 @@ CASES = (
 )
 
 
-def timed_process(command: list[str]) -> dict[str, float]:
-    """Run a command to its end; return its wall and CPU seconds, its children included."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+def run_quantizer(kind: str, model: Path, out: Path, samples: Path) -> dict[str, float]:
+    """Quantize in a fresh process; return the seconds of the call, and of the whole process."""
+    command = [sys.executable, str(QUANTIZERS), kind, str(model), str(out), str(samples)]
+    start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wall_s, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    process_s = time.perf_counter() - start
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_s": wall_s, "cpu_s": cpu_s}
+        raise RuntimeError(f"{kind} failed on {model}:\n{done.stderr[-2000:]}")
+    return {**json.loads(done.stdout.splitlines()[-1]), "process_s": process_s}
 
 
 def best_of(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -92,20 +91,17 @@ def best_of(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def quantize(model: Path, samples: Path, work: Path, repeats: int) -> dict[str, Any]:
-    """Time both static quantizers in turns, from the start of a process to its end."""
-    ours = [sys.executable, "-m", "graphopt", "run", str(model), "--pipeline", "quantize-static"]
-    ours += ["--target", "cpu-int8", "--calibration", str(samples), "--verify", "off", "--force"]
-    ours += ["-o", str(work / "ours.static.onnx")]
-    peer = [sys.executable, str(PEERS)]
-    static = [*peer, "static", str(model), str(work / "ort.static.onnx"), str(samples)]
-    runs: dict[str, list[dict[str, float]]] = {"graphopt": [], "onnxruntime": []}
+    """Quantize with every tool; time both static quantizers in turns."""
+    static = ("graphopt-static", "onnxruntime-static")
+    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in static}
     for _ in range(repeats):
-        runs["graphopt"].append(timed_process(ours))
-        runs["onnxruntime"].append(timed_process(static))
-    timed_process([*peer, "dynamic", str(model), str(work / "ort.dynamic.onnx")])
-    best = {name: best_of(values) for name, values in runs.items()}
-    ratios = {key: best["graphopt"][key] / best["onnxruntime"][key] for key in ("wall_s", "cpu_s")}
-    return {**best, "ratio": ratios}
+        for kind in static:
+            runs[kind].append(run_quantizer(kind, model, work / f"{kind}.onnx", samples))
+    kind = "onnxruntime-dynamic"
+    run_quantizer(kind, model, work / f"{kind}.onnx", samples)
+    ours, theirs = (best_of(runs[kind]) for kind in static)
+    ratio = {key: ours[key] / theirs[key] for key in ours}
+    return {"graphopt": ours, "onnxruntime": theirs, "ratio": ratio}
 
 
 def optimize(model: Path, samples: Path, out: Path) -> dict[str, Any]:
@@ -130,8 +126,8 @@ def run_case(case: Case, arguments: argparse.Namespace, work: Path) -> dict[str,
     paths = {
         "original": model,
         "graphopt": bundle / "model.onnx",
-        "ort_dynamic": work / "ort.dynamic.onnx",
-        "ort_static": work / "ort.static.onnx",
+        "ort_dynamic": work / "onnxruntime-dynamic.onnx",
+        "ort_static": work / "onnxruntime-static.onnx",
     }
     sessions = {name: open_session(path, arguments.threads) for name, path in paths.items()}
     latencies = measure_latencies(sessions, feeds, arguments.rounds)
@@ -178,9 +174,11 @@ def cosine_text(measured: dict[str, Any]) -> str:
 
 def print_table(records: list[dict[str, Any]]) -> None:
     """Print one row per model; ratios are to the original, smaller is better."""
-    print("| model | chosen | size | latency | ort dynamic | ort static |", end=" ")
-    print("cosine mean (least), ort dynamic | time to quantize / ort static (CPU) | limits |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    titles = ["model", "chosen", "size", "latency", "ort dynamic", "ort static"]
+    titles += ["cosine mean (least), ort dynamic", "static quantizer / ort's: call, CPU, process"]
+    titles += ["limits"]
+    print("| " + " | ".join(titles) + " |")
+    print("|---" * len(titles) + "|")
     for record in records:
         latency = [
             record[name]["latency_ratio"] for name in ("graphopt", "ort_dynamic", "ort_static")
@@ -189,7 +187,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
         cells = [record["name"], str(record["optimize"]["chosen"]), f"{ours['size_ratio']:.3f}x"]
         cells += [f"{value:.3f}x" for value in latency]
         cells += [", ".join(cosine_text(record[name]) for name in ("graphopt", "ort_dynamic"))]
-        cells += [f"{ratio['wall_s']:.2f}x ({ratio['cpu_s']:.2f}x)"]
+        cells += [", ".join(f"{value:.2f}x" for value in ratio.values())]
         cells += ["; ".join(record["faults"]) or "met"]
         print("| " + " | ".join(cells) + " |")
 
