@@ -274,6 +274,15 @@ class Change:
 
         self._operations.append(declare)
 
+    def clear_value_info(self, value: ir.Value) -> None:
+        """Forget the declared type and shape of an intermediate value."""
+        self.changed.append(value.name or "")
+
+        def forget() -> None:
+            value.type, value.shape = None, None
+
+        self._operations.append(forget)
+
     # -- weights, removal, model -------------------------------------------------------------
 
     def set_tensor(self, value: ir.Value, data: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:

@@ -14,7 +14,7 @@ from graphopt.calibration import collect_ranges
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
 from graphopt.ir import Checkpoint, initializer_tensors, nodes, save, weight_bytes
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
-from graphopt.rewrite import ValueRange
+from graphopt.rewrite import Approximate, ValueRange
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Workbench
 from graphopt.targets import Candidate
@@ -138,7 +138,7 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
     if dropped := ledger.rolled_back():
         reasons = "; ".join(f"{entry.pass_name}: {entry.reason}" for entry in dropped)
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
-    if pipeline and not ledger.edits:
+    if not _has_effect(pipeline, ledger):
         return Rejected(candidate=candidate, reason="its passes found nothing to change")
     is_changed = bool(shared.ledger.edits or ledger.edits)
     files = _write(bench, candidate, model, folder, is_changed=is_changed)
@@ -151,6 +151,19 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
         size_bytes=sum(file.stat().st_size for file in files),
         is_original=not is_changed,
     )
+
+
+def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
+    """Tell whether the passes that make the candidate what it is changed anything.
+
+    Of a quantized candidate those are the approximate ones: an exact pass beside them that found
+    something to do does not make it quantized.
+    """
+    approximate = {
+        step.name for step in pipeline.passes() if isinstance(step.contract.numerics, Approximate)
+    }
+    decisive = approximate or {step.name for step in pipeline.passes()}
+    return not decisive or any(edit.pass_name in decisive for edit in ledger.journal.edits)
 
 
 def _write(

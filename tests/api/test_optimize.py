@@ -58,11 +58,14 @@ def test_the_bundle_validates_and_tells_its_recipe(quantized):
     result, place = quantized
     assert graphopt.validate(place).exit_code == 0
     bundle = graphopt.Bundle.load(place)
-    assert bundle.manifest["recipe"]["pipeline"] == "@exact,quantize-static"
+    recipe = bundle.manifest["recipe"]["pipeline"]
+    assert recipe.startswith("@exact,quantize-static")
     model = gir.load(bundle.model_path)
-    assert model.metadata_props["graphopt.recipe"] == "@exact,quantize-static"
+    assert model.metadata_props["graphopt.recipe"] == recipe
     report = json.loads((place / "report.json").read_text())
-    assert report == json.loads(json.dumps(result.report.to_dict()))
+    told = json.loads(json.dumps(result.report.to_dict()))
+    local = {"source": "model.onnx", "output": None}  # no path of this machine is shipped
+    assert report == told | local
     edits = json.loads((place / "journal.json").read_text())["edits"]
     assert any(edit["pass_name"] == "quantize-static" for edit in edits)
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt.analysis import infer_shapes
 from graphopt.ir import normalise
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -487,7 +488,21 @@ def models(draw, max_nodes=20, favour=()):
         ir_version=10,
         functions=_functions() if is_calling else [],
     )
-    return normalise(ir.from_proto(proto))
+    model = normalise(ir.from_proto(proto))
+    if draw(st.booleans()):
+        _declare_types(model)
+    return model
+
+
+def _declare_types(model):
+    """Declare what is known of intermediate values, as exporters do."""
+    shapes = infer_shapes(model)
+    for node in model.graph:
+        for value in node.outputs:
+            known = shapes.of(value)
+            if not value.is_graph_output() and known is not None and known.dtype is not None:
+                value.type = ir.TensorType(known.dtype)
+                value.shape = None if known.dims is None else ir.Shape(known.dims)
 
 
 def _input(scope, index):

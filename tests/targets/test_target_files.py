@@ -28,10 +28,10 @@ def write(folder: Path, text: str, name: str = "board.toml") -> Path:
 def test_the_two_targets_load():
     assert target_names() == ("cpu-fp32", "cpu-int8")
     float_target, int8 = (load_target(name) for name in target_names())
-    assert [item.name for item in float_target.enabled_candidates()] == ["exact"]
+    assert [item.name for item in float_target.enabled_candidates()] == ["exact", "undeclared"]
     assert [item.name for item in int8.enabled_candidates()] == ["static", "dynamic", "float"]
     assert [item.needs_calibration for item in int8.candidates] == [True, False, False]
-    assert int8.pipeline_text(int8.candidates[1]) == "@exact,quantize-dynamic"
+    assert int8.pipeline_text(int8.candidates[1]) == "@exact,quantize-dynamic,clear-value-info"
     assert int8.pipeline_text(int8.candidates[2]) == "@exact"
     assert int8.runtime.threads == 1
     assert int8.gates == {
@@ -273,7 +273,7 @@ def test_with_stages_switches_stages_and_candidates():
 def test_a_name_of_a_stage_and_of_a_candidate_is_the_stage():
     target = load_target("cpu-fp32").with_stages({"exact": False})
     assert target.stage_text() == ""
-    assert [item.name for item in target.enabled_candidates()] == ["exact"]
+    assert [item.name for item in target.enabled_candidates()] == ["exact", "undeclared"]
 
 
 def test_with_threads():
