@@ -58,6 +58,7 @@ def print_failure(error: GraphoptError, settings: Settings, cause: BaseException
 
 def _as_text(error: GraphoptError, *, use_color: bool) -> str:
     def style(text: str, **how: Any) -> str:
+        """Colour `text` where colour is wanted."""
         return click.style(text, **how) if use_color else text
 
     lines = [style(f"error[{error.code}]", fg="red", bold=True) + f": {error.message}"]

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     settings = Settings.read(words, os.environ)
+    _accept_any_name()
     try:
         status = _dispatch(words, settings)
         sys.stdout.flush()
@@ -106,6 +108,13 @@ def _dispatch(words: list[str], settings: Settings) -> int:
         return request.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _accept_any_name() -> None:
+    # A name in a model or a path may hold what the terminal's encoding cannot say.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

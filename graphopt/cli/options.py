@@ -37,6 +37,7 @@ def cli_command(
     """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
+        """Return the command that calls `function`."""
         names = {"help_option_names": ["-h", "--help"]}
         made = click.command(name, context_settings=names)(click.pass_obj(function))
         if examples:  # \b keeps click from joining the lines
@@ -85,6 +86,7 @@ class _Latency(click.ParamType[float | None]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | None:
+        """Return seconds, or None for ``off``; raise `OptionError` for anything else."""
         if value is None or value == "off":
             return None
         try:

@@ -111,6 +111,7 @@ def _printer(words: tuple[str, ...], settings: Settings) -> PrintAfter | None:
     stream = sys.stderr if settings.json else sys.stdout
 
     def show(event: PassEvent, text: str) -> None:
+        """Print the model as it is after a pass."""
         print(f"# after {event.text}, {event.status}\n{text.strip()}\n", file=stream)
 
     return PrintAfter(when=words, sink=show)

@@ -115,6 +115,12 @@ def check_destination(
             hint="choose another place with `-o`",
         )
     if not os.path.lexists(final):
+        if os.path.lexists(final.parent) and not final.parent.is_dir():
+            raise OutputError(
+                f"`{final}` cannot be written",
+                why=f"`{final.parent}` is not a folder",
+                hint="choose another place with `-o`",
+            )
         if not final.parent.is_dir():
             raise OutputError(
                 f"`{final}` cannot be written",

@@ -210,6 +210,19 @@ def test_module_and_script_are_the_same():
     assert done.stdout.startswith("graphopt ")
 
 
+def test_a_name_that_the_terminal_cannot_say(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "graphopt", "inspect", "mod\u00e8le.onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2
+    assert "mod\\xe8le.onnx` does not exist" in done.stderr
+
+
 def test_reader_that_goes_away_is_no_error():
     # `head` has closed the pipe before the second process writes.
     line = f"({sys.executable} -c 'import time; time.sleep(1)'; {sys.executable} -m graphopt explain G102; echo $? >&2) | true"
