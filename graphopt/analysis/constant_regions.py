@@ -101,6 +101,8 @@ def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int)
 def _split(part: ConstantRegion, shapes: ShapeTable) -> FoldingPart:
     """Split ``part`` where only weights hold it together: one failure shall not spoil all."""
     pieces = _connected(list(part.nodes), sys.maxsize)
+    if len(pieces) == 1:
+        return FoldingPart((part,), part.growth_bytes)
     regions = tuple(_measured(nodes, shapes) for nodes in pieces)
     return FoldingPart(regions, part.growth_bytes)
 
@@ -222,7 +224,7 @@ def _attribute_bytes(attribute: ir.Attr) -> int:
     """Return the bytes of an attribute, an estimate from below."""
     held = attribute.value
     size = 1
-    if isinstance(held, ir.TensorProtocol):
+    if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
         size = _tensor_bytes(0, held.shape.numpy(), held.nbytes)
     elif isinstance(held, (tuple, list, str)):
         size = len(held)

@@ -87,9 +87,9 @@ def _plain(kind: ir.AttributeType, value: Any) -> Hashable:
     return make(value)
 
 
-def _tensor(tensor: object) -> Hashable:
-    if not isinstance(tensor, ir.TensorProtocol):
-        return id(tensor)
+def _tensor(tensor: ir.TensorProtocol | None) -> Hashable:
+    if tensor is None:
+        return None
     shape = tuple(tensor.shape.numpy())
     if tensor.dtype == ir.DataType.STRING:
         return (tensor.dtype, shape, tuple(bytes(t) for t in tensor.numpy().reshape(-1).tolist()))

@@ -56,7 +56,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 def _attribute_tensor(attribute: ir.Attr, name: str) -> ir.TensorProtocol | None:
     held = attribute.value
     if attribute.name == "value":
-        return held if isinstance(held, ir.TensorProtocol) else None
+        return held if attribute.type == ir.AttributeType.TENSOR else None
     if attribute.name in ("value_float", "value_floats"):
         return ir.tensor(np.array(held, np.float32), name=name)
     if attribute.name in ("value_int", "value_ints"):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis import annotation_parameters
+from graphopt.analysis import annotation_parameters, infer_shapes
 from graphopt.analysis.constant_regions import (
     ConstantRegion,
     FoldingPart,
+    FoldingPlan,
     plan_folding,
     total_weight_bytes,
 )
@@ -88,21 +89,32 @@ class FoldConstants(Pass):
         return Needs(shapes=True)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
-        """Fold constants."""
-        foldable = FoldableNodes(model, facts.shapes, max_bytes=self.max_bytes)
+        """Fold constants, again as long as what was folded shows the sizes of more."""
+        storage = _Storage(annotation_parameters(model), self.max_growth_bytes, edit)
+        while True:
+            edits_before = len(edit.journal.edits)
+            foldable = FoldableNodes(model, facts.shapes, max_bytes=self.max_bytes)
+            plan = plan_folding(foldable, facts.shapes, storage.budget_bytes)
+            _fold(foldable, plan, storage, facts, edit)
+            if len(edit.journal.edits) == edits_before:
+                break
+            facts = replace(facts, shapes=infer_shapes(model))
         for node, slug, why in foldable.refusals:
             edit.refuse(node, slug, why=why)
-        plan = plan_folding(foldable, facts.shapes, self.max_growth_bytes)
         for node, growth_bytes in plan.left_out.items():
             edit.refuse(node, "grows-the-file", why=f"by {growth_bytes} bytes")
-        known = {n.outputs[0]: array for n, array in foldable.arrays.items() if array is not None}
-        storage = _Storage(annotation_parameters(model), self.max_growth_bytes, edit)
-        for batch in _batches(plan.parts):
-            regions = [region for part in batch for region in part.regions]
-            arrays: dict[ir.Value, np.ndarray[Any, Any]] = {}
-            failed = _compute(regions, known, facts, edit, arrays)
-            for part in batch:
-                storage.store(part, arrays, failed)
+
+
+def _fold(
+    foldable: FoldableNodes, plan: FoldingPlan, storage: _Storage, facts: Facts, edit: Editor
+) -> None:
+    known = {n.outputs[0]: array for n, array in foldable.arrays.items() if array is not None}
+    for batch in _batches(plan.parts):
+        regions = [region for part in batch for region in part.regions]
+        arrays: dict[ir.Value, np.ndarray[Any, Any]] = {}
+        failed = _compute(regions, known, facts, edit, arrays)
+        for part in batch:
+            storage.store(part, arrays, failed)
 
 
 def _batches(parts: Iterable[FoldingPart]) -> Iterable[list[FoldingPart]]:
@@ -244,27 +256,30 @@ class _Storage:
     """Stores results as long as the file does not grow by more than it may.
 
     What regions save that the runtime then could not run is not there for others to spend.
+
+    Attributes:
+        budget_bytes: By how much the file may grow from now on.
     """
 
     def __init__(self, kept: frozenset[str], budget_bytes: int, edit: Editor) -> None:
         self._kept = kept
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._edit = edit
 
     def store(self, part: FoldingPart, arrays: _Arrays, failed: set[ConstantRegion]) -> None:
         """Store the regions of ``part``, together where none failed."""
-        is_whole = failed.isdisjoint(part.regions) and part.growth_bytes <= self._budget_bytes
+        is_whole = failed.isdisjoint(part.regions) and part.growth_bytes <= self.budget_bytes
         if is_whole:
-            self._budget_bytes -= part.growth_bytes
+            self.budget_bytes -= part.growth_bytes
         for region in part.regions:
             if region in failed:
                 continue
-            if not is_whole and region.growth_bytes > self._budget_bytes:
+            if not is_whole and region.growth_bytes > self.budget_bytes:
                 why = f"by {region.growth_bytes} bytes"
                 self._edit.refuse(region.nodes[-1], "grows-the-file", why=why)
                 continue
             if not is_whole:
-                self._budget_bytes -= region.growth_bytes
+                self.budget_bytes -= region.growth_bytes
             self._store_region(region, arrays)
 
     def _store_region(self, region: ConstantRegion, arrays: _Arrays) -> None:
