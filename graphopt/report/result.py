@@ -153,6 +153,7 @@ class PassResult:
         nodes: Nodes of all graphs.
         size_bytes: Bytes of all weights.
         seconds: Wall time.
+        drift: Per output the difference that an approximate pass made.
     """
 
     name: str
@@ -164,6 +165,7 @@ class PassResult:
     nodes: BeforeAfter[int]
     size_bytes: BeforeAfter[int]
     seconds: float = 0.0
+    drift: Errors | None = None
 
     @classmethod
     def of(cls, entry: PassEntry) -> Self:
@@ -178,6 +180,7 @@ class PassResult:
             nodes=BeforeAfter(entry.nodes_before, entry.nodes_after),
             size_bytes=BeforeAfter(entry.bytes_before, entry.bytes_after),
             seconds=entry.seconds,
+            drift=entry.drift,
         )
 
 

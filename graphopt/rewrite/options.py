@@ -19,7 +19,7 @@ __all__ = ["OptionSpec", "OptionValue", "check_options", "format_value", "option
 OptionValue = bool | int | float | str | tuple["OptionValue", ...] | None
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*\Z")
-_RESERVED_WORDS = frozenset({"true", "false", "none"})
+_RESERVED_WORDS = frozenset({"true", "false", "none", "inf", "infinity", "nan"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +172,6 @@ def format_value(value: OptionValue) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return "[" + ",".join(format_value(item) for item in value) + "]"
-    if _WORD.match(value) and value not in _RESERVED_WORDS:
+    if _WORD.match(value) and value.lower() not in _RESERVED_WORDS:
         return value
     return json.dumps(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from graphopt.ir import Checkpoint, initializer_tensors, nodes, save, weight_byt
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
 from graphopt.rewrite import Approximate, ValueRange
 from graphopt.search.progress import Reporter
-from graphopt.search.workbench import Workbench
+from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
 
 __all__ = ["Built", "Rejected", "Shared", "build", "plan_candidates", "run_stages"]
+
+DRIFT_SAMPLES = 2
+"""Inputs on which the drift of each approximate pass is measured for the ledger."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +89,16 @@ def plan_candidates(bench: Workbench) -> tuple[list[Candidate], list[Rejected]]:
     return possible, impossible
 
 
-def manager_for(bench: Workbench, report: Reporter, *, verify: str) -> PassManager:
-    """Return a pass manager that knows the target and the samples, and drops failing passes."""
+def manager_for(
+    bench: Workbench, report: Reporter, *, feeds: Sequence[Feeds] | None = None
+) -> PassManager:
+    """Return a pass manager that knows the target and the samples, and drops failing passes.
+
+    Args:
+        bench: What it may know.
+        report: Where progress goes.
+        feeds: Inputs on which numbers are compared; generated at two or more sizes by default.
+    """
 
     def progress(event: PassEvent) -> None:
         report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
@@ -103,9 +114,9 @@ def manager_for(bench: Workbench, report: Reporter, *, verify: str) -> PassManag
         )
 
     return PassManager(
-        verify=verify,  # type: ignore[arg-type]
         on_error="drop",
         seed=bench.seed,
+        feeds=feeds,
         target=bench.target.to_facts(),
         statistics_provider=statistics if bench.calibration is not None else None,
         progress=progress,
@@ -119,7 +130,7 @@ def run_stages(bench: Workbench) -> Shared:
     )
     report = bench.report.at("shared stages")
     report("running")
-    manager = manager_for(bench, report, verify="numerics")
+    manager = manager_for(bench, report)
     ledger = manager.run(bench.model, pipeline, source=bench.source).ledger
     return Shared(state=Checkpoint.take(bench.model), ledger=ledger)
 
@@ -131,7 +142,7 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
     model = shared.state.new_model()
     pipeline = Pipeline.parse(candidate.pipeline) if candidate.pipeline else Pipeline()
     try:
-        result = manager_for(bench, report, verify="structure").run(model, pipeline)
+        result = manager_for(bench, report, feeds=bench.feeds[:DRIFT_SAMPLES]).run(model, pipeline)
     except (PassError, RuntimeFailure, VerificationError) as error:
         return Rejected(candidate=candidate, reason=error.message, error=error)
     ledger = result.ledger

@@ -39,8 +39,8 @@ class NeedRanges(RenameOps):
 
 def test_text_leaves_out_defaults_and_quotes_what_needs_it():
     assert str(RenameOps()) == "rename-ops"
-    given = RenameOps(ops=("Relu", "a b", "true"), ratio=0.25, limit=3, flag=True)
-    assert str(given) == 'rename-ops{ops=[Relu,"a b","true"] ratio=0.25 limit=3 flag=true}'
+    given = RenameOps(ops=("Relu", "a b", "true", "inf"), ratio=0.25, limit=3, flag=True)
+    assert str(given) == 'rename-ops{ops=[Relu,"a b","true","inf"] ratio=0.25 limit=3 flag=true}'
 
 
 @pytest.mark.parametrize(
