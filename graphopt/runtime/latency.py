@@ -65,6 +65,8 @@ class LatencyComparison:
     Attributes:
         verdict: `faster`, `same`, `slower`, or `too-noisy` where the timings do not tell.
         reason: Why.
+        bound: The ratio that is safe to promise: `ratio` itself, or the worst that wall and CPU
+            time allow where noise leaves only the direction certain. Gates judge it.
         ratio: Candidate to baseline, of the 10 % quantiles of wall time; below 1 is faster.
         ratio_low: Lower end of the 95 % confidence interval.
         ratio_high: Upper end.
@@ -79,6 +81,7 @@ class LatencyComparison:
 
     verdict: Verdict
     reason: str
+    bound: float
     ratio: float
     ratio_low: float
     ratio_high: float

@@ -29,7 +29,7 @@ Verdict: TypeAlias = Literal["faster", "same", "slower", "too-noisy"]
 LOW_QUANTILE = 0.10
 _RESAMPLES = 400
 _CONFIDENCE = 0.95
-# An interval wider than this says too little, even when it lies on one side of 1.
+# An interval wider than this says at most on which side of 1 the ratio lies.
 _WIDEST = 2.0
 # Wall and CPU ratios of one thread differ by the noise; beyond this factor one of them is wrong.
 _LARGEST_DISAGREEMENT = 1.25
@@ -52,10 +52,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the sentence that explains it."""
+    """A verdict and the sentence that explains it.
+
+    Attributes:
+        verdict: What the timings say.
+        reason: Why.
+        bound: The ratio that is safe to promise: the ratio itself, or where noise leaves only the
+            direction certain, the worst that wall and CPU time allow.
+    """
 
     verdict: Verdict
     reason: str
+    bound: float
 
 
 def low_quantile_ratio(baseline: Array, candidate: Array) -> float:
@@ -103,19 +111,28 @@ def judge(wall: Interval, cpu_ratio: float | None, *, margin: float) -> Judgemen
         cpu_ratio: Of the CPU times; None where CPU time is no measure of speed (several threads).
         margin: Ratios within ``1 / (1 + margin)`` and ``1 + margin`` are the same speed.
     """
-    if wall.high / wall.low > _WIDEST:
-        return Judgement(
-            "too-noisy", f"the interval {wall.low:.2f} to {wall.high:.2f} is too wide to mean much"
-        )
     verdict = _by_wall(wall, margin)
+    is_wide = wall.high / wall.low > _WIDEST
+    shown = f"{wall.low:.3f} to {wall.high:.3f}"
     if verdict == "too-noisy":
-        reason = f"the interval {wall.low:.3f} to {wall.high:.3f} holds both faster and slower"
-        return Judgement(verdict, reason)
-    if cpu_ratio is not None and _contradicts(verdict, wall.ratio, cpu_ratio):
+        width = "is too wide to mean much" if is_wide else "holds both faster and slower"
+        return Judgement(verdict, f"the interval {shown} {width}", wall.high)
+    if cpu_ratio is None:
+        if is_wide:
+            return Judgement(
+                "too-noisy", f"the interval {shown} is too wide to mean much", wall.high
+            )
+        return Judgement(verdict, f"ratio {wall.ratio:.3f} ({shown})", wall.ratio)
+    if _contradicts(verdict, wall.ratio, cpu_ratio):
         reason = f"wall time says {wall.ratio:.2f}, CPU time {cpu_ratio:.2f}"
-        return Judgement("too-noisy", reason)
-    interval = f"ratio {wall.ratio:.3f} ({wall.low:.3f} to {wall.high:.3f})"
-    return Judgement(verdict, interval)
+        return Judgement("too-noisy", reason, wall.high)
+    if is_wide or _disagrees(wall.ratio, cpu_ratio):
+        if 1 / (1 + margin) < cpu_ratio < 1 + margin:
+            reason = f"wall time says {wall.ratio:.2f}, CPU time {cpu_ratio:.2f}"
+            return Judgement("too-noisy", reason, wall.high)
+        reason = f"noisy: {shown} by wall time, {cpu_ratio:.3f} by CPU time; the direction is sure"
+        return Judgement(verdict, reason, max(wall.high, cpu_ratio))
+    return Judgement(verdict, f"ratio {wall.ratio:.3f} ({shown})", wall.ratio)
 
 
 def _by_wall(wall: Interval, margin: float) -> Verdict:
@@ -131,6 +148,11 @@ def _contradicts(verdict: Verdict, wall_ratio: float, cpu_ratio: float) -> bool:
         return True
     if verdict == "slower" and cpu_ratio <= 1:
         return True
+    return verdict == "same" and _disagrees(wall_ratio, cpu_ratio)
+
+
+def _disagrees(wall_ratio: float, cpu_ratio: float) -> bool:
+    """Tell whether the two differ by more than the noise of a quiet machine."""
     return abs(math.log(wall_ratio / cpu_ratio)) > math.log(_LARGEST_DISAGREEMENT)
 
 

@@ -133,7 +133,7 @@ def _latency_ratio(measured: Measured) -> GateMeasurement:
         return GateMeasurement(1.0, reason="nothing was changed: it is the original")
     if measured.latency is None:
         return NOT_REQUESTED
-    return GateMeasurement.latency(measured.latency.ratio, measured.latency.verdict)
+    return GateMeasurement.latency(measured.latency.bound, measured.latency.verdict)
 
 
 def _memory_ratio(measured: Measured) -> GateMeasurement | float:

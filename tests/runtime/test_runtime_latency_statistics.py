@@ -93,14 +93,17 @@ def test_one_round_is_enough_for_a_ratio():
     [
         (Interval(0.5, 0.48, 0.52), 0.51, "faster"),
         (Interval(0.5, 0.48, 0.52), None, "faster"),
-        (Interval(0.5, 0.48, 0.52), 0.8, "too-noisy"),
+        (Interval(0.5, 0.48, 0.52), 0.8, "faster"),
+        (Interval(0.5, 0.48, 0.52), 0.98, "too-noisy"),
         (Interval(0.95, 0.93, 0.96), 1.02, "too-noisy"),
         (Interval(1.2, 1.1, 1.3), 0.99, "too-noisy"),
         (Interval(1.2, 1.1, 1.3), 1.18, "slower"),
         (Interval(1.0, 0.99, 1.01), 1.01, "same"),
         (Interval(1.0, 0.99, 1.01), 1.5, "too-noisy"),
         (Interval(1.0, 0.9, 1.1), 1.0, "too-noisy"),
-        (Interval(0.4, 0.3, 0.7), 0.4, "too-noisy"),
+        (Interval(0.4, 0.3, 0.7), 0.4, "faster"),
+        (Interval(0.4, 0.3, 0.7), None, "too-noisy"),
+        (Interval(0.9, 0.5, 1.1), 0.9, "too-noisy"),
         (Interval(0.98, 0.972, 0.99), 0.98, "same"),
     ],
 )
@@ -108,3 +111,15 @@ def test_judgement(wall, cpu, expected):
     judgement = judge(wall, cpu, margin=0.03)
     assert judgement.verdict == expected
     assert judgement.reason
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu", "bound"),
+    [
+        (Interval(0.5, 0.48, 0.52), 0.51, 0.5),
+        (Interval(0.5, 0.48, 0.52), 0.8, 0.8),
+        (Interval(0.4, 0.3, 0.7), 0.4, 0.7),
+    ],
+)
+def test_where_only_the_direction_is_sure_the_worst_is_promised(wall, cpu, bound):
+    assert judge(wall, cpu, margin=0.03).bound == bound
