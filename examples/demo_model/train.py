@@ -146,8 +146,10 @@ def write_files(model: DigitNet, learned: Split, held_out: Split, folder: Path) 
     """Write `model.onnx` (any batch size), `calibration.npz` and `evaluation.npz`."""
     folder.mkdir(parents=True, exist_ok=True)
     export_model(model, learned.images[:2], folder / "model.onnx")
-    np.savez_compressed(
-        folder / "calibration.npz", image=learned.images[:CALIBRATION_SAMPLES].numpy()
+    np.savez_compressed(  # with labels a row is a sample of its own, as the network will see it
+        folder / "calibration.npz",
+        image=learned.images[:CALIBRATION_SAMPLES].numpy(),
+        __labels__=learned.labels[:CALIBRATION_SAMPLES].numpy(),
     )
     np.savez_compressed(
         folder / "evaluation.npz",

@@ -19,7 +19,7 @@ class DemoFiles:
 
     Attributes:
         model: Float32 ONNX model; `image` (batch, 1, 32, 32) in [0, 1] to `logits` (batch, 10).
-        calibration: `.npz` with 64 training images under `image`.
+        calibration: `.npz` with 64 training images under `image` and their `__labels__`.
         evaluation: `.npz` with 360 held-out images under `image` and their `__labels__` (int64).
     """
 
