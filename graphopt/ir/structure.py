@@ -50,6 +50,9 @@ def take_structure(model: ir.Model) -> Structure:
         for value, tensor in held:
             value.const_value = tensor
     _drop_repeated_types(proto.graph)
+    for imported in proto.opset_import:
+        if not imported.domain:
+            imported.ClearField("domain")  # as exporters leave it out: two bytes
     return Structure(proto, tuple(tensor for _, tensor in held))
 
 
