@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from laws import LawBroken, check_laws, instances
 from random_models import gemm, matmul, models
+from random_patterns import PATTERNS
 from toy_passes import RelabelOperators
 
 from graphopt.errors import PassError
@@ -28,6 +29,7 @@ def test_pass_keeps_the_laws(name):
     edits, cls = [], find_pass(name)
     # What quantizers act on is rare among all operators.
     favour = (matmul, gemm) if isinstance(cls.contract.numerics, Approximate) else ()
+    favour = PATTERNS.get(name, favour)
 
     @LAWS
     @given(instances(cls), models(favour=favour))
