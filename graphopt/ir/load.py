@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
@@ -136,13 +137,27 @@ def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
 
     if proto.training_info:
         refuse("training information", "training_info")
-    for graph in _graph_protos(proto.graph):
+    for graph in _graph_protos(proto):
         _refuse_duplicate_initializers(graph, file)
         if graph.sparse_initializer:
             refuse("a sparse initializer", graph.sparse_initializer[0].values.name)
         for info in (*graph.input, *graph.output, *graph.value_info):
-            if info.type.HasField("map_type"):
+            if _holds_a_map(info.type):
                 refuse("a map type", info.name)
+    for node in _node_protos(proto):
+        if any(attribute.type in _SPARSE for attribute in node.attribute):
+            refuse("a sparse constant", node.output[0] if node.output else node.name)
+
+
+_SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
+
+
+def _holds_a_map(kind: onnx.TypeProto) -> bool:
+    if kind.HasField("sequence_type"):
+        return _holds_a_map(kind.sequence_type.elem_type)
+    if kind.HasField("optional_type"):
+        return _holds_a_map(kind.optional_type.elem_type)
+    return bool(kind.HasField("map_type"))
 
 
 def _refuse_duplicate_initializers(graph: onnx.GraphProto, file: Path) -> None:
@@ -156,14 +171,26 @@ def _refuse_duplicate_initializers(graph: onnx.GraphProto, file: Path) -> None:
             )
 
 
-def _graph_protos(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            held = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else []
-            for inner in (*held, *attribute.graphs):
-                found += _graph_protos(inner)
-    return found
+def _node_protos(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of a model, those of functions and subgraphs included."""
+    pending = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += [inner for graph in _subgraph_protos(node) for inner in graph.node]
+
+
+def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    yield proto.graph
+    for node in _node_protos(proto):
+        yield from _subgraph_protos(node)
+
+
+def _subgraph_protos(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def _root_cause(error: BaseException) -> str:

@@ -59,11 +59,7 @@ def take_structure(model: ir.Model) -> Structure:
 def _drop_repeated_types(graph: onnx.GraphProto) -> None:
     """Drop what the IR declares about initializers beside what their tensors say themselves."""
     held = {tensor.name for tensor in graph.initializer}
-    declared = [
-        info
-        for info in graph.value_info
-        if info.name not in held or info.doc_string or info.metadata_props
-    ]
+    declared = [info for info in graph.value_info if info.name not in held or _says_more(info)]
     if len(declared) < len(graph.value_info):
         kept = onnx.GraphProto(value_info=declared)
         graph.ClearField("value_info")
@@ -74,6 +70,13 @@ def _drop_repeated_types(graph: onnx.GraphProto) -> None:
                 _drop_repeated_types(attribute.g)
             for inner in attribute.graphs:
                 _drop_repeated_types(inner)
+
+
+def _says_more(info: onnx.ValueInfoProto) -> bool:
+    """Tell whether something is declared that a tensor does not say itself."""
+    dims = info.type.tensor_type.shape.dim
+    has_denotation = info.type.denotation or any(dim.denotation for dim in dims)
+    return bool(info.doc_string or info.metadata_props or has_denotation)
 
 
 def _placeholder(index: int, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:

@@ -87,14 +87,57 @@ def test_a_truncated_model_is_refused_at_every_length(tmp_path):
     assert ModelLoadError in outcomes
 
 
-def test_what_the_ir_would_lose_is_refused(tmp_path):
-    proto = onnx.parser.parse_model(TEXT)
+def sparse_tensor():
     values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [1.0])
     indices = onnx.helper.make_tensor("w_indices", onnx.TensorProto.INT64, [1], [0])
-    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [4]))
-    onnx.save(proto, tmp_path / "sparse.onnx")
-    with pytest.raises(UnsupportedModelError, match="sparse initializer"):
-        gir.load(tmp_path / "sparse.onnx")
+    return onnx.helper.make_sparse_tensor(values, indices, [2])
+
+
+def lose_sparse_initializer(proto):
+    proto.graph.sparse_initializer.append(sparse_tensor())
+
+
+def lose_sparse_initializer_in_a_function(proto):
+    branch = onnx.helper.make_graph([], "b", [], [], sparse_initializer=[sparse_tensor()])
+    call = onnx.helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch)
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    function = onnx.helper.make_function("local", "f", ["c"], ["d"], [call], opsets)
+    proto.functions.append(function)
+
+
+def lose_sparse_constant(proto):
+    proto.graph.node.append(
+        onnx.helper.make_node("Constant", [], ["s"], sparse_value=sparse_tensor())
+    )
+
+
+def lose_map_in_a_sequence(proto):
+    kind = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [])
+    maps = onnx.helper.make_map_type_proto(onnx.TensorProto.STRING, kind)
+    info = onnx.helper.make_value_info("m", onnx.helper.make_sequence_type_proto(maps))
+    proto.graph.output.append(info)
+
+
+def lose_training_information(proto):
+    proto.training_info.add()
+
+
+@pytest.mark.parametrize(
+    ("add", "what"),
+    [
+        (lose_sparse_initializer, "sparse initializer"),
+        (lose_sparse_initializer_in_a_function, "sparse initializer"),
+        (lose_sparse_constant, "sparse constant"),
+        (lose_map_in_a_sequence, "map type"),
+        (lose_training_information, "training information"),
+    ],
+)
+def test_what_the_ir_would_lose_is_refused(tmp_path, add, what):
+    proto = onnx.parser.parse_model(TEXT)
+    add(proto)
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedModelError, match=what):
+        gir.load(tmp_path / "model.onnx")
 
 
 def test_two_values_of_one_name_are_refused(tmp_path):
