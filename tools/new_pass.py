@@ -1,7 +1,7 @@
 """Write the two files of a new pass: `make new-pass NAME=fold-transposes`.
 
-The pass works at once (it does nothing) and its golden passes, so that the first edit is the
-docstring's Example.
+The pass loads and does nothing, and its golden says so; `make check` fails until the docstring's
+Example shows a change, the pass makes it, and some model has a place for it.
 """
 
 from __future__ import annotations
