@@ -9,6 +9,7 @@ from graphopt.ir.constants import (
     weight_bytes,
 )
 from graphopt.ir.digest import model_digest, structure_digest, tensor_digest
+from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
 from graphopt.ir.save import INLINE_LIMIT_BYTES, atomic_file, model_bytes, output_error, save
@@ -28,6 +29,7 @@ __all__ = [
     "from_text",
     "graphs",
     "initializer_tensors",
+    "is_text_file",
     "load",
     "model_bytes",
     "model_digest",

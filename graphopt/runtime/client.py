@@ -29,6 +29,7 @@ __all__ = ["Worker"]
 Reply: TypeAlias = tuple[Header, list[Buffer]]
 
 _START_TIMEOUT_S = 120.0
+_BINARY_SUFFIXES = (".onnx", ".ort")
 
 
 class Worker:
@@ -95,13 +96,15 @@ class Worker:
         """Create a session.
 
         Args:
-            model: Path of a model, or a serialized model without external data.
+            model: Path of a model, as text too, or a serialized model without external data.
             options: Defaults to those of `SessionOptions`.
 
         Raises:
             SessionLoadError: The runtime refuses the model or the options.
             WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
         """
+        if not isinstance(model, bytes) and Path(model).suffix not in _BINARY_SUFFIXES:
+            model = _as_bytes_if_text(model)
         return Session.load(self, model, options or SessionOptions())
 
     def evaluate(
@@ -212,3 +215,10 @@ def _refusal(
         return WorkerOutOfMemory("the worker process ran out of memory", where=where, why=why)
     action = "load the model" if error is SessionLoadError else "run the model"
     return error(f"the runtime cannot {action}", where=where, why=why)
+
+
+def _as_bytes_if_text(path: str | Path) -> str | Path | bytes:
+    """Serialize a model that is stored as text, a form that the runtime does not read."""
+    from graphopt.ir import is_text_file, load, model_bytes
+
+    return model_bytes(load(path)) if is_text_file(path) else path

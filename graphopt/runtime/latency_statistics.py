@@ -114,25 +114,18 @@ def judge(wall: Interval, cpu_ratio: float | None, *, margin: float) -> Judgemen
     verdict = _by_wall(wall, margin)
     is_wide = wall.high / wall.low > _WIDEST
     shown = f"{wall.low:.3f} to {wall.high:.3f}"
+    if is_wide and (verdict == "too-noisy" or cpu_ratio is None):
+        return Judgement("too-noisy", f"the interval {shown} is too wide to mean much", wall.high)
     if verdict == "too-noisy":
-        width = "is too wide to mean much" if is_wide else "holds both faster and slower"
-        return Judgement(verdict, f"the interval {shown} {width}", wall.high)
-    if cpu_ratio is None:
-        if is_wide:
-            return Judgement(
-                "too-noisy", f"the interval {shown} is too wide to mean much", wall.high
-            )
-        return Judgement(verdict, f"ratio {wall.ratio:.3f} ({shown})", wall.ratio)
-    if _contradicts(verdict, wall.ratio, cpu_ratio):
-        reason = f"wall time says {wall.ratio:.2f}, CPU time {cpu_ratio:.2f}"
-        return Judgement("too-noisy", reason, wall.high)
-    if is_wide or _disagrees(wall.ratio, cpu_ratio):
-        if 1 / (1 + margin) < cpu_ratio < 1 + margin:
-            reason = f"wall time says {wall.ratio:.2f}, CPU time {cpu_ratio:.2f}"
-            return Judgement("too-noisy", reason, wall.high)
+        return Judgement(verdict, f"the interval {shown} holds both faster and slower", wall.high)
+    if cpu_ratio is None or not (is_wide or _disagrees(wall.ratio, cpu_ratio)):
+        if cpu_ratio is None or not _contradicts(verdict, cpu_ratio):
+            return Judgement(verdict, f"ratio {wall.ratio:.3f} ({shown})", wall.ratio)
+    elif _is_same_direction(verdict, cpu_ratio, margin):
         reason = f"noisy: {shown} by wall time, {cpu_ratio:.3f} by CPU time; the direction is sure"
         return Judgement(verdict, reason, max(wall.high, cpu_ratio))
-    return Judgement(verdict, f"ratio {wall.ratio:.3f} ({shown})", wall.ratio)
+    reason = f"wall time says {wall.ratio:.2f}, CPU time {cpu_ratio:.2f}"
+    return Judgement("too-noisy", reason, wall.high)
 
 
 def _by_wall(wall: Interval, margin: float) -> Verdict:
@@ -143,12 +136,15 @@ def _by_wall(wall: Interval, margin: float) -> Verdict:
     return "slower" if wall.low > 1 else "too-noisy"
 
 
-def _contradicts(verdict: Verdict, wall_ratio: float, cpu_ratio: float) -> bool:
-    if verdict == "faster" and cpu_ratio >= 1:
-        return True
-    if verdict == "slower" and cpu_ratio <= 1:
-        return True
-    return verdict == "same" and _disagrees(wall_ratio, cpu_ratio)
+def _contradicts(verdict: Verdict, cpu_ratio: float) -> bool:
+    return (verdict == "faster" and cpu_ratio >= 1) or (verdict == "slower" and cpu_ratio <= 1)
+
+
+def _is_same_direction(verdict: Verdict, cpu_ratio: float, margin: float) -> bool:
+    """Tell whether CPU time alone says the same, by more than the margin."""
+    if verdict == "faster":
+        return cpu_ratio <= 1 / (1 + margin)
+    return verdict == "slower" and cpu_ratio >= 1 + margin
 
 
 def _disagrees(wall_ratio: float, cpu_ratio: float) -> bool:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt._version import __version__
 from graphopt.calibration import collect_ranges
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
-from graphopt.ir import Checkpoint, initializer_tensors, nodes, save, weight_bytes
+from graphopt.ir import Checkpoint, initializer_tensors, is_text_file, nodes, save, weight_bytes
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
 from graphopt.rewrite import Approximate, ValueRange
 from graphopt.search.progress import Reporter
@@ -182,7 +182,8 @@ def _write(
 ) -> tuple[Path, ...]:
     """Write a candidate; where nothing was edited it is the original, byte for byte."""
     path = folder / f"{candidate.name}.onnx"
-    if not is_changed and not has_external_data(model):
+    is_whole = not has_external_data(model) and not is_text_file(bench.source)
+    if not is_changed and is_whole:
         shutil.copyfile(bench.source, path)
         return (path,)
     if is_changed:

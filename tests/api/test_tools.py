@@ -1,6 +1,8 @@
 """`run_pipeline`, `verify`, `bench`, `inspect`, `explain` and `plan` on small models."""
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 import graphopt
@@ -120,3 +122,35 @@ def test_plan_writes_nothing_and_names_what_would_not_be_built(model, tmp_path):
     assert document["command"] == "graphopt optimize 'my model'"
     assert {"pass": "eliminate-dead-nodes", "edits": 1} in document["expected"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("suffix", [".onnxtxt", ".textproto"])
+def test_a_model_stored_as_text_goes_through_every_function(suffix, tmp_path):
+    source = tmp_path / f"m{suffix}"
+    header = '<ir_version: 10, opset_import: ["" : 20]> g '
+    if suffix == ".onnxtxt":
+        source.write_text(header + TEXT)
+    else:
+        onnx.save(onnx.parser.parse_model(header + TEXT), source, format="textproto")
+    graphopt.run_pipeline(source, "@exact", tmp_path / "clean.onnx")
+    assert graphopt.verify(source, tmp_path / "clean.onnx").verdict == "equal"
+    assert graphopt.bench(source, tmp_path / "clean.onnx", budget_s=0.2).latency.rounds > 0
+    result = graphopt.optimize(
+        source, output=tmp_path / "b", latency_budget_s=None, gates={"max_size_ratio": None}
+    )
+    assert result.report.chosen == "float"
+    assert graphopt.validate(tmp_path / "b").exit_code == 0
+
+
+def test_verify_does_not_take_another_kernel_for_another_model(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.standard_normal((37, 53)).astype(np.float32), "w")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[N,53] x) => (float[N,37] z) { t = Transpose<perm=[1,0]>(w)  z = MatMul(x, t) }"
+    )
+    proto.graph.initializer.append(weight)
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = graphopt.run_pipeline(tmp_path / "m.onnx", "fold-constants", tmp_path / "f.onnx")
+    assert result.after.operators == {"MatMul": 1}
+    assert graphopt.verify(tmp_path / "m.onnx", tmp_path / "f.onnx").verdict == "equal"
