@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.rewrite import Change, Facts
+from graphopt.rewrite import Change, ShapeTable, TargetFacts
 
 __all__ = ["CONTRIB_DOMAIN", "import_contrib", "is_supported_type"]
 
@@ -18,14 +18,14 @@ def import_contrib(model: ir.Model, change: Change) -> None:
         change.set_opset(CONTRIB_DOMAIN, 1)
 
 
-def is_supported_type(value: ir.Value, facts: Facts) -> bool:
+def is_supported_type(value: ir.Value, shapes: ShapeTable, target: TargetFacts) -> bool:
     """Tell whether the fused operators have kernels for the elements of ``value``.
 
     That is float32, and float16 on other providers than the CPU.
     """
-    known = facts.shapes.of(value)
+    known = shapes.of(value)
     if known is None or known.dtype is None:
         return False
     if known.dtype == ir.DataType.FLOAT16:
-        return facts.target.provider != _CPU_PROVIDER
+        return target.provider != _CPU_PROVIDER
     return known.dtype == ir.DataType.FLOAT

@@ -110,7 +110,7 @@ class FuseGelu(Pass):
         version = operators.version(found.function) or 1
         if version < _STANDARD_SINCE and self.domain == "standard":
             return "opset-too-low"
-        if not is_supported_type(found.result, facts):
+        if not is_supported_type(found.result, facts.shapes, facts.target):
             return "element-type"
         return None if found.function in _replaced(found, operators) else "read-elsewhere"
 

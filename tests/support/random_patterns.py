@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
-from random_models import FLOAT
+from random_models import BATCH, FLOAT
 
 
 def _coin(scope):
@@ -59,5 +59,60 @@ def _tanh_argument(scope, x):
     return _apply(scope, "Mul", total, _number(scope, math.sqrt(2 / math.pi)))
 
 
-PATTERNS = {"fuse-gelu": (gelu,)}
+def _last_axis(scope, x, op):
+    axes = scope.weight(np.array([scope.draw(st.sampled_from([-1, len(x.dims) - 1]))]))
+    return scope.node(op, [x, axes], FLOAT, (*x.dims[:-1], 1))
+
+
+def _square(scope, x):
+    if _coin(scope):
+        return scope.node("Pow", [x, _number(scope, 2.0)], FLOAT, x.dims)
+    return scope.node("Mul", [x, x], FLOAT, x.dims)
+
+
+def _over_root(scope, x):
+    """Divide by the root of the mean square."""
+    mean = _last_axis(scope, _square(scope, x), "ReduceMean")
+    stable = _apply(scope, "Add", mean, _number(scope, 1e-5))
+    form = scope.draw(st.sampled_from(["Div", "Reciprocal", "Pow"]))
+    if form == "Pow":
+        inverse = scope.node("Pow", [stable, _number(scope, -0.5)], FLOAT, stable.dims)
+        return _apply(scope, "Mul", x, inverse)
+    root = scope.node("Sqrt", [stable], FLOAT, stable.dims)
+    if form == "Div":
+        return scope.node("Div", [x, root], FLOAT, x.dims)
+    return _apply(scope, "Mul", x, scope.node("Reciprocal", [root], FLOAT, root.dims))
+
+
+def _vector(scope, width):
+    return scope.weight(np.linspace(-1.5, 2, width, dtype=np.float32), as_node=_coin(scope))
+
+
+def _normalizable(scope):
+    return scope.pick(FLOAT, where=lambda v: v.dims and v.dims[-1] not in (BATCH, 0))
+
+
+def layer_normalization(scope):
+    """Layer normalization in arithmetic, with or without scale and bias."""
+    if (x := _normalizable(scope)) is None:
+        return None
+    mean = _last_axis(scope, x, "ReduceMean")
+    x = _over_root(scope, scope.node("Sub", [x, mean], FLOAT, x.dims))
+    if _coin(scope):
+        x = _apply(scope, "Mul", x, _vector(scope, x.dims[-1]))
+    return _apply(scope, "Add", x, _vector(scope, x.dims[-1])) if _coin(scope) else x
+
+
+def rms_normalization(scope):
+    """Root-mean-square normalization in arithmetic, with or without a scale."""
+    if (x := _normalizable(scope)) is None:
+        return None
+    x = _over_root(scope, x)
+    return _apply(scope, "Mul", x, _vector(scope, x.dims[-1])) if _coin(scope) else x
+
+
+PATTERNS = {
+    "fuse-gelu": (gelu,),
+    "fuse-layer-normalization": (layer_normalization, rms_normalization),
+}
 """By pass: the operators to draw often, so that there are places for it."""
