@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
 from graphopt.ir import Checkpoint, load, model_bytes, save, weight_bytes
+from graphopt.pipeline.half_precision import runtime_tolerance
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
 from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
@@ -45,6 +46,7 @@ class NumericJudge:
         feeds: Inputs; generated with two values for each dynamic dimension where ``None``.
         seed: Seed of generated inputs.
         worker: Where models run; the shared worker where ``None``.
+        notes: What else must be said of the comparison, each once.
         unstable: Outputs that differ between two runs of the reference itself; only their type and
             shape are compared.
     """
@@ -53,6 +55,7 @@ class NumericJudge:
     feeds: Sequence[Feeds] | None = None
     seed: int = 0
     worker: Worker | None = None
+    notes: dict[str, None] = field(default_factory=dict)
     unstable: set[str] = field(default_factory=set)
     _expected: list[Outputs] | None = None
     _generated: Sequence[Feeds] | None = None
@@ -69,7 +72,13 @@ class NumericJudge:
         summary = self._compare(model)
         faults = self._faults(summary, numerics)
         if faults and self._find_unstable():
-            faults = self._faults(self._compare(model), numerics)
+            summary = self._compare(model)
+            faults = self._faults(summary, numerics)
+        tolerance = runtime_tolerance(model, numerics) if faults else None
+        if tolerance is not None:
+            note = f"compared within {tolerance.bound:g}, not bit for bit: {tolerance.source}"
+            self.notes.setdefault(note)
+            faults = self._faults(summary, tolerance)
         if faults:
             name, fault = next(iter(faults.items()))
             raise NumericMismatch(
