@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphopt.calibration.user_functions import calling, import_function
 from graphopt.errors import CalibrationDataError
 
-__all__ = ["RawSample", "find_function", "open_folder", "read_sample_file"]
+__all__ = ["RawSample", "open_folder", "read_sample_file", "sampling_function"]
 
 RawSample: TypeAlias = Mapping[str, Any] | np.ndarray[Any, Any]
 """A feed by input name, or the array for the only input."""
@@ -74,42 +71,16 @@ def open_folder(folder: Path) -> list[Path]:
     return files
 
 
-def find_function(reference: str) -> Callable[[], Iterator[RawSample]]:
-    """Return the function that ``module:function`` names.
-
-    The current directory is on the module path meanwhile, as under ``python -m``.
+def sampling_function(reference: str) -> Callable[[], Iterator[RawSample]]:
+    """Return a function that calls the one that ``module:function`` names.
 
     Raises:
-        CalibrationDataError: There is no such module or function.
+        CalibrationDataError: There is no such module or function; when called, whatever it raises.
     """
-    module_name, _, attribute = reference.partition(":")
-    try:
-        with _current_directory_importable():
-            found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise CalibrationDataError(
-            f"samples cannot be found at `{reference}`",
-            why=f"neither a file, nor a module: {error}",
-            hint=f"run from the folder that holds `{module_name.split('.')[0]}.py`, or give a file",
-        ) from error
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise CalibrationDataError(
-            f"samples cannot be found at `{reference}`",
-            why=f"module `{module_name}` has no function `{attribute}`",
-            hint="name a function without arguments that returns an iterable of feeds",
-        )
-    function: Callable[[], Iterator[RawSample]] = found
-    return function
+    function = import_function(reference, what="samples", failure=CalibrationDataError)
+    return lambda: _called(function, reference)
 
 
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    here = os.getcwd()  # noqa: PTH109 - an entry of the module path is text
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+def _called(function: Callable[[], Iterable[RawSample]], name: str) -> Iterator[RawSample]:
+    with calling(name, what="samples", failure=CalibrationDataError):
+        yield from function()

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from graphopt.calibration.sample_files import (
     RawSample,
-    find_function,
     open_folder,
     read_sample_file,
+    sampling_function,
 )
 from graphopt.errors import CalibrationDataError
 from graphopt.runtime import TensorSpec
@@ -67,7 +67,7 @@ def _open_text(source: str | Path) -> tuple[str, Callable[[], Iterable[RawSample
     if path.exists():
         return str(source), lambda: (read_sample_file(path),)
     if isinstance(source, str) and ":" in source and not path.suffix.startswith(".np"):
-        return source, find_function(source)
+        return source, sampling_function(source)
     raise CalibrationDataError(
         f"samples not found: `{source}`",
         why="there is no such file or folder",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from graphopt.calibration import calling, import_function
 from graphopt.errors import MetricError, UnknownNameError
 from graphopt.verification.differences import is_floating
 from graphopt.verification.metric_functions import BUILT_IN, BuiltIn
@@ -112,34 +110,14 @@ def load_metric(source: str | Callable[[Predict], float]) -> Metric:
             is_relative=chosen.is_relative,
             built_in=chosen,
         )
-    function = _imported(source) if isinstance(source, str) else source
+    function = (
+        import_function(source, what="the metric", failure=MetricError)
+        if isinstance(source, str)
+        else source
+    )
     name = source if isinstance(source, str) else getattr(source, "__name__", "metric")
     is_good = bool(getattr(function, "higher_is_better", True))
     return Metric(name=name, higher_is_better=is_good, function=function)
-
-
-def _imported(source: str) -> Callable[[Predict], float]:
-    module_name, _, attribute = source.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # as `python -m` does, so that a file beside the user is found
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MetricError(
-            f"metric `{source}` cannot be imported",
-            why=str(error),
-            hint=f"check it with `python -c 'import {module_name}'`",
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        found = "no such name" if function is None else f"a {type(function).__name__}"
-        raise MetricError(
-            f"metric `{source}` cannot be used",
-            why=f"expected a function `{attribute}` in `{module_name}`, found {found}",
-        )
-    chosen: Callable[[Predict], float] = function
-    return chosen
 
 
 def evaluate(metric: Metric, session: Predictor, samples: LabelledSamples | None = None) -> float:
@@ -151,11 +129,14 @@ def evaluate(metric: Metric, session: Predictor, samples: LabelledSamples | None
         samples: Labelled samples, for a built-in metric; a function brings its own.
 
     Raises:
-        MetricError: Labels are missing or do not fit, or the value is not a finite number.
+        MetricError: Labels are missing or do not fit, the user's function raises something, or the
+            value is not a finite number.
         RuntimeFailure: The model fails on a sample.
     """
     if metric.function is not None:
-        return _finite(metric, metric.function(session.run))
+        with calling(metric.name, what="the metric", failure=MetricError):
+            value = metric.function(session.run)
+        return _finite(metric, value)
     if metric.built_in is None:
         raise MetricError(f"metric `{metric.name}` has no function")
     if samples is None or samples.labels is None:

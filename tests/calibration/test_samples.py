@@ -90,6 +90,20 @@ def test_function_is_called_for_every_pass(tmp_path, monkeypatch):
     assert len(sys.modules["sampling_for_a_test"].calls) == 2
 
 
+def test_function_that_raises_is_the_users_to_mend(tmp_path, monkeypatch):
+    (tmp_path / "sampling_that_fails.py").write_text(
+        "def feeds():\n    yield {'ids': [[0]]}\n    raise KeyError('lost')\n"
+        "def wants(count):\n    return []\n"
+    )
+    (tmp_path / "sampling_with_a_slip.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert "KeyError: 'lost'" in failure(list, load_samples("sampling_that_fails:feeds")).why
+    assert "TypeError" in failure(list, load_samples("sampling_that_fails:wants")).why
+    assert "ZeroDivisionError" in failure(load_samples, "sampling_with_a_slip:feeds").why
+    assert sys.path == path
+
+
 def test_iterator_is_kept_and_function_is_not():
     samples = load_samples({"ids": np.array([[n]])} for n in range(2))
     assert values(samples) == values(samples) == [{"ids": [[0]]}, {"ids": [[1]]}]

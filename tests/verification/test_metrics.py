@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from graphopt.errors import MetricError, UnknownNameError
+from graphopt.errors import MetricError, RunError, UnknownNameError
 from graphopt.verification import evaluate, load_metric, metric_names
 
 
@@ -184,13 +184,33 @@ def test_function_from_a_module(tmp_path, monkeypatch):
     metric = load_metric("my_metrics_module:half")
     assert metric.name == "my_metrics_module:half"
     assert evaluate(metric, Model()) == 0.5
-    with pytest.raises(MetricError, match="cannot be used") as caught:
+    with pytest.raises(MetricError, match="cannot be found") as caught:
         load_metric("my_metrics_module:other")
-    assert "found a int" in caught.value.why
-    with pytest.raises(MetricError, match="cannot be used"):
+    assert "only a int" in caught.value.why
+    with pytest.raises(MetricError, match="cannot be found"):
         load_metric("my_metrics_module:none")
-    with pytest.raises(MetricError, match="cannot be imported"):
+    with pytest.raises(MetricError, match="cannot be found"):
         load_metric("no_such_module_here:half")
+
+
+def test_function_that_raises_is_the_users_to_mend(tmp_path, monkeypatch):
+    def broken(predict):
+        return predict({"x": np.float32(7)})["no such output"]
+
+    with pytest.raises(MetricError, match="`broken`") as caught:
+        evaluate(load_metric(broken), Model(0.25))
+    assert "KeyError" in caught.value.why
+
+    def unlucky(predict):
+        raise RunError("the model failed")
+
+    with pytest.raises(RunError):
+        evaluate(load_metric(unlucky), Model(0.25))
+    (tmp_path / "metric_with_a_slip.py").write_text("def half(predict)\n    return 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MetricError, match="`metric_with_a_slip`") as caught:
+        load_metric("metric_with_a_slip:half")
+    assert "SyntaxError" in caught.value.why
 
 
 def test_unknown_metric_suggests_the_nearest():
