@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.contrib_functions import contrib_functions, stand_in_name
+from graphopt.analysis.misread import MISREAD_OPERATORS, is_misread, is_misread_result
+from graphopt.analysis.operators import Operators
 from graphopt.analysis.proto_writer import ProtoWriter
-from graphopt.ir import constant_tensor, graphs
+from graphopt.ir import constant_tensor, graphs, nodes, opset_version
 from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 
 __all__ = ["infer_shapes"]
@@ -17,6 +20,7 @@ _MAX_ELEMENTS = 64
 """Larger constants are shown to the inference by type only: no shape is computed from them."""
 
 _MINIMUM_IR_VERSION = 10
+_OPAQUE_DOMAIN = "graphopt.opaque"
 _FAILURES = (
     onnx.shape_inference.InferenceError,
     onnx.checker.ValidationError,
@@ -36,7 +40,19 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
 
     Time O(nodes + edges); no weight above 64 elements is read.
     """
-    writer = _StrippedWriter()
+    suspects = [node for node in nodes(model) if node.op_type in MISREAD_OPERATORS]
+    opaque: frozenset[ir.Node] = frozenset()
+    while True:
+        found = _inferred_table(model, opaque)
+        misread = [node for node in suspects if is_misread_result(node, found.get)]
+        if opaque.issuperset(misread):
+            return ShapeTable(found)
+        opaque = opaque.union(misread)
+
+
+def _inferred_table(model: ir.Model, opaque: frozenset[ir.Node]) -> dict[ir.Value, ValueShape]:
+    """Run inference once; nothing is believed about the results of ``opaque`` nodes."""
+    writer = _StrippedWriter(opaque)
     proto = writer.model(model)
     found = dict(_known_from_the_model(model))
     inferred = _run(proto)
@@ -45,7 +61,7 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
         for value, name in writer.names():
             if name in by_name:
                 found.setdefault(value, by_name[name])
-    return ShapeTable(found)
+    return found
 
 
 def _run(proto: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -59,15 +75,25 @@ def _run(proto: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 class _StrippedWriter(ProtoWriter):
-    """Writes a whole model; weights become inputs of the main graph, which subgraphs can see."""
+    """Writes a whole model; weights become inputs of the main graph, which subgraphs can see.
+
+    What inference would misread is written as an operator that it does not know.
+    """
+
+    def __init__(self, opaque: frozenset[ir.Node]) -> None:
+        super().__init__()
+        self._opaque = opaque
 
     def model(self, model: ir.Model) -> onnx.ModelProto:
         """Return ``model`` with weights and declared intermediate types left out."""
         proto = onnx.ModelProto(ir_version=max(model.ir_version, _MINIMUM_IR_VERSION))
         for domain, version in model.opset_imports.items():
             proto.opset_import.add(domain=domain, version=version)
+        proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
+        self._operators = Operators(model)
         for function in model.functions.values():
-            proto.functions.append(ir.to_proto(function))
+            self._function(function, proto.functions.add())
+        proto.functions.extend(contrib_functions(nodes(model), opset_version(model)))
         self._model, self._main = model, proto.graph
         self.graph(model.graph, proto.graph)
         return proto
@@ -89,7 +115,20 @@ class _StrippedWriter(ProtoWriter):
             if tensor is not None and not _is_small(tensor):
                 self._stub(node.outputs[0], tensor)
                 return
-        self.node(node, proto.node.add())
+        written = proto.node.add()
+        self.node(node, written)
+        written.op_type = stand_in_name(node) or node.op_type
+        if node in self._opaque or is_misread(node, self._operators.version(node) or 1):
+            written.domain = _OPAQUE_DOMAIN
+        elif node.op_type == "PRelu" and not node.domain and not node.attributes:
+            written.op_type = "Add"  # the runtime broadcasts both ways, inference only one
+
+    def _function(self, function: ir.Function, proto: onnx.FunctionProto) -> None:
+        proto.CopyFrom(ir.to_proto(function))
+        proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
+        for node, written in zip(function, proto.node, strict=True):
+            if is_misread(node, self._operators.version(node) or 1):
+                written.domain = _OPAQUE_DOMAIN
 
     def initializer(self, value: ir.Value, proto: onnx.GraphProto) -> None:
         """Write a small initializer; one that can be overridden is known by its input already."""

@@ -149,3 +149,41 @@ def test_sequences_have_no_shape():
 def test_scalars_have_a_shape_without_dimensions():
     assert dims("(float x) => (float z) <float a = {1.0}> { z = Add(x, a) }", "a") == ()
     assert dims("(float x) => (float z) <float a = {1.0}> { z = Add(x, a) }", "z") == ()
+
+
+OLD = '<ir_version: 4, opset_import: ["" : 9]> g '
+
+MISREAD = {
+    "negative axes before opset 11": OLD
+    + "(float[2,1] x) => (float[?,?,?] z) { y = Squeeze<axes = [-1]>(x)  z = Unsqueeze<axes = [-1]>(y) }",
+    "backwards to the end": """(float[4] x) => (float[M] z)
+    <int64[1] s = {0}, int64[1] e = {2147483647}, int64[1] a = {0}, int64[1] b = {-1}> { z = Slice(x, s, e, a, b) }""",
+    "a branch of unknown rank beside a scalar": """(bool c, float s, float[2] x, int64[K] t) => (float z) {
+    z = If(c) <then_branch = t () => (float p) { p = Neg(s) },
+               else_branch = e () => (float[?] q) { q = Reshape(x, t) }> }""",
+    "branches of two sizes before opset 11": OLD
+    + """(bool c, float[1] x, float[K] y) => (float[?] z) {
+    z = If(c) <then_branch = t () => (float[?] p) { p = Neg(x) }, else_branch = e () => (float[?] q) { q = Neg(y) }> }""",
+    "where in a scalar": "(float x) => (int64[?,?] z) { z = NonZero(x) }",
+    "an empty input of another size": """(float[2,0] x, float[N,3] y) => (float[?,?] z)
+    { z = Concat<axis = 0>(x, y) }""",
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_what_inference_misreads_is_not_believed(name):
+    found = dims(MISREAD[name], "z")
+    assert found is None or not any(isinstance(dim, int) for dim in found)
+    assert found != ()
+
+
+def test_prelu_broadcasts_both_ways():
+    text = "(float[1,3] x, float[2,1] slope) => (float[?,?] z) { z = PRelu(x, slope) }"
+    assert dims(text, "z") == (2, 3)
+
+
+def test_branches_that_agree_are_believed():
+    text = """(bool c, float[N,2] x) => (float[?,?] z) {
+    z = If(c) <then_branch = t () => (float[?,?] p) { p = Neg(x) },
+               else_branch = e () => (float[?,?] q) { q = Exp(x) }> }"""
+    assert dims(text, "z") == ("N", 2)
