@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _WORDS = ("", "a", "graph", "of", "Ünïcödé", "words", "1 2 3", "\n")
 _HIDDEN_SHARE = 0.25
 # Whole numbers of unknown meaning: counts, lengths, modes. Small ones suit most of them.
 _WHOLE_NUMBERS = 4
+# More is no input that anybody feeds, but a dimension that somebody mistyped.
+_MOST_ELEMENTS = 1 << 28
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -97,7 +100,7 @@ class FeedPlan:
         """Return a feed whose open dimensions have these sizes.
 
         Raises:
-            UnsupportedModelError: An input is of a type that cannot be generated.
+            UnsupportedModelError: An input is of a type that cannot be generated, or too large.
         """
         return {spec.name: self._array(spec, shape_of(spec, sizes), seed) for spec in self.specs}
 
@@ -113,6 +116,7 @@ class FeedPlan:
                 why=f"its type is {spec.dtype}",
                 hint="give samples of real inputs",
             )
+        _refuse_what_is_too_large(spec, shape)
         drawn = self._drawn(spec, shape, rng)
         return np.asarray(drawn).astype(spec.numpy_dtype)
 
@@ -129,6 +133,16 @@ class FeedPlan:
         if dtype.kind in "iu":
             return _whole_numbers(spec.name, shape, dtype, self.choices.get(spec.name), rng)
         return rng.standard_normal(shape)
+
+
+def _refuse_what_is_too_large(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise UnsupportedModelError(
+            "an input is too large to be generated",
+            where=f"input `{spec.name}`",
+            why=f"its shape is {shape}, at most {_MOST_ELEMENTS:,} elements are generated",
+            hint="export the model with smaller or open dimensions, or give samples of real inputs",
+        )
 
 
 def _spec_of(value: ir.Value) -> TensorSpec:

@@ -103,6 +103,13 @@ def test_sequences_cannot_be_generated():
         generate_feeds(model(graph))
 
 
+def test_an_input_of_absurd_size_is_refused_before_memory_is_asked_for():
+    huge = model("g (float[1048576, 1048576] x) => (float[1048576, 1048576] y) { y = Neg(x) }")
+    with pytest.raises(UnsupportedModelError, match=r"too large(.|\n)*`x`(.|\n)*1048576"):
+        generate_feeds(huge)
+    assert generate_feeds(model("g (float[1024, 8] x) => (float[1024, 8] y) { y = Neg(x) }"))
+
+
 def test_feed_sets_vary_every_dimension():
     first, second = generate_feed_sets(model(EMBED))
     assert first["ids"].shape[0] != second["ids"].shape[0]
