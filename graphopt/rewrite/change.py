@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class Change:
         like: ir.Value | None = None,
         before: ir.Node | None = None,
         after: ir.Node | None = None,
+        unused: Collection[int] = (),
     ) -> tuple[ir.Value, ...]:
         """Create a node before the place of the rewrite (after the producer of a value).
 
@@ -116,13 +117,17 @@ class Change:
             like: A value whose type and shape the first output has.
             before: Put the node before this one instead.
             after: Put the node after this one instead.
+            unused: Optional outputs that are left out, by index.
 
         Returns:
             The output values.
         """
         hint = name or f"{self._place_name()}_{op_type}"
         node_name = self._names.unique(hint)
-        values = tuple(ir.Value(name=self._names.unique(f"{hint}_output")) for _ in range(outputs))
+        values = tuple(
+            ir.Value(name="" if index in unused else self._names.unique(f"{hint}_output"))
+            for index in range(outputs)
+        )
         if like is not None and values:
             values[0].type, values[0].shape = like.type, _copy_shape(like.shape)
         self.added.append(node_name)

@@ -1,0 +1,89 @@
+"""What operators of ONNX Runtime make of types and shapes, told to ONNX as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+__all__ = ["contrib_functions", "stand_in_name"]
+
+_DOMAIN = "com.microsoft"
+_SPLIT_COUNT_SINCE = 18
+_PAST = 6  # the first input that holds keys of earlier runs
+_SUM = 3  # the output that is the sum
+_Node = tuple[str, Sequence[str], Sequence[str]]
+
+_LIKE_INPUT: Sequence[_Node] = [("Identity", ["i0"], ["o0"])]
+_LIKE_INPUT_AND_SUM: Sequence[_Node] = [*_LIKE_INPUT, ("Identity", ["i0"], ["o3"])]
+
+# Nodes with the shapes and types of the operator, not with its values.
+_BODIES: Mapping[str, Sequence[_Node]] = {
+    "Attention": [("MatMul", ["i0", "i1"], ["p"]), ("Split", ["p"], ["q", "k", "o0"])],
+    "BiasGelu": _LIKE_INPUT,
+    "EmbedLayerNormalization": [("Gather", ["i2", "i0"], ["o0"])],
+    "FastGelu": _LIKE_INPUT,
+    "Gelu": _LIKE_INPUT,
+    "MultiHeadAttention": [
+        ("Transpose", ["i1"], ["t"]),
+        ("MatMul", ["i0", "t"], ["s"]),
+        ("MatMul", ["s", "i2"], ["o0"]),
+    ],
+    "QuickGelu": _LIKE_INPUT,
+    "SkipLayerNormalization": _LIKE_INPUT_AND_SUM,
+    "SkipSimplifiedLayerNormalization": _LIKE_INPUT_AND_SUM,
+}
+
+
+def stand_in_name(node: ir.Node) -> str | None:
+    """Return the name of the function that stands in for ``node``; ``None`` where there is none.
+
+    Inference wants functions with as many inputs and outputs as the node has.
+    """
+    if node.domain != _DOMAIN or not _is_known(node):
+        return None
+    return f"{node.op_type}_{len(node.inputs)}_{len(node.outputs)}"
+
+
+def contrib_functions(nodes: Iterable[ir.Node], version: int) -> Iterator[onnx.FunctionProto]:
+    """Yield a function for each `stand_in_name` of ``nodes``.
+
+    Args:
+        nodes: All nodes of a model.
+        version: The opset version of standard operators to write in.
+    """
+    done: set[str] = set()
+    for node in nodes:
+        name = stand_in_name(node)
+        if name is not None and name not in done:
+            done.add(name)
+            yield _function(node, name, version)
+
+
+def _is_known(node: ir.Node) -> bool:
+    """Tell whether there is a body that holds for this node: some forms have other shapes."""
+    if node.op_type == "Attention":
+        return "qkv_hidden_sizes" not in node.attributes
+    if node.op_type == "MultiHeadAttention":
+        past = node.inputs[_PAST:]
+        return None not in node.inputs[1:3] and len(node.inputs) > 2 and not any(past)  # noqa: PLR2004
+    return node.op_type in _BODIES
+
+
+def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
+    proto = onnx.FunctionProto(name=name, domain=_DOMAIN)
+    proto.opset_import.add(domain="", version=version)
+    proto.input.extend(f"i{index}" for index in range(len(node.inputs)))
+    proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
+    for kind, inputs, outputs in _BODIES[node.op_type]:
+        if outputs == ["o3"] and len(node.outputs) <= _SUM:
+            continue
+        written = proto.node.add(op_type=kind, input=inputs, output=outputs)
+        if kind == "Transpose":
+            written.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 1]))
+        elif kind == "Split":
+            written.attribute.append(onnx.helper.make_attribute("axis", -1))
+            if version >= _SPLIT_COUNT_SINCE:
+                written.attribute.append(onnx.helper.make_attribute("num_outputs", 3))
+    return proto
