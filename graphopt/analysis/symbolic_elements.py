@@ -1,0 +1,477 @@
+"""Elements of small integer tensors: what each operator makes of expressions.
+
+A rule returns the elements of the outputs, or ``None`` where it cannot tell.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.operands import cast_target, int_attribute, ints_attribute, operand
+from graphopt.analysis.symbolic_expressions import (
+    Integer,
+    divide,
+    equality,
+    is_nonnegative,
+    is_positive,
+    product,
+    single_symbol,
+)
+
+if TYPE_CHECKING:
+    from graphopt.analysis.symbolic_shapes import SymbolicShapes
+
+__all__ = ["ELEMENTS", "axes_of", "items_of", "limit_of", "slice_operands", "smallest"]
+
+_Elements = npt.NDArray[np.object_]
+_Found = Sequence[_Elements] | None
+_Rule = Callable[[ir.Node, "SymbolicShapes"], _Found]
+
+_MAX_ELEMENTS = 64
+_MAX_COUNTED = 4096
+_INT_MAX = 2**31 - 1
+_AXES_ARE_INPUT_SINCE = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
+_REDUCE_AXES_ARE_INPUT_SINCE = 18
+
+
+def _array(items: Any) -> _Elements:
+    return np.asarray(items, dtype=object)
+
+
+def _vector(items: Sequence[Integer]) -> _Elements:
+    found = np.empty(len(items), object)
+    found[:] = items
+    return found
+
+
+# -- from shapes --------------------------------------------------------------------------------
+
+
+def _shape(node: ir.Node, known: SymbolicShapes) -> _Found:
+    dims = known.dims(operand(node, 0))
+    if dims is None:
+        return None
+    start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(dims))
+    return None if start is None or end is None else [_vector(dims[start:end])]
+
+
+def _size(node: ir.Node, known: SymbolicShapes) -> _Found:
+    dims = known.dims(operand(node, 0))
+    return None if dims is None else [_array(product(dims))]
+
+
+def _constant_of_shape(node: ir.Node, known: SymbolicShapes) -> _Found:
+    sizes = known.numbers(operand(node, 0))
+    if sizes is None or min(sizes, default=0) < 0 or math.prod(sizes) > _MAX_ELEMENTS:
+        return None
+    attribute = node.attributes.get("value")
+    if attribute is None or attribute.is_ref():
+        return None
+    value = attribute.as_tensor().numpy()
+    return None if value.dtype.kind not in "iub" else [_array(np.full(sizes, int(value.item())))]
+
+
+def _range(node: ir.Node, known: SymbolicShapes) -> _Found:
+    bounds = [known.numbers(value) for value in node.inputs]
+    if any(bound is None for bound in bounds):
+        return None
+    start, limit, delta = (bound[0] for bound in bounds if bound is not None)
+    if delta == 0 or abs(limit - start) > _MAX_COUNTED:
+        return None
+    return [_vector(list(range(start, limit, delta)))]
+
+
+# -- moving elements ----------------------------------------------------------------------------
+
+
+def _same(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data = known.elements(operand(node, 0))
+    return None if data is None else [data]
+
+
+def _cast(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data = known.elements(operand(node, 0))
+    if data is None:
+        return None
+    if cast_target(node) != ir.DataType.BOOL:
+        return [data]
+    return [_each(lambda item: _not(_is_equal(known, item, 0), known), data)]
+
+
+def _gather(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, indices = known.elements(operand(node, 0)), known.elements(operand(node, 1))
+    axis, numbers = int_attribute(node, "axis", 0), known.numbers(operand(node, 1))
+    if data is None or indices is None or numbers is None or axis is None:
+        return None
+    if not -data.ndim <= axis < data.ndim:
+        return None
+    count = data.shape[axis]
+    if any(not -count <= number < count for number in numbers):
+        return None
+    return [_array(np.take(data, indices.astype(np.int64), axis=axis))]
+
+
+def _slice(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, bounds = known.elements(operand(node, 0)), slice_operands(node, known)
+    if data is None or bounds is None:
+        return None
+    index = [slice(None)] * data.ndim
+    for start, end, axis, step in bounds:
+        numbers = [item for item in (start, end, step) if isinstance(item, int)]
+        if len(numbers) < 3 or not -data.ndim <= axis < data.ndim or step == 0:  # noqa: PLR2004
+            return None
+        if numbers[2] < 0 and (numbers[0] < -data.shape[axis] or numbers[1] >= _INT_MAX):
+            return None  # where ONNX, ONNX Runtime and Python begin and end differs
+        index[axis] = slice(*numbers)
+    return [data[tuple(index)]]
+
+
+def slice_operands(
+    node: ir.Node, known: SymbolicShapes
+) -> list[tuple[Integer, Integer, int, Integer]] | None:
+    """Return start, end, axis and step for each axis that a Slice names; ``None``: not known."""
+    if "starts" in node.attributes:
+        starts: Sequence[Integer] | None = ints_attribute(node, "starts")
+        ends: Sequence[Integer] | None = ints_attribute(node, "ends")
+        axes = ints_attribute(node, "axes")
+        if axes is None and "axes" in node.attributes:
+            return None
+        steps: Sequence[Integer] | None = None
+    else:
+        starts, ends = items_of(known, operand(node, 1)), items_of(known, operand(node, 2))
+        axes, steps = known.numbers(operand(node, 3)), items_of(known, operand(node, 4))
+        if axes is None and operand(node, 3) is not None:
+            return None
+        if steps is None and operand(node, 4) is not None:
+            return None
+    if starts is None or ends is None:
+        return None
+    axes = axes if axes is not None else tuple(range(len(starts)))
+    steps = steps if steps is not None else (1,) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        return None
+    return list(zip(starts, ends, axes, steps, strict=True))
+
+
+def items_of(known: SymbolicShapes, value: ir.Value | None) -> Sequence[Integer] | None:
+    """Return the elements of a small integer tensor in a row, or ``None``."""
+    found = known.elements(value)
+    return None if found is None else found.reshape(-1).tolist()
+
+
+def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
+    axis = int_attribute(node, "axis", 1)
+    parts = [known.elements(value) for value in node.inputs]
+    found = [part for part in parts if part is not None]
+    if (
+        axis is None
+        or len(found) < len(parts)
+        or not all(part.ndim and -part.ndim <= axis < part.ndim for part in found)
+    ):
+        return None
+    return [np.concatenate(found, axis=axis)]
+
+
+def axes_of(node: ir.Node, known: SymbolicShapes) -> tuple[int, ...] | None:
+    """Return the axes of a Squeeze, Unsqueeze or Reduce operator; ``()`` where none are named."""
+    since = _AXES_ARE_INPUT_SINCE.get(node.op_type, _REDUCE_AXES_ARE_INPUT_SINCE)
+    if known.version < since:
+        return ints_attribute(node, "axes") if "axes" in node.attributes else ()
+    return () if operand(node, 1) is None else known.numbers(operand(node, 1))
+
+
+def _squeeze(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, axes = known.elements(operand(node, 0)), axes_of(node, known)
+    if data is None or axes is None:
+        return None
+    axes = axes or tuple(axis for axis, size in enumerate(data.shape) if size == 1)
+    if any(not -data.ndim <= axis < data.ndim or data.shape[axis] != 1 for axis in axes):
+        return None
+    return [_array(np.squeeze(data, axis=axes))]
+
+
+def _unsqueeze(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, axes = known.elements(operand(node, 0)), axes_of(node, known)
+    if data is None or not axes:
+        return None
+    rank = data.ndim + len(axes)
+    if any(not -rank <= axis < rank for axis in axes):
+        return None
+    return [_array(np.expand_dims(data, axes))]
+
+
+def _reshape(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, target = known.elements(operand(node, 0)), known.numbers(operand(node, 1))
+    if data is None or target is None or int_attribute(node, "allowzero", 0) is None:
+        return None
+    sizes = list(target)
+    if int_attribute(node, "allowzero", 0) == 0:
+        if any(size == 0 and axis >= data.ndim for axis, size in enumerate(sizes)):
+            return None
+        sizes = [size or data.shape[axis] for axis, size in enumerate(sizes)]
+    rest = math.prod(size for size in sizes if size != -1)
+    is_whole = data.size == rest if -1 not in sizes else rest != 0 and data.size % rest == 0
+    if not is_whole or sizes.count(-1) > 1 or min(sizes, default=0) < -1:
+        return None
+    return [data.reshape(sizes)]
+
+
+def _transpose(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data = known.elements(operand(node, 0))
+    if data is None:
+        return None
+    order = ints_attribute(node, "perm") if "perm" in node.attributes else None
+    if order is None and "perm" in node.attributes:
+        return None
+    return [np.transpose(data, order)]
+
+
+def _expand(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, target = known.elements(operand(node, 0)), known.numbers(operand(node, 1))
+    if data is None or target is None:
+        return None
+    shape = _broadcast_shape(data.shape, target)
+    return None if shape is None else [np.broadcast_to(data, shape)]
+
+
+def _tile(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, repeats = known.elements(operand(node, 0)), known.numbers(operand(node, 1))
+    if data is None or repeats is None or len(repeats) != data.ndim or min(repeats, default=0) < 0:
+        return None
+    if data.size * math.prod(repeats) > _MAX_ELEMENTS:
+        return None
+    return [np.tile(data, repeats)]
+
+
+def _split(node: ir.Node, known: SymbolicShapes) -> _Found:
+    data, axis = known.elements(operand(node, 0)), int_attribute(node, "axis", 0)
+    if data is None or axis is None or not -data.ndim <= axis < data.ndim:
+        return None
+    count, size = len(node.outputs), data.shape[axis]
+    sizes = ints_attribute(node, "split") or known.numbers(operand(node, 1))
+    if sizes is None:
+        if operand(node, 1) is not None or size % count or "split" in node.attributes:
+            return None
+        sizes = (size // count,) * count
+    if len(sizes) != count or sum(sizes) != size or min(sizes) < 0:
+        return None
+    return np.split(data, np.cumsum(sizes)[:-1].tolist(), axis=axis)
+
+
+# -- computing ----------------------------------------------------------------------------------
+
+
+def _each(compute: Callable[..., Integer], *operands: _Elements) -> _Elements:
+    """Apply ``compute`` to each element, after broadcasting."""
+    return _array(np.frompyfunc(compute, len(operands), 1)(*operands))
+
+
+def _broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...] | None:
+    try:
+        shape = np.broadcast_shapes(*(tuple(shape) for shape in shapes))
+    except ValueError:
+        return None
+    return shape if math.prod(shape) <= _MAX_ELEMENTS else None
+
+
+def _elementwise(compute: Callable[..., Integer]) -> _Rule:
+    """Make a rule from a function of the analysis and one element of each input."""
+
+    def rule(node: ir.Node, known: SymbolicShapes) -> _Found:
+        operands = [known.elements(value) for value in node.inputs]
+        given = [elements for elements in operands if elements is not None]
+        if len(given) < len(operands):
+            return None
+        if _broadcast_shape(*(elements.shape for elements in given)) is None:
+            return None
+        return [_each(lambda *items: compute(known, *items), *given)]
+
+    return rule
+
+
+def _quotient(known: SymbolicShapes, value: Integer, divisor: Integer) -> Integer:
+    found = divide(value, divisor)
+    if found is not None:
+        return found
+    is_size = is_nonnegative(value) and is_nonnegative(divisor)
+    return known.symbols.of(("quotient", value, divisor), is_size=is_size)
+
+
+def _remainder(known: SymbolicShapes, value: Integer, divisor: Integer) -> Integer:
+    if isinstance(value, int) and isinstance(divisor, int) and value >= 0 and divisor > 0:
+        return value % divisor
+    if not isinstance(value, int) and divide(value, divisor) is not None:
+        return 0
+    is_size = is_nonnegative(value) and is_nonnegative(divisor)
+    return known.symbols.of(("remainder", value, divisor), is_size=is_size)
+
+
+def _extreme(*, is_largest: bool) -> Callable[..., Integer]:
+    def pick(known: SymbolicShapes, *items: Integer) -> Integer:
+        best = items[0]
+        for item in items[1:]:
+            difference = item - best if is_largest else best - item
+            if is_nonnegative(difference):
+                best = item
+            elif not is_nonnegative(-difference):
+                is_size = is_nonnegative(best) and is_nonnegative(item)
+                kind = "largest" if is_largest else "smallest"
+                best = known.symbols.of((kind, frozenset((best, item))), is_size=is_size)
+        return best
+
+    return pick
+
+
+def smallest(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
+    """Return the smaller one of two numbers."""
+    return _MIN(known, first, second)
+
+
+def limit_of(value: Integer, other: Integer) -> Integer | None:
+    """Return ``limit`` where ``value`` is the smaller one of ``limit`` and ``other``."""
+    symbol = single_symbol(value)
+    if symbol is None or not isinstance(symbol.key, tuple) or symbol.key[0] != "smallest":
+        return None
+    pair: frozenset[Integer] = symbol.key[1]
+    return next(iter(pair - {other})) if other in pair else None
+
+
+def _absolute(known: SymbolicShapes, item: Integer) -> Integer:
+    if isinstance(item, int) or is_nonnegative(item):
+        return abs(item) if isinstance(item, int) else item
+    return known.symbols.of(("absolute", item), is_size=True)
+
+
+def _is_equal(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
+    decided = equality(first, second)
+    if decided is None:
+        return known.symbols.of(("equal", frozenset((first, second))), is_size=True)
+    return int(decided)
+
+
+def _is_less(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
+    difference = second - first
+    if is_positive(difference):
+        return 1
+    if is_nonnegative(-difference):
+        return 0
+    return known.symbols.of(("less", first, second), is_size=True)
+
+
+def _not(item: Integer, known: SymbolicShapes) -> Integer:
+    return 1 - item if isinstance(item, int) else known.symbols.of(("not", item), is_size=True)
+
+
+def _select(known: SymbolicShapes, condition: Integer, first: Integer, second: Integer) -> Integer:
+    if isinstance(condition, int):
+        return first if condition else second
+    if first == second:
+        return first
+    is_size = is_nonnegative(first) and is_nonnegative(second)
+    return known.symbols.of(("select", condition, first, second), is_size=is_size)
+
+
+def _both(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
+    if 0 in (first, second):
+        return 0
+    if first in (1, second):
+        return second
+    return first if second == 1 else known.symbols.of(("and", first, second), is_size=True)
+
+
+def _either(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
+    if 1 in (first, second):
+        return 1
+    if first in (0, second):
+        return second
+    return first if second == 0 else known.symbols.of(("or", first, second), is_size=True)
+
+
+def _reduce(combine: Callable[..., Integer], *, empty: int | None) -> _Rule:
+    def rule(node: ir.Node, known: SymbolicShapes) -> _Found:
+        data, axes = known.elements(operand(node, 0)), axes_of(node, known)
+        keep = int_attribute(node, "keepdims", 1)
+        if data is None or axes is None or keep is None:
+            return None
+        if not axes and int_attribute(node, "noop_with_empty_axes", 0) != 0:
+            return None
+        reduced = sorted(axis % max(1, data.ndim) for axis in axes) or list(range(data.ndim))
+        kept = [axis for axis in range(data.ndim) if axis not in reduced]
+        shape = [data.shape[axis] for axis in kept]
+        count = math.prod(data.shape[axis] for axis in reduced)
+        if count == 0 and empty is None:
+            return None
+        rows = np.transpose(data, kept + reduced).reshape(math.prod(shape), count)
+        found = _vector([_folded(combine, known, row.tolist(), empty) for row in rows])
+        sizes = [1 if axis in reduced else size for axis, size in enumerate(data.shape)]
+        return [found.reshape(sizes if keep else shape)]
+
+    return rule
+
+
+def _folded(
+    combine: Callable[..., Integer], known: SymbolicShapes, items: list[Integer], empty: int | None
+) -> Integer:
+    if not items:
+        assert empty is not None
+        return empty
+    result = items[0]
+    for item in items[1:]:
+        result = combine(known, result, item)
+    return result
+
+
+def _plain(compute: Callable[..., Integer]) -> Callable[..., Integer]:
+    return lambda _known, *items: compute(*items)
+
+
+_ADD, _MUL = _plain(operator.add), _plain(operator.mul)
+_MAX, _MIN = _extreme(is_largest=True), _extreme(is_largest=False)
+
+ELEMENTS: Mapping[str, _Rule] = {
+    "Abs": _elementwise(_absolute),
+    "Add": _elementwise(_ADD),
+    "And": _elementwise(_both),
+    "Cast": _cast,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "Div": _elementwise(_quotient),
+    "Equal": _elementwise(_is_equal),
+    "Expand": _expand,
+    "Gather": _gather,
+    "Greater": _elementwise(lambda known, a, b: _is_less(known, b, a)),
+    "GreaterOrEqual": _elementwise(lambda known, a, b: _not(_is_less(known, a, b), known)),
+    "Identity": _same,
+    "Less": _elementwise(_is_less),
+    "LessOrEqual": _elementwise(lambda known, a, b: _not(_is_less(known, b, a), known)),
+    "Max": _elementwise(_MAX),
+    "Min": _elementwise(_MIN),
+    "Mod": _elementwise(_remainder),
+    "Mul": _elementwise(_MUL),
+    "Neg": _elementwise(_plain(operator.neg)),
+    "Not": _elementwise(lambda known, item: _not(item, known)),
+    "Or": _elementwise(_either),
+    "Range": _range,
+    "ReduceMax": _reduce(_MAX, empty=None),
+    "ReduceMin": _reduce(_MIN, empty=None),
+    "ReduceProd": _reduce(_MUL, empty=1),
+    "ReduceSum": _reduce(_ADD, empty=0),
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Sub": _elementwise(_plain(operator.sub)),
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": _elementwise(_select),
+}

@@ -1,0 +1,246 @@
+"""Shapes of values, and small integer tensors, as expressions over the sizes of the inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.contrib_dims import CONTRIB_DIMS
+from graphopt.analysis.foldability import in_order
+from graphopt.analysis.symbolic_dims import DIMS
+from graphopt.analysis.symbolic_elements import ELEMENTS
+from graphopt.analysis.symbolic_expressions import (
+    Expression,
+    Integer,
+    Symbols,
+    assume_positive,
+    single_symbol,
+)
+from graphopt.ir import constant_array, constant_tensor, opset_version
+from graphopt.rewrite import ShapeTable
+
+__all__ = ["MAX_ELEMENTS", "Dims", "Elements", "SymbolicShapes"]
+
+MAX_ELEMENTS = 64
+"""Tensors with more elements are followed by shape only."""
+
+Dims = tuple[Integer, ...]
+Elements = npt.NDArray[np.object_]
+"""Elements of an integer or boolean tensor, each an `int` or an `Expression`; never written to."""
+
+_FOLLOWED = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
+_INT32_LIMIT = 2**31
+_INT64_LIMIT = 2**63
+_BROADCASTING_SINCE = 7
+_RULES = {"": DIMS, "com.microsoft": CONTRIB_DIMS}
+
+
+class SymbolicShapes:
+    """What is known of the values of one model, functions apart.
+
+    Believed are the inputs of the model, constants, and shape inference on them; declared shapes of
+    other values are not. A symbol stands for a dimension or an element that only a run tells: equal
+    expressions are equal numbers in every run of the model that succeeds, whatever the sizes, zero
+    included. Within the body of a loop they are equal in each iteration.
+
+    It is assumed that sizes are below 2**31, that products of sizes fit into 64 bits, and that a
+    Reshape with `allowzero` does not hold both 0 and -1, which ONNX forbids.
+
+    Time O(nodes + edges), after shape inference.
+    """
+
+    def __init__(self, model: ir.Model, shapes: ShapeTable) -> None:
+        self.symbols = Symbols()
+        self.version = opset_version(model)
+        self._table = shapes
+        self._dims: dict[ir.Value, Dims | None] = {}
+        self._elements: dict[ir.Value, Elements | None] = {}
+        self._computed: set[ir.Value] = set()
+        self._has_doubts = self._has_news = False
+        if self.version < _BROADCASTING_SINCE:
+            return
+        self._always_run = _always_run(model.graph)
+        functions = model.functions
+        nodes = [
+            node
+            for node in in_order(model.graph)
+            if not node.domain and (not functions or node.op_identifier() not in functions)
+        ]
+        self._walk(nodes)
+        if self._has_doubts and self._has_news:
+            self._dims.clear()  # what the last node demands of a size holds for the first one
+            self._elements.clear()
+            self._walk(nodes)
+
+    def _walk(self, nodes: Iterable[ir.Node]) -> None:
+        for node in nodes:
+            self._visit_elements(node)
+            self._visit_dims(node)
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def dims(self, value: ir.Value | None) -> Dims | None:
+        """Return the dimensions of ``value``; ``None`` where not even the rank is known."""
+        if value is None:
+            return None
+        if value not in self._dims:
+            self._dims[value] = self._inferred_dims(value)
+        return self._dims[value]
+
+    def rank(self, value: ir.Value | None) -> int | None:
+        """Return the number of dimensions of ``value``, or ``None``."""
+        known = self.dims(value)
+        return None if known is None else len(known)
+
+    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
+        """Return the element type of ``value``, or ``None``."""
+        known = self._table.of(value)
+        if known is not None:
+            return known.dtype
+        tensor = constant_tensor(value)
+        return None if tensor is None else tensor.dtype
+
+    def elements(self, value: ir.Value | None) -> Elements | None:
+        """Return the elements of a small integer or boolean tensor, or ``None``.
+
+        Elements of which nothing else is known are symbols of their own.
+        """
+        if value is None:
+            return None
+        known = self._elements.get(value)
+        if known is None and value not in self._elements:
+            known = self._elements[value] = self._unknown_elements(value)
+        return known
+
+    def numbers(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """Return the elements of ``value``, flattened, where every one is a number."""
+        known = self.elements(value)
+        if known is None:
+            return None
+        items = known.reshape(-1).tolist()
+        return tuple(items) if all(isinstance(item, int) for item in items) else None
+
+    def array(self, value: ir.Value) -> npt.NDArray[Any] | None:
+        """Return a tensor of which every element is a number, or ``None``."""
+        known, dtype = self.elements(value), self.dtype(value)
+        if known is None or dtype is None or self.numbers(value) is None:
+            return None
+        return known.astype(dtype.numpy())
+
+    def is_computed(self, node: ir.Node) -> bool:
+        """Tell whether the elements of every output of ``node`` follow from those of its inputs."""
+        return self._computed.issuperset(node.outputs)
+
+    def assume_positive(self, node: ir.Node, size: Integer) -> None:
+        """Take note that ``node`` fails where ``size`` is zero."""
+        if node in self._always_run and assume_positive(size):
+            self._has_news = True
+
+    def unknown_dim(self, value: ir.Value, axis: int) -> Expression:
+        """Return a symbol for a dimension of which it would help to know that it is not zero."""
+        self._has_doubts = True
+        return self.symbols.of(("dim", value, axis), is_size=True)
+
+    # -- walking -----------------------------------------------------------------------------
+
+    def _visit_elements(self, node: ir.Node) -> None:
+        rule = ELEMENTS.get(node.op_type)
+        if rule is None or self.dtype(node.outputs[0]) not in _FOLLOWED:
+            return
+        found = rule(node, self)
+        if found is None:
+            return
+        for output, elements in zip(node.outputs, found, strict=False):
+            if elements.size <= MAX_ELEMENTS:
+                self._elements[output] = self._bounded(elements, self.dtype(output))
+                self._dims[output] = elements.shape
+                self._computed.add(output)
+
+    def _bounded(self, elements: Elements, dtype: ir.DataType | None) -> Elements:
+        flat = [self._bounded_item(item, dtype) for item in elements.reshape(-1).tolist()]
+        found = np.empty(len(flat), object)
+        found[:] = flat
+        return found.reshape(elements.shape)
+
+    def _bounded_item(self, item: Integer, dtype: ir.DataType | None) -> Integer:
+        """Keep the item as short as may be, and apart from what wraps around at 32 bits."""
+        if isinstance(item, int):
+            limit = _INT32_LIMIT if dtype == ir.DataType.INT32 else _INT64_LIMIT
+            return (item + limit) % (2 * limit) - limit
+        if dtype == ir.DataType.INT32:
+            symbol = single_symbol(item)
+            if symbol is None or not symbol.is_size:
+                return self.symbols.of(("int32", item))
+        return self.symbols.bounded(item)
+
+    def _visit_dims(self, node: ir.Node) -> None:
+        rules = _RULES.get(node.domain)
+        rule = rules.get(node.op_type) if rules is not None else None
+        found = rule(node, self) if rule is not None else None
+        if found is None:
+            return
+        for output, dims in zip(node.outputs, found, strict=False):
+            if dims is not None and output not in self._elements:
+                self._dims[output] = self._merged(output, dims)
+
+    def _merged(self, value: ir.Value, dims: Dims) -> Dims:
+        """Prefer numbers that shape inference found."""
+        known = self._table.of(value)
+        inferred = known.dims if known is not None else None
+        if inferred is None or len(inferred) != len(dims):
+            return tuple(self.symbols.bounded(dim) for dim in dims)
+        return tuple(
+            other if isinstance(other, int) else self.symbols.bounded(dim)
+            for dim, other in zip(dims, inferred, strict=True)
+        )
+
+    # -- what no rule tells ------------------------------------------------------------------
+
+    def _inferred_dims(self, value: ir.Value) -> Dims | None:
+        tensor = constant_tensor(value)
+        if tensor is not None:
+            return tuple(tensor.shape.numpy())
+        known = self._table.of(value)
+        if known is None or known.dims is None:
+            return None
+        return tuple(
+            dim
+            if isinstance(dim, int)
+            else self.symbols.named(dim)
+            if dim is not None
+            else self.symbols.of(("dim", value, axis), is_size=True)
+            for axis, dim in enumerate(known.dims)
+        )
+
+    def _unknown_elements(self, value: ir.Value) -> Elements | None:
+        if constant_tensor(value) is not None:
+            array = constant_array(value, MAX_ELEMENTS)
+            if array is None or array.dtype.kind not in "iub":
+                return None
+            return array.astype(np.int64).astype(object)
+        dims = self.dims(value)
+        if dims is None or self.dtype(value) not in _FOLLOWED:
+            return None
+        sizes = [dim for dim in dims if isinstance(dim, int)]
+        if len(sizes) < len(dims) or math.prod(sizes) > MAX_ELEMENTS:
+            return None
+        found = np.empty(math.prod(sizes), object)
+        found[:] = [self.symbols.of(("element", value, index)) for index in range(found.size)]
+        return found.reshape(sizes)
+
+
+def _always_run(graph: ir.Graph) -> frozenset[ir.Node]:
+    """Return the nodes of the main graph that its outputs depend on."""
+    found: set[ir.Node] = set()
+    pending = [value.producer() for value in graph.outputs]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending.extend(value.producer() for value in node.inputs if value is not None)
+    return frozenset(found)
