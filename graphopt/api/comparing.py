@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import onnx_ir as ir
+
 from graphopt.calibration import load_samples
 from graphopt.errors import OptionError
 from graphopt.ir import load
 from graphopt.report import ComparisonReport, LatencyReport
 from graphopt.runtime import (
+    Session,
     SessionOptions,
     generate_feed_sets,
-    input_specs,
     measure_latency,
     shared_worker,
 )
 from graphopt.search import Feeds, ProgressCallback, Reporter, SampleSource
-from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed, runtime_inputs
+from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed, load_original
 from graphopt.verification import compare_models
 
 __all__ = ["bench", "verify"]
@@ -68,13 +70,14 @@ def verify(
     # Packed kernels round differently for a constant and for the same weight computed on the way.
     exact = {} if limits else {"session.disable_prepacking": "1"}
     plain = SessionOptions(optimization="disabled", threads=threads, config=exact)
-    load(reference)
-    runtime_inputs(Path(reference), plain)
+    model = load(reference)
+    with load_original(Path(reference), plain) as session:
+        feeds = _feeds(model, samples, seed, session)
     load(candidate)  # a file that is no model is the user's error, not a failed candidate
     comparison = compare_models(
         reference,
         candidate,
-        _feeds(Path(reference), samples, seed),
+        feeds,
         worker=shared_worker(),
         reference_options=plain,
         candidate_options=SessionOptions(threads=threads) if limits else plain,
@@ -84,13 +87,13 @@ def verify(
     )
 
 
-def _feeds(path: Path, samples: SampleSource | None, seed: int) -> list[Feeds]:
-    model = load(path)
+def _feeds(
+    model: ir.Model, samples: SampleSource | None, seed: int, session: Session
+) -> list[Feeds]:
     if samples is None:
-        return list(generate_feed_sets(model, seed=seed))
-    specs = input_specs(model)
-    loaded = load_samples(samples, inputs=specs)
-    loaded.check(specs)
+        return list(generate_feed_sets(model, seed=seed, session=session))
+    loaded = load_samples(samples, inputs=session.inputs)
+    loaded.check(session.inputs)
     return list(itertools.islice(loaded, VERIFICATION_SAMPLES))
 
 
@@ -109,7 +112,7 @@ def bench(
     Args:
         baseline: What the candidate is compared with.
         candidate: The model in question.
-        samples: Real inputs, of which the first is used; generated where ``None``.
+        samples: Real inputs, of which the middle one by size is used; generated where ``None``.
         budget_s: Most seconds to measure.
         threads: Threads inside one operator; 0 lets the runtime choose.
         seed: Seed of generated inputs.
@@ -123,10 +126,10 @@ def bench(
         raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
     load(candidate)  # a file that is no model is the user's error, not a failed candidate
     options = SessionOptions(threads=threads)
-    load(baseline)
-    runtime_inputs(Path(baseline), options)
-    real = _feeds(Path(baseline), samples, seed) if samples is not None else None
-    feeds = latency_feed(load(baseline), real, seed)
+    model = load(baseline)
+    with load_original(Path(baseline), options) as session:
+        real = _feeds(model, samples, seed, session) if samples is not None else None
+        feeds = latency_feed(model, real, seed, session)
     Reporter(progress, "bench")("timing")
     latency = measure_latency(
         baseline,

@@ -16,6 +16,7 @@ from graphopt.calibration import Samples, load_samples
 from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
 from graphopt.ir import load
 from graphopt.runtime import (
+    Session,
     SessionOptions,
     TensorSpec,
     Worker,
@@ -27,7 +28,7 @@ from graphopt.search.progress import Reporter
 from graphopt.targets import Target
 from graphopt.verification import Metric, evaluate, load_metric
 
-__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "prepare", "runtime_inputs"]
+__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "load_original", "prepare"]
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 SampleSource = str | Path | Iterable[Feeds] | Callable[[], Iterable[Feeds]]
@@ -122,13 +123,15 @@ def prepare(
     report("reading the model")
     model = load(path)
     options = target.session_options()
-    specs = runtime_inputs(path, options)
-    report("checking the samples")
     if is_metric_function(evaluation) and metric is None:
         evaluation, metric = None, str(evaluation)
-    calibration_samples = _checked(calibration, specs)
-    evaluation_samples = _checked(evaluation, specs)
-    feeds, are_real = _feeds(model, calibration_samples, evaluation_samples, seed)
+    with load_original(path, options) as session:
+        report("checking the samples")
+        calibration_samples = _checked(calibration, session.inputs)
+        evaluation_samples = _checked(evaluation, session.inputs)
+        real = evaluation_samples if calibration_samples is None else calibration_samples
+        feeds = _feeds(model, real, seed, session)
+        timed = latency_feed(model, feeds if real is not None else None, seed, session)
     chosen = _metric(metric, evaluation_samples)
     bench = Workbench(
         source=path,
@@ -136,8 +139,8 @@ def prepare(
         target=target,
         options=options,
         feeds=feeds,
-        feeds_are_real=are_real,
-        latency_feed=latency_feed(model, feeds if are_real else None, seed),
+        feeds_are_real=real is not None,
+        latency_feed=timed,
         calibration=calibration_samples,
         evaluation=evaluation_samples,
         metric=chosen,
@@ -157,15 +160,14 @@ def is_metric_function(evaluation: SampleSource | None) -> bool:
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
 
 
-def runtime_inputs(path: Path, options: SessionOptions) -> tuple[TensorSpec, ...]:
-    """Return the inputs of an original model, which the runtime must be able to load.
+def load_original(path: Path, options: SessionOptions) -> Session:
+    """Return a session of an original model, which the runtime must be able to load.
 
     Raises:
         UnsupportedModelError: It cannot.
     """
     try:
-        with shared_worker().load(path, options) as session:
-            return session.inputs
+        return shared_worker().load(path, options)
     except SessionLoadError as error:
         raise UnsupportedModelError(
             f"ONNX Runtime cannot load `{path.name}`",
@@ -179,7 +181,7 @@ def runtime_inputs(path: Path, options: SessionOptions) -> tuple[TensorSpec, ...
         ) from error
 
 
-def _checked(source: SampleSource | None, specs: tuple[TensorSpec, ...]) -> Samples | None:
+def _checked(source: SampleSource | None, specs: Sequence[TensorSpec]) -> Samples | None:
     if source is None:
         return None
     samples = load_samples(source, inputs=specs)
@@ -187,19 +189,18 @@ def _checked(source: SampleSource | None, specs: tuple[TensorSpec, ...]) -> Samp
     return samples
 
 
-def _feeds(
-    model: ir.Model, calibration: Samples | None, evaluation: Samples | None, seed: int
-) -> tuple[tuple[Feeds, ...], bool]:
-    real = calibration or evaluation
+def _feeds(model: ir.Model, real: Samples | None, seed: int, session: Session) -> tuple[Feeds, ...]:
     if real is None:
-        return tuple(generate_feed_sets(model, count=2, seed=seed)), False
-    return tuple(itertools.islice(iter(real), VERIFICATION_SAMPLES)), True
+        return tuple(generate_feed_sets(model, count=2, seed=seed, session=session))
+    return tuple(itertools.islice(iter(real), VERIFICATION_SAMPLES))
 
 
-def latency_feed(model: ir.Model, real: Sequence[Feeds] | None, seed: int) -> Feeds:
+def latency_feed(
+    model: ir.Model, real: Sequence[Feeds] | None, seed: int, session: Session
+) -> Feeds:
     """Return the input that is timed: the middle one by size, or a generated one of usual size."""
     if real is None:
-        return representative_feed(model, seed=seed)
+        return representative_feed(model, seed=seed, session=session)
     by_size = sorted(real, key=lambda feed: sum(array.size for array in feed.values()))
     return by_size[len(by_size) // 2]
 
