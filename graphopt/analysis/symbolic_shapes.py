@@ -141,6 +141,10 @@ class SymbolicShapes:
         if node in self._always_run and assume_positive(size):
             self._has_news = True
 
+    def alias(self, new: ir.Value, old: ir.Value) -> None:
+        """Take note that ``new``, created after the analysis, has the shape of ``old``."""
+        self._dims[new] = self.dims(old)
+
     def unknown_dim(self, value: ir.Value, axis: int) -> Expression:
         """Return a symbol for a dimension of which it would help to know that it is not zero."""
         self._has_doubts = True

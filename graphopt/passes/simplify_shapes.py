@@ -154,6 +154,7 @@ def _reshape_ones(
         else:
             given = constants.vector(change, axes, f"{output.name}_axes")
             new = change.node(operator, [source, given], like=output)
+        known.alias(new, output)
         change.replace(output, new)
         change.remove(node)
 
