@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
-from random_models import BATCH, FLOAT
+from random_models import BATCH, FLOAT, INT, shape_constant
 
 
 def _coin(scope):
@@ -111,8 +111,113 @@ def rms_normalization(scope):
     return _apply(scope, "Mul", x, _vector(scope, x.dims[-1])) if _coin(scope) else x
 
 
+def skip_normalization(scope):
+    """A residual sum, perhaps of a linear layer with its bias, and LayerNormalization."""
+    where = lambda v: len(v.dims) in (2, 3) and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    y = scope.pick(FLOAT, where=lambda v: v.dims == x.dims)
+    if _coin(scope):
+        y = _apply(scope, "Add", y, _vector(scope, x.dims[-1]))
+    total = _apply(scope, "Add", x, y)
+    # Weights as nodes may come later than the sum.
+    scale, bias = (scope.weight(np.linspace(*ends, x.dims[-1], dtype=np.float32)) for ends in _ENDS)
+    inputs = [total, scale, *([bias] if _coin(scope) else [])]
+    scope.node("LayerNormalization", inputs, FLOAT, x.dims, axis=-1)
+    return total
+
+
+_ENDS = ((0.5, 2), (-1, 1))
+
+
+def bias_gelu(scope):
+    """Gelu of a sum with a constant vector."""
+    if (x := _normalizable(scope)) is None:
+        return None
+    total = _apply(scope, "Add", x, _vector(scope, x.dims[-1]))
+    how = scope.draw(st.sampled_from(["none", "tanh"]))
+    return scope.node("Gelu", [total], FLOAT, total.dims, approximate=how)
+
+
+def embedding(scope):
+    """Words and positions, perhaps token types, added up and normalized."""
+    length, width = 3, scope.draw(st.sampled_from([2, 4]))
+    where = lambda v: v.kind == INT and len(v.dims) == 1  # noqa: E731
+    x = scope.pick(FLOAT, INT, where=where)
+    row = scope.draw(st.lists(st.integers(0, 4), min_size=length, max_size=length))
+    if x is None:
+        indices = scope.weight(np.array([row]))
+    else:  # as many rows as x is long, from arithmetic that nobody foresees
+        zeros = scope.node("Mul", [x, scope.weight(np.array(0))], INT, x.dims)
+        column = scope.node("Unsqueeze", [zeros, scope.weight(np.array([1]))], INT, (*x.dims, 1))
+        indices = scope.node("Add", [column, scope.weight(np.array(row))], INT, (*x.dims, length))
+    dims = (*indices.dims, width)
+    total = scope.node("Gather", [_table(scope, 5, width), indices], FLOAT, dims)
+    if _coin(scope):
+        types = scope.node("Min", [indices, scope.weight(np.array(1))], INT, indices.dims)
+        term = scope.node("Gather", [_table(scope, 2, width), types], FLOAT, dims)
+        total = _apply(scope, "Add", total, term)
+    places = scope.weight(np.arange(length).reshape(scope.draw(st.sampled_from([(1, 3), (3,)]))))
+    shape = (*places.dims, width)
+    term = scope.node("Gather", [_table(scope, 4, width), places], FLOAT, shape)
+    total = _apply(scope, "Add", total, term)
+    scale, bias = (scope.weight(np.linspace(*ends, width, dtype=np.float32)) for ends in _ENDS)
+    return scope.node("LayerNormalization", [total, scale, bias], FLOAT, dims, axis=-1)
+
+
+def _table(scope, rows, width):
+    values = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
+    return scope.weight(values)
+
+
+def attention(scope):
+    """Attention of one value over itself, in one or two heads."""
+    where = lambda v: len(v.dims) == 3 and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    count, size = scope.draw(st.sampled_from([(1, 2), (2, 2), (2, 1)]))
+    width = count * size
+    query, key, value = (_projected(scope, x, width, seed) for seed in range(3))
+    heads = (x.dims[0], count, x.dims[1], size)
+    query, value = (_split(scope, one, heads, [0, 2, 1, 3]) for one in (query, value))
+    key = _split(scope, key, (*heads[:2], size, heads[2]), [0, 2, 3, 1])
+    if _coin(scope):
+        query = _apply(scope, "Mul", query, _number(scope, 0.5))
+    pairs = (*heads[:3], heads[2])
+    scores = scope.node("MatMul", [query, key], FLOAT, pairs)
+    if _coin(scope):
+        scores = scope.node("Div", [scores, _number(scope, math.sqrt(size))], FLOAT, pairs)
+    if _coin(scope):
+        mask = np.triu(np.full((1, 1, heads[2], heads[2]), -1e4, np.float32), 1)
+        scores = _apply(scope, "Add", scores, scope.weight(mask, as_node=_coin(scope)))
+    weights = scope.node("Softmax", [scores], FLOAT, pairs, axis=-1)
+    context = scope.node("MatMul", [weights, value], FLOAT, heads)
+    order = [heads[0], heads[2], count, size]
+    context = scope.node("Transpose", [context], FLOAT, order, perm=[0, 2, 1, 3])
+    target = shape_constant(scope, [0, x.dims[1], width])
+    return scope.node("Reshape", [context, target], FLOAT, (*x.dims[:2], width))
+
+
+def _projected(scope, x, width, seed):
+    shape = (x.dims[-1], width)
+    weight = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    product = scope.node("MatMul", [x, scope.weight(weight)], FLOAT, (*x.dims[:2], width))
+    return _apply(scope, "Add", product, _vector(scope, width)) if _coin(scope) else product
+
+
+def _split(scope, x, dims, order):
+    count, size = (dims[order.index(2)], dims[order.index(3)])
+    target = shape_constant(scope, [0, x.dims[1], count, size])
+    split = scope.node("Reshape", [x, target], FLOAT, (*x.dims[:2], count, size))
+    return scope.node("Transpose", [split], FLOAT, dims, perm=order)
+
+
 PATTERNS = {
+    "fuse-attention": (attention,),
+    "fuse-bias-gelu": (bias_gelu, gelu),
+    "fuse-embedding-normalization": (embedding,),
     "fuse-gelu": (gelu,),
     "fuse-layer-normalization": (layer_normalization, rms_normalization),
+    "fuse-skip-normalization": (skip_normalization,),
 }
 """By pass: the operators to draw often, so that there are places for it."""

@@ -1,0 +1,49 @@
+"""Symbolic shapes as a shape table: equal names are equal sizes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt.analysis.symbolic_expressions import Expression, Integer
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
+from graphopt.rewrite import ShapeTable, ValueShape
+
+__all__ = ["SymbolicTable"]
+
+
+class SymbolicTable(ShapeTable):
+    """The shapes that symbolic analysis knows, by value; later values are unknown.
+
+    Attributes:
+        symbolic: The analysis.
+    """
+
+    def __init__(self, model: ir.Model, table: ShapeTable) -> None:
+        super().__init__({})
+        self.symbolic = SymbolicShapes(model, table)
+        self._table = table
+        self._names: dict[Expression, str] = {}
+        self._taken: set[str] = set()
+
+    def of(self, value: ir.Value | None) -> ValueShape | None:
+        """Return what is known of ``value``, or ``None`` where nothing is."""
+        dims = self.symbolic.dims(value)
+        if dims is None:
+            return self._table.of(value)
+        return ValueShape(self.symbolic.dtype(value), tuple(map(self._named, dims)))
+
+    def elements_of(self, value: ir.Value | None) -> tuple[int | str, ...] | None:
+        """Return the elements of a vector of whole numbers, named like dimensions."""
+        found = self.symbolic.elements(value)
+        return None if found is None else tuple(map(self._named, found.reshape(-1).tolist()))
+
+    def _named(self, dim: Integer) -> int | str:
+        if isinstance(dim, int):
+            return dim
+        if dim not in self._names:
+            name = repr(dim)
+            while name in self._taken:  # a model may call a dimension as it likes
+                name += "'"
+            self._taken.add(name)
+            self._names[dim] = name
+        return self._names[dim]
