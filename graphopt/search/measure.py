@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from graphopt.errors import RuntimeFailure, VerificationError
@@ -48,13 +49,26 @@ class Measured:
 
     @property
     def is_correct(self) -> bool:
-        """Whether no correctness gate fails: it may be written."""
-        return is_correct(self.gates)
+        """Whether no correctness gate fails and no output differs in kind: it may be written."""
+        return self.mismatch is None and is_correct(self.gates)
 
     @property
     def meets_gates(self) -> bool:
-        """Whether no gate fails."""
-        return gates_met(self.gates)
+        """Whether no gate fails, and no output differs in kind."""
+        return self.mismatch is None and gates_met(self.gates)
+
+    @property
+    def mismatch(self) -> str | None:
+        """How an output differs in kind: in type, shape, or where it is NaN or infinite.
+
+        No gate has to ask for it, and none can be switched off to allow it.
+        """
+        faults = (
+            f"output `{name}`: {difference.mismatch}"
+            for name, difference in self.comparison.outputs.items()
+            if difference.mismatch
+        )
+        return next(faults, None)
 
 
 def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured | Rejected:
@@ -107,11 +121,7 @@ def _timed(bench: Workbench, measured: Measured) -> Measured:
 
 
 def _judged(bench: Workbench, measured: Measured) -> Measured:
-    summary = measured.comparison.errors
-    values = {
-        "max_rel_error": summary.worst_max_rel(),
-        "min_cosine": summary.worst_cosine(),
-        "min_sqnr_db": summary.worst_sqnr_db(),
+    values = _error_values(measured) | {
         "max_metric_drop": _metric_drop(bench, measured),
         "max_size_ratio": measured.size_ratio,
         "max_latency_ratio": _latency_ratio(measured),
@@ -120,6 +130,24 @@ def _judged(bench: Workbench, measured: Measured) -> Measured:
     }
     results = judge(bench.target.gates, values, demanded=bench.target.demanded_gates)
     return replace(measured, gates=tuple(results))
+
+
+def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | None]:
+    comparison = measured.comparison
+    if comparison.outputs or not comparison.random_outputs:
+        summary = comparison.errors
+        return {
+            "max_rel_error": summary.worst_max_rel(),
+            "min_cosine": summary.worst_cosine(),
+            "min_sqnr_db": summary.worst_sqnr_db(),
+        }
+    if measured.built.is_original:
+        reason = "nothing was changed: it is the original"
+        perfect = {"max_rel_error": 0.0, "min_cosine": 1.0, "min_sqnr_db": math.inf}
+        return {name: GateMeasurement(value, reason=reason) for name, value in perfect.items()}
+    reason = "every output depends on random numbers: there is nothing to compare"
+    unknown = GateMeasurement(None, "failed", reason=reason)
+    return dict.fromkeys(("max_rel_error", "min_cosine", "min_sqnr_db"), unknown)
 
 
 def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | float:

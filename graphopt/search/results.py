@@ -80,14 +80,18 @@ def _verdict(chosen: Measured | None) -> Literal["equal", "within-budget", "brok
 
 def _gates(outcome: Outcome) -> tuple[GateResult, ...]:
     """Return the gates of what was chosen, else of the candidate that came closest."""
-    if outcome.chosen is not None:
-        return outcome.chosen.gates
-    closest = min(outcome.measured, key=_failures, default=None)
-    return closest.gates if closest is not None else ()
+    shown = _shown(outcome)
+    return shown.gates if shown is not None else ()
+
+
+def _shown(outcome: Outcome) -> Measured | None:
+    """Return what was chosen, else the candidate that came closest."""
+    return outcome.chosen or min(outcome.measured, key=_failures, default=None)
 
 
 def _failures(measured: Measured) -> int:
-    return sum(gate.passed is False for gate in measured.gates)
+    failed = sum(gate.passed is False for gate in measured.gates)
+    return failed + (measured.mismatch is not None)
 
 
 def _metric(outcome: Outcome) -> MetricResult | None:
@@ -142,7 +146,10 @@ def _status(outcome: Outcome, item: Measured) -> CandidateStatus:
 
 def _reason(item: Measured) -> str | None:
     failed = [gate for gate in item.gates if gate.passed is False]
-    texts = [gate.reason or f"{gate.name} is {gate.value}, limit {gate.limit:g}" for gate in failed]
+    texts = [item.mismatch] if item.mismatch else []
+    texts += [
+        gate.reason or f"{gate.name} is {gate.value}, limit {gate.limit:g}" for gate in failed
+    ]
     return "; ".join(texts) or None
 
 
@@ -160,7 +167,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             "outputs were compared on generated inputs; real samples (`--calibration`) say more"
         )
     notes += [f"candidate `{item.candidate.name}`: {item.reason}" for item in outcome.rejected]
+    if (shown := _shown(outcome)) is not None:
+        notes += shown.comparison.notes()
     if outcome.chosen is not None:
-        notes += outcome.chosen.comparison.notes()
         notes += outcome.chosen.built.ledger.notes
     return tuple(dict.fromkeys(notes))

@@ -188,3 +188,47 @@ def test_a_model_with_custom_operators_is_refused(tmp_path):
         graphopt.optimize(tmp_path / "custom.onnx", output=tmp_path / "b")
     assert "Secret" in caught.value.why
     assert not (tmp_path / "b").exists()
+
+
+def saved(tmp_path, graph, **weights):
+    model = gir.from_text(f'<ir_version: 10, opset_import: ["": 17]> {graph}')
+    for name, array in weights.items():
+        model.graph.initializers[name].const_value = gir.as_tensor(array, name)
+    path = tmp_path / "made.onnx"
+    gir.save(model, path)
+    return path
+
+
+def test_an_output_that_turns_infinite_is_wrong_whatever_the_gates(tmp_path):
+    ones = np.ones((64, 64), np.float32)
+    path = saved(
+        tmp_path,
+        "g (float[1, 64] x) => (float[1, 64] y) <float[64, 64] w = {0}>"
+        " { h = MatMul(x, w) y = Log(h) }".replace("{0}", "{" + ",".join(["0"] * 4096) + "}"),
+        w=ones,
+    )
+    # The last one is lost in the first step of the integers: only the third sample shows it.
+    samples = [{"x": np.full((1, 64), value, np.float32)} for value in (1.0, 0.5, 1e-4)]
+    result = graphopt.optimize(
+        path,
+        calibration=samples,
+        gates={"min_cosine": None},
+        stages={"dynamic": False, "float": False},
+        latency_budget_s=None,
+    )
+    static = result.report.candidates[0]
+    assert (static.name, static.status, result.exit_code) == ("static", "broken", 1)
+    assert "output `y`: -inf at 64 of 64 positions" in static.reason
+    assert result.report.chosen is None
+
+
+def test_what_depends_on_random_numbers_alone_is_only_left_as_it_is(tmp_path):
+    graph = "g (float[64, 64] x) => (float[64, 64] y) { n = RandomNormalLike(x) y = MatMul(x, n) }"
+    result = graphopt.optimize(saved(tmp_path, graph), target="cpu-fp32", latency_budget_s=None)
+    assert (result.report.chosen, result.exit_code) == ("exact", 0)
+    assert any("depend on random numbers" in note for note in result.report.notes)
+    graph = graph.replace("{ n =", "{ i = Identity(x) n =").replace("MatMul(x, n)", "MatMul(i, n)")
+    result = graphopt.optimize(saved(tmp_path, graph), target="cpu-fp32", latency_budget_s=None)
+    assert (result.report.chosen, result.exit_code) == (None, 1)
+    assert "nothing to compare" in result.report.candidates[0].reason
+    assert any("depend on random numbers" in note for note in result.report.notes)
