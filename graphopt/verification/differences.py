@@ -221,7 +221,7 @@ def _compare_floats(reference: Array, candidate: Array) -> OutputDifference:
     return OutputDifference(
         max_abs=max_abs,
         max_rel=_ratio(max_abs, largest),
-        cosine=_cosine(left, right, signal_norm, other_norm),
+        cosine=_cosine(left, right, signal_norm, other_norm) if max_abs else 1.0,
         sqnr_db=_decibels(signal_norm, noise_norm),
         top1_agreement=agreement,
         is_identical=is_identical,

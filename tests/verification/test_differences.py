@@ -229,3 +229,9 @@ def test_any_changed_element_is_noticed(array, data):
     other.flat[index] = replacement
     is_same = array.flat[index].tobytes() == other.flat[index].tobytes()
     assert compare_values(array, other).is_identical == is_same
+
+
+def test_equal_outputs_have_a_cosine_of_exactly_one():
+    rng = np.random.default_rng(0)
+    for array in rng.standard_normal((50, 7)).astype(np.float32):
+        assert compare_values(array, array.copy()).cosine == 1.0
