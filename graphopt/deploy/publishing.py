@@ -68,7 +68,7 @@ def publish(
             _flush(final.parent)
     finally:
         # After an exchange this is the old directory.
-        shutil.rmtree(lock.path, ignore_errors=True)
+        _remove(lock.path)
         lock.release()
 
 
@@ -176,9 +176,18 @@ def _replace_in_two_steps(staged: Path, final: Path) -> None:
     finally:
         if not os.path.lexists(final):
             aside.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         if lock is not None:
             lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a directory to the end, also where an interrupt comes in the middle."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _remove_stale(final: Path) -> None:
@@ -189,7 +198,7 @@ def _remove_stale(final: Path) -> None:
     for path in leftovers:
         lock = DirectoryLock.try_lock(path)
         if lock is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             lock.release()
 
 

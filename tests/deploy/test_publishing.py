@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -130,6 +131,25 @@ def test_an_error_that_is_not_about_the_output_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), publish(tmp_path / "new"):
         (tmp_path / "source").read_text()
     assert names_in(tmp_path) == []
+
+
+def test_an_interrupt_while_the_old_directory_is_removed_leaves_only_the_new_one(
+    tmp_path, monkeypatch
+):
+    write(tmp_path / "new", "1")
+    rmtree, calls = shutil.rmtree, []
+
+    def interrupted(path, **settings):
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        rmtree(path, **settings)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "new", "2", force=True)
+    assert read(tmp_path / "new") == "2"
+    assert names_in(tmp_path) == ["new"]
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
