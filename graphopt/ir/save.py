@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import tempfile
@@ -15,7 +16,7 @@ from typing import BinaryIO
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import OutputError
+from graphopt.errors import ExternalDataError, OutputError
 from graphopt.ir.constants import weight_bytes
 from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
 
@@ -26,6 +27,7 @@ INLINE_LIMIT_BYTES = 1 << 30
 
 _EXTERNAL_MINIMUM_BYTES = 1024
 _ALIGNMENT_BYTES = 4096
+_PIECE_BYTES = 1 << 23
 
 
 def save(
@@ -131,11 +133,32 @@ def _append(
     stream: BinaryIO, tensor: ir.TensorProtocol, alignment: int, digest: hashlib._Hash
 ) -> tuple[int, int]:
     padding = -stream.tell() % alignment if tensor.nbytes >= alignment else 0
-    data = tensor.tobytes()
-    for piece in (bytes(padding), data):
+    offset = stream.tell() + padding
+    for piece in itertools.chain([bytes(padding)], _pieces(tensor)):
         stream.write(piece)
         digest.update(piece)
-    return stream.tell() - len(data), len(data)
+    return offset, stream.tell() - offset
+
+
+def _pieces(tensor: ir.TensorProtocol) -> Iterator[bytes]:
+    """Yield the bytes of a tensor; one that lies in a file is read in parts, never mapped whole."""
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.length is None:
+        yield tensor.tobytes()
+        return
+    with open(tensor.path, "rb") as source:  # noqa: PTH123 - a path of the IR, resolved at loading
+        source.seek(tensor.offset or 0)
+        left = tensor.length
+        while left:
+            piece = source.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise ExternalDataError(
+                    f"external data of tensor `{tensor.name}` cannot be used",
+                    where=f"`{tensor.path}`",
+                    why=f"the file ends {left} bytes too early: cut since the model was loaded",
+                    hint="copy the data file again",
+                )
+            left -= len(piece)
+            yield piece
 
 
 def _locate(proto: onnx.TensorProto, name: str, offset: int, length: int) -> None:

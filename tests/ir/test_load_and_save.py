@@ -293,6 +293,26 @@ def test_a_bare_file_name_is_as_safe_as_a_path(external, monkeypatch):
         gir.load("m.onnx")
 
 
+def test_external_weights_are_copied_in_parts(external, tmp_path, monkeypatch):
+    model = gir.load(external[0])
+    expected = gir.model_digest(gir.load(external[0]))
+    (tmp_path / "copy").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(ir.ExternalTensor, "tobytes", None)
+        patch.setattr(ir.ExternalTensor, "numpy", None)
+        gir.save(model, tmp_path / "copy" / "model.onnx", external_data=True)
+    assert gir.model_digest(gir.load(tmp_path / "copy" / "model.onnx")) == expected
+
+
+def test_a_data_file_cut_after_loading_is_noticed(external, tmp_path):
+    path, data = external
+    model = gir.load(path)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ExternalDataError, match="cut since the model was loaded"):
+        gir.save(model, tmp_path / "copy.onnx", external_data=True)
+    assert not list(tmp_path.glob("*copy*"))
+
+
 def test_external_weights_are_not_read_by_loading_or_checkpoints(external):
     model = gir.load(external[0])
     gir.Checkpoint.take(model).restore(model)
