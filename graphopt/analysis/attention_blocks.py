@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from graphopt.analysis.head_splits import Heads, asked_dims, split_heads, unscaled
+from graphopt.analysis.head_splits import Dims, Heads, asked_dims, split_heads, unscaled
 from graphopt.analysis.operands import int_attribute, operand, transpose_permutation
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import constant_array
-from graphopt.rewrite import Const, Op, Var, match
+from graphopt.rewrite import Const, Op, ValueShape, Var, match
 
 __all__ = ["Attention", "Choice", "Mismatch", "find_attention"]
 
@@ -196,11 +196,7 @@ def _chosen_scores(node: ir.Node, steps: int) -> Iterator[_Scores]:
 
 
 def _mismatched_shapes(found: Attention, shapes: SymbolicTable) -> Mismatch | None:
-    """Check that B, S, T and H are the same throughout.
-
-    With the result known to be (B, S, H * e), no mask can be larger than the scores: it would make
-    the context larger than what is reshaped.
-    """
+    """Check that B, S, T and H are the same throughout."""
     query, key, value = found.query, found.key, found.value
     if not query.count == key.count == value.count or query.size != key.size:
         return Mismatch("heads-differ", "queries, keys and values are split differently")
@@ -209,10 +205,35 @@ def _mismatched_shapes(found: Attention, shapes: SymbolicTable) -> Mismatch | No
     merge = found.result.producer()
     result = asked_dims(merge, shapes) if merge is not None else None
     expected = (*query.dims[:2], value.count * value.size)
-    if result != expected or None in expected:
-        why = f"the result is {result}, not {expected}"
-        return Mismatch("unknown-shapes", why)
+    if None in expected or not _is_merged_as(result, expected, found, shapes):
+        return Mismatch("unknown-shapes", f"the result is {result}, not {expected}")
     if key.dims[:2] != value.dims[:2] or key.dims[0] != query.dims[0]:
         why = f"keys are {key.dims[:2]}, values {value.dims[:2]}, queries {query.dims[:2]}"
         return Mismatch("unknown-shapes", why)
     return None
+
+
+def _is_merged_as(
+    result: Dims | None, expected: Dims, found: Attention, shapes: SymbolicTable
+) -> bool:
+    """Tell whether the result is provably as expected, (B, S, H * e).
+
+    Where it is asked for in full, no mask can be larger than the scores: it would make the context
+    larger than what it is reshaped to. Where the masks are provably not larger, so that the
+    context is (B, H, S, e), one of the first two dimensions settles the other.
+    """
+    if result == expected:
+        return True
+    if result is None or len(result) != len(expected) or result[2] != expected[2]:
+        return False
+    scores = (found.query.dims[0], found.query.count, found.query.dims[1], found.key.dims[1])
+    if not all(_is_within(shapes.of(mask), scores) for mask in found.masks):
+        return False
+    return result[0] == expected[0] or result[1] == expected[1]
+
+
+def _is_within(known: ValueShape | None, scores: Dims) -> bool:
+    if known is None or known.dims is None or len(known.dims) > len(scores):
+        return False
+    aligned = zip(reversed(known.dims), reversed(scores), strict=False)
+    return all(dim == 1 or (dim is not None and dim == other) for dim, other in aligned)

@@ -10,9 +10,10 @@ from graphopt.analysis.operands import operand, transpose_permutation
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import constant_array
 
-__all__ = ["Heads", "asked_dims", "split_heads", "unscaled"]
+__all__ = ["Dims", "Heads", "asked_dims", "split_heads", "unscaled"]
 
-_Dims = tuple[int | str | None, ...]
+Dims = tuple[int | str | None, ...]
+"""Dimensions; equal names are equal sizes."""
 
 _RANK = 4
 _MAX_STEPS = 8
@@ -33,7 +34,7 @@ class Heads:
     """
 
     source: ir.Value
-    dims: _Dims
+    dims: Dims
     count: int
     size: int
     scale: float
@@ -57,7 +58,7 @@ def unscaled(value: ir.Value) -> tuple[ir.Value, float]:
     return value, 1.0
 
 
-def asked_dims(reshape: ir.Node, shapes: SymbolicTable) -> _Dims | None:
+def asked_dims(reshape: ir.Node, shapes: SymbolicTable) -> Dims | None:
     """Return the dimensions that a Reshape makes, given that they are not 0.
 
     A computed dimension of 0 would copy one of the input, so that nobody can tell what it becomes;
@@ -128,11 +129,11 @@ def _split_by(
     return _at_source(source, before.dims, count, size, scale)
 
 
-def _first_two(dims: _Dims) -> list[tuple[int, int | str | None]]:
+def _first_two(dims: Dims) -> list[tuple[int, int | str | None]]:
     return list(enumerate(dims[:2]))
 
 
-def _at_source(source: ir.Value, dims: _Dims, count: int, size: int, scale: float) -> Heads:
+def _at_source(source: ir.Value, dims: Dims, count: int, size: int, scale: float) -> Heads:
     """Step over factors before the split."""
     inner, factor = unscaled(source)
     while inner is not source:

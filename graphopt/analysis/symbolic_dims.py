@@ -304,7 +304,7 @@ def _clamped(place: Integer, size: Integer) -> Integer | None:
             return 0
         return size + place if is_nonnegative(size + place) else None
     if not is_nonnegative(place):
-        return None
+        return 0 if place + size == 0 else None  # as many from the end as there are
     if is_nonnegative(size - place):
         return place
     return size if is_nonnegative(place - size) else None
@@ -376,13 +376,13 @@ _UNARY = """
     Celu Clip Cos Cosh CumSum DequantizeLinear Dropout Elu Erf Exp Floor Gelu GroupNormalization
     HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN
     LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg
-    Not PRelu QuantizeLinear RMSNormalization RandomNormalLike RandomUniformLike Reciprocal Relu
+    Not QuantizeLinear RMSNormalization RandomNormalLike RandomUniformLike Reciprocal Relu
     Round ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign
     Sqrt Swish Tan Tanh ThresholdedRelu Trilu
 """.split()  # noqa: SIM905 - a block of names reads better
 _BINARY = """
     Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less
-    LessOrEqual Max Mean Min Mod Mul Or Pow Sub Sum Where Xor
+    LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor
 """.split()  # noqa: SIM905
 _REDUCE = """
     ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd

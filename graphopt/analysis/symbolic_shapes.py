@@ -69,7 +69,7 @@ class SymbolicShapes:
         nodes = [
             node
             for node in in_order(model.graph)
-            if not node.domain and (not functions or node.op_identifier() not in functions)
+            if not functions or node.op_identifier() not in functions
         ]
         self._walk(nodes)
         if self._has_doubts and self._has_news:
@@ -79,7 +79,8 @@ class SymbolicShapes:
 
     def _walk(self, nodes: Iterable[ir.Node]) -> None:
         for node in nodes:
-            self._visit_elements(node)
+            if not node.domain:
+                self._visit_elements(node)
             self._visit_dims(node)
 
     # -- asking ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Operators, mask_inputs
+from graphopt.analysis import Operators, infer_shapes, mask_inputs
 from graphopt.analysis.attention_blocks import Attention, Mismatch, find_attention
 from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib, is_supported_type
 from graphopt.analysis.key_masks import KeyMask, find_key_mask
@@ -34,6 +34,7 @@ from graphopt.rewrite import (
 __all__ = ["FuseAttention"]
 
 _RANK = 4
+_FOR_WANT_OF_SHAPES = frozenset({"heads-not-split", "mask-shape", "unknown-shapes"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +90,28 @@ class FuseAttention(Pass):
         return Needs(shapes=True)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
-        """Fuse around every Softmax."""
-        fusion = _Fusion(model, SymbolicTable(model, facts.shapes), edit)
-        for graph in graphs(model):
+        """Fuse around every Softmax; shapes behind one attention may follow from fusing it."""
+        shapes = facts.shapes
+        while True:
+            edits_before = len(edit.journal.edits)
+            refusals = self._fuse_all(_Fusion(model, SymbolicTable(model, shapes), edit), facts)
+            is_stuck = any(refusal.slug in _FOR_WANT_OF_SHAPES for refusal in refusals.values())
+            if not is_stuck or len(edit.journal.edits) == edits_before:
+                break
+            shapes = infer_shapes(model)
+        for node, refusal in refusals.items():
+            edit.refuse(node, refusal.slug, why=refusal.why)
+
+    def _fuse_all(self, fusion: _Fusion, facts: Facts) -> dict[ir.Node, Mismatch]:
+        refusals: dict[ir.Node, Mismatch] = {}
+        for graph in graphs(fusion.model):
             if fusion.operators.is_in_function(graph):
                 continue
             for node in [node for node in graph if node.op_type == "Softmax" and not node.domain]:
                 refused = _fuse_around(node, fusion, facts.target, packed=self.packed)
                 if refused is not None:
-                    edit.refuse(node, refused.slug, why=refused.why)
+                    refusals[node] = refused
+        return refusals
 
 
 def _fuse_around(
@@ -143,7 +157,7 @@ class _Fusion:
     """Fuses the attentions of one model; what masks them is shared."""
 
     def __init__(self, model: ir.Model, shapes: SymbolicTable, edit: Editor) -> None:
-        self.shapes, self._edit = shapes, edit
+        self.model, self.shapes, self._edit = model, shapes, edit
         self.operators = Operators(model)
         self._bits = mask_inputs(model)
         self._made: dict[Any, ir.Value] = {}

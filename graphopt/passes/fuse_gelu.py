@@ -26,7 +26,6 @@ from graphopt.rewrite import (
 
 __all__ = ["FuseGelu"]
 
-_HALF: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # x (1 + f) / 2
 _STEPS_TO_RESULT = 4
 _STEPS_TO_INPUT = 6
 _MOST_READERS = 4
@@ -37,14 +36,26 @@ _ARGUMENTS: dict[str, Polynomial] = {
     "Erf": {(1,): 1 / math.sqrt(2)},
     "Tanh": {(1,): math.sqrt(2 / math.pi), (3,): math.sqrt(2 / math.pi) * 0.044715},
 }
+_HALF: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # x (1 + f) / 2
+_PRODUCT: Polynomial = {(1, 1): 1.0}  # x f
 
 
 class _Gelu(NamedTuple):
-    """A place: what it reads, what it computes, and the function in the middle."""
+    """A place: what it reads, what it computes, and the function in the middle.
+
+    Attributes:
+        alpha: The factor before the argument of a Sigmoid.
+    """
 
     source: ir.Value
     result: ir.Value
     function: ir.Node
+    alpha: float = 1.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the function is a Sigmoid."""
+        return self.function.op_type == "Sigmoid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +65,12 @@ class FuseGelu(Pass):
     What it does
         Around each Erf and Tanh, multiplies out what is computed of one value: where it comes to
         `x (1 + erf(x / sqrt 2)) / 2` or `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, in
-        any order and with the constants in any place, one Gelu takes its place. Functions of the
-        model are left alone.
+        any order and with the constants in any place, one Gelu takes its place. With `domain` at
+        `contrib`, `x sigmoid(a x)` becomes QuickGelu. Functions of the model are left alone.
 
     When it refuses
-        `opset-too-low`    the opset has no Gelu (before 20), and `domain` is not `contrib`.
+        `opset-too-low`    the opset has no Gelu (before 20) or, in any, no QuickGelu, and `domain`
+                           is not `contrib`.
         `element-type`     the elements are not float, which is what kernels exist for.
         `read-elsewhere`   what is computed on the way is read by others too.
 
@@ -108,7 +120,7 @@ class FuseGelu(Pass):
 
     def _refusal(self, found: _Gelu, operators: Operators, facts: Facts) -> str | None:
         version = operators.version(found.function) or 1
-        if version < _STANDARD_SINCE and self.domain == "standard":
+        if self.domain == "standard" and (version < _STANDARD_SINCE or found.is_quick):
             return "opset-too-low"
         if not is_supported_type(found.result, facts.shapes, facts.target):
             return "element-type"
@@ -116,17 +128,21 @@ class FuseGelu(Pass):
 
     def _fuse(self, found: _Gelu, operators: Operators, edit: Editor) -> None:
         version = operators.version(found.function) or 1
-        is_exact = found.function.op_type == "Erf"
         root = found.result.producer()
         assert root is not None
         with edit.rewrite(root, because=f"Gelu around {found.function.op_type}") as change:
-            if version >= _STANDARD_SINCE:
+            is_exact = found.function.op_type == "Erf"
+            attributes: dict[str, str | float] = {}
+            if found.is_quick:
+                kind, domain, attributes = "QuickGelu", CONTRIB_DOMAIN, {"alpha": found.alpha}
+            elif version >= _STANDARD_SINCE:
+                kind, domain = "Gelu", ""
                 attributes = {"approximate": "none" if is_exact else "tanh"}
-                fused = change.node("Gelu", [found.source], attributes=attributes)
             else:
+                kind, domain = "Gelu" if is_exact else "FastGelu", CONTRIB_DOMAIN
+            if domain:
                 import_contrib(edit.model, change)
-                kind = "Gelu" if is_exact else "FastGelu"
-                fused = change.node(kind, [found.source], domain=CONTRIB_DOMAIN)
+            fused = change.node(kind, [found.source], attributes=attributes, domain=domain)
             change.replace(found.result, fused)
             for node in _replaced(found, operators):
                 change.remove(node)
@@ -140,15 +156,29 @@ def _replaced(found: _Gelu, operators: Operators) -> list[ir.Node]:
 
 def _find(node: ir.Node) -> _Gelu | None:
     """Return the Gelu that ``node`` is the function of."""
-    expected = _ARGUMENTS.get(node.op_type) if not node.domain else None
-    argument = node.inputs[0] if expected is not None else None
-    if expected is None or argument is None:
+    argument = node.inputs[0] if node.inputs and not node.domain else None
+    if argument is None:
         return None
-    for source in _sources(argument):
-        if is_close(polynomial_of(argument, [source]), expected):
-            result = _result(source, node.outputs[0])
+    if node.op_type == "Sigmoid":
+        return _find_quick(node, argument)
+    expected = _ARGUMENTS.get(node.op_type)
+    for source in _sources(argument) if expected is not None else ():
+        if expected is not None and is_close(polynomial_of(argument, [source]), expected):
+            result = _result(source, node.outputs[0], _HALF)
             if result is not None:
                 return _Gelu(source, result, node)
+    return None
+
+
+def _find_quick(node: ir.Node, argument: ir.Value) -> _Gelu | None:
+    """Return `x sigmoid(a x)` around ``node``."""
+    producer = argument.producer()
+    inner = producer.inputs if producer is not None and producer.op_type in _ARITHMETIC else ()
+    for source in (argument, *(value for value in inner if value is not None)):
+        polynomial = polynomial_of(argument, [source])
+        result = _result(source, node.outputs[0], _PRODUCT)
+        if polynomial is not None and list(polynomial) == [(1,)] and result is not None:
+            return _Gelu(source, result, node, polynomial[1,])
     return None
 
 
@@ -162,13 +192,13 @@ def _sources(argument: ir.Value) -> Iterator[ir.Value]:
         layer = list(dict.fromkeys(value for value in inputs if value is not None))
 
 
-def _result(source: ir.Value, function: ir.Value) -> ir.Value | None:
-    """Return the value that is `source (1 + function) / 2`, downwards from ``function``."""
+def _result(source: ir.Value, function: ir.Value, wanted: Polynomial) -> ir.Value | None:
+    """Return the value that is ``wanted`` of the two, downwards from ``function``."""
     layer = [function]
     for _ in range(_STEPS_TO_RESULT):
         users = {user: None for value in layer for user, _ in value.uses()}
         layer = [user.outputs[0] for user in users if user.op_type in _ARITHMETIC]
         for value in layer[:_MOST_READERS]:
-            if is_close(polynomial_of(value, [source, function]), _HALF):
+            if is_close(polynomial_of(value, [source, function]), wanted):
                 return value
     return None

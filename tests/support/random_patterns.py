@@ -44,6 +44,14 @@ def gelu(scope):
     return _apply(scope, "Mul", whole, _number(scope, 0.5))
 
 
+def quick_gelu(scope):
+    """A value times the Sigmoid of it, or of a multiple of it."""
+    if (x := scope.pick(FLOAT)) is None:
+        return None
+    inner = _apply(scope, "Mul", x, _number(scope, 1.702)) if _coin(scope) else x
+    return _apply(scope, "Mul", x, scope.node("Sigmoid", [inner], FLOAT, x.dims))
+
+
 def _half_plus(scope, middle):
     return _apply(
         scope, "Add", _apply(scope, "Mul", middle, _number(scope, 0.5)), _number(scope, 0.5)
@@ -216,7 +224,7 @@ PATTERNS = {
     "fuse-attention": (attention,),
     "fuse-bias-gelu": (bias_gelu, gelu),
     "fuse-embedding-normalization": (embedding,),
-    "fuse-gelu": (gelu,),
+    "fuse-gelu": (gelu, quick_gelu),
     "fuse-layer-normalization": (layer_normalization, rms_normalization),
     "fuse-skip-normalization": (skip_normalization,),
 }
