@@ -22,6 +22,9 @@ from graphopt.verification import Comparison, compare_models
 __all__ = ["Measured", "measure"]
 
 REFERENCE = SessionOptions(optimization="disabled")
+NEGLIGIBLE_BYTES = 1024
+NEGLIGIBLE_GROWTH = 0.001
+"""A file that is larger by no more than either counts as one of the same size."""
 NOT_REQUESTED = GateMeasurement(None, "not-requested")
 
 
@@ -123,7 +126,7 @@ def _timed(bench: Workbench, measured: Measured) -> Measured:
 def _judged(bench: Workbench, measured: Measured) -> Measured:
     values = _error_values(measured) | {
         "max_metric_drop": _metric_drop(bench, measured),
-        "max_size_ratio": measured.size_ratio,
+        "max_size_ratio": _size_ratio(measured),
         "max_latency_ratio": _latency_ratio(measured),
         "max_peak_memory_ratio": _memory_ratio(measured),
         "max_partitions": NOT_REQUESTED,
@@ -154,6 +157,16 @@ def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | floa
     if bench.metric is None or bench.metric_before is None or measured.metric is None:
         return NOT_REQUESTED
     return bench.metric.drop(bench.metric_before, measured.metric)
+
+
+def _size_ratio(measured: Measured) -> GateMeasurement:
+    """Return the size; names of nodes and the recipe, which are added, do not make it larger."""
+    ratio, size = measured.size_ratio, measured.built.size_bytes
+    growth = size - round(size / ratio)
+    if 0 < growth <= max(NEGLIGIBLE_BYTES, NEGLIGIBLE_GROWTH * size):
+        reason = f"{growth} bytes more are as good as none"
+        return GateMeasurement(ratio, judged_as=1.0, reason=reason)
+    return GateMeasurement(ratio)
 
 
 def _latency_ratio(measured: Measured) -> GateMeasurement:

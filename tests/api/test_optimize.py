@@ -232,3 +232,19 @@ def test_what_depends_on_random_numbers_alone_is_only_left_as_it_is(tmp_path):
     assert (result.report.chosen, result.exit_code) == (None, 1)
     assert "nothing to compare" in result.report.candidates[0].reason
     assert any("depend on random numbers" in note for note in result.report.notes)
+
+
+def test_names_and_a_recipe_do_not_make_a_small_model_larger(tmp_path):
+    graph = "g (float[4, 4] x) => (float[4, 4] y) { a = Relu(x) b = Relu(x) y = Add(a, b) }"
+    path = saved(tmp_path, graph)
+    result = graphopt.optimize(path, output=tmp_path / "b", latency_budget_s=None)
+    (size,) = (gate for gate in result.report.gates if gate.name == "max_size_ratio")
+    assert (result.exit_code, result.report.chosen) == (0, "float")
+    assert size.passed
+    growth = (tmp_path / "b" / "model.onnx").stat().st_size - path.stat().st_size
+    assert growth > 0
+    assert size.value == (path.stat().st_size + growth) / path.stat().st_size
+    assert f"{growth} bytes" in size.reason
+    limit = {"max_size_ratio": 0.999}
+    result = graphopt.optimize(path, gates=limit, latency_budget_s=None)
+    assert (result.exit_code, result.gates_met) == (1, False)
