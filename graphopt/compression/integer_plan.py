@@ -147,7 +147,8 @@ class _Planner:
             needed.append(self._result(node)[0])
         for value in needed:
             if value in self._without_range:
-                return LayerRefused("range-unknown", f"no finite range of `{value.name}`")
+                why = f"`{value.name}` has no finite range, or was 0 in every sample"
+                return LayerRefused("range-unknown", why)
         return layer
 
     def _result(self, node: ir.Node) -> tuple[ir.Value, ir.Node | None]:

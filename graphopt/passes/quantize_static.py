@@ -59,7 +59,8 @@ class QuantizeStatic(Pass):
         result somebody reads as float, keep a float result.
 
     When it refuses
-        `range-unknown`        there is no finite range of a value that the layer reads or computes.
+        `range-unknown`        a value that the layer reads or computes has no finite range, or was
+                               0 in every sample.
         `weight-not-constant`  the layer has no constant weight.
         `weight-overridable`   the weight is also an input of the model.
         `already-quantized`    the weight comes from integers.
@@ -153,7 +154,7 @@ class QuantizeStatic(Pass):
             missing = {
                 carried.like
                 for carried in plan.carried
-                if not _is_finite(ranges.get(carried.like.name or ""))
+                if not _is_known(ranges.get(carried.like.name or ""))
             }
             if not missing:
                 return plan
@@ -169,8 +170,11 @@ def _obstacle(model: ir.Model) -> str | None:
     return None if found is None else f"the model imports opset {opset}: {found}"
 
 
-def _is_finite(found: ValueRange | None) -> bool:
-    return found is not None and bool(np.isfinite([found.minimum, found.maximum]).all())
+def _is_known(found: ValueRange | None) -> bool:
+    if found is None or not np.isfinite([found.minimum, found.maximum]).all():
+        return False
+    # What was 0 in every sample has no scale: any other value that it takes later would be lost.
+    return (found.minimum, found.maximum) != (0.0, 0.0)
 
 
 def _refuse_layers(model: ir.Model, edit: Editor, slug: str, why: str) -> None:

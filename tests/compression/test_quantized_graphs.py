@@ -188,3 +188,15 @@ def test_table_tied_to_the_output_layer_never_becomes_float(tmp_path):
     proto = onnx.load(tmp_path / "optimized.onnx")
     floats = [w for w in proto.graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
     assert max(np.prod(weight.dims) for weight in floats) <= 40
+
+
+def test_what_was_zero_in_every_sample_stays_in_float():
+    model = with_weights(
+        "(float[2,4] x) => (float[2,4] y) <WEIGHTS> { y = MatMul(x, w) }", w=(4, 4)
+    )
+    before, pass_, journal = model_bytes(model), QuantizeStatic(), Journal()
+    zeros = measured(pass_, model, {"x": np.zeros((2, 4), np.float32)})
+    assert zeros
+    pass_.run(model, Editor(model, pass_name=pass_.name, journal=journal), Facts(ranges=zeros))
+    assert [refusal.slug for refusal in journal.refusals] == ["range-unknown"]
+    assert model_bytes(model) == before
