@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx
 
+LARGE_TENSOR_BYTES = 1024
+
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node: main graph, subgraphs, and the body of each function once."""
@@ -55,3 +57,16 @@ def describe(path: Path) -> dict[str, Any]:
         "operators": dict(operators.most_common()),
         "bytes": sum(file.stat().st_size for file in files if file.exists()),
     }
+
+
+def write_structure(path: Path, out: Path) -> None:
+    """Write a model without the values of its large initializers, to look at."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() > LARGE_TENSOR_BYTES:
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
+                tensor.ClearField(field)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="left-out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, out)

@@ -25,7 +25,7 @@ from typing import Any
 
 from cases import PEERS, peer_options
 from feeds import Feed, make_feeds
-from graphs import describe
+from graphs import describe, write_structure
 from judge import Judge
 from measured import run_measured
 from table import EXACT, FUSED, report
@@ -84,13 +84,15 @@ def latency(original: Path, candidate: Path, feed: Feed, budget_s: float) -> Rec
 def try_tool(tool: str, model: Path, judge: Judge, arguments: argparse.Namespace) -> Record:
     """Run one tool on one model and say what came of it."""
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
-        folder = Path(arguments.keep or work) / f"{model.parent.name}.{tool.replace(':', '_')}"
-        out = folder / "model.onnx"
+        out = Path(work) / "out" / "model.onnx"
         result = run_tool(tool, model, out, arguments)
         if result["status"] == "done":
             result |= {**describe(out), **judge.verdict(out)}
             if arguments.latency and result["verifies"]:
                 result["latency"] = latency(model, out, judge.feeds[0], arguments.budget)
+            if arguments.keep:
+                name = f"{model.parent.name}.{tool.replace(':', '_')}.onnx"
+                write_structure(out, arguments.keep / name)
     return result
 
 
@@ -136,7 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=12_000.0, help="MB per tool")
     parser.add_argument("--latency", action="store_true", help="time each output, too")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds per latency")
-    parser.add_argument("--keep", help="folder that keeps the outputs")
+    parser.add_argument("--keep", type=Path, help="folder for the outputs without weights")
     parser.add_argument("--work", help="folder for temporary outputs")
     return parser.parse_args()
 
