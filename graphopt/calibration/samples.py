@@ -26,6 +26,8 @@ __all__ = ["LABELS", "SampleSource", "Samples", "load_samples"]
 LABELS = "__labels__"
 """The key under which a sample holds its labels."""
 
+_LISTING = "`graphopt inspect MODEL` lists the names, types and shapes of the inputs"
+
 SampleSource: TypeAlias = str | Path | Callable[[], Iterable[RawSample]] | Iterable[RawSample]
 """A file, a folder, ``module:function``, a function, or feeds."""
 
@@ -158,7 +160,10 @@ class Samples:
                 _check_array(feed[spec.name], spec, where)
         if not count:
             raise CalibrationDataError(
-                "there are no samples", where=f"`{self.source}`", why="expected at least one feed"
+                "there are no samples",
+                where=f"`{self.source}`",
+                why="expected at least one feed",
+                hint="give some: one feed is `{input_name: array}`",
             )
 
     def _labelled(self) -> Iterator[tuple[Feed, npt.NDArray[Any] | None]]:
@@ -200,7 +205,7 @@ def _check_names(feed: Feed, expected: Sequence[str], where: str) -> None:
                 f"samples have an unknown input `{name}`",
                 where=where,
                 why="the model's inputs are " + ", ".join(f"`{known}`" for known in expected),
-                hint=f"did you mean `{near[0]}`?" if near else None,
+                hint=f"did you mean `{near[0]}`?" if near else _LISTING,
             )
     for name in expected:
         if name not in feed:
@@ -208,6 +213,7 @@ def _check_names(feed: Feed, expected: Sequence[str], where: str) -> None:
                 f"samples lack input `{name}`",
                 where=where,
                 why="found " + (", ".join(f"`{known}`" for known in feed) or "no arrays"),
+                hint=_LISTING,
             )
 
 
@@ -229,12 +235,14 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
             f"samples for `{spec.name}` have the wrong shape",
             where=where,
             why=f"expected ({shape}), found {array.shape}",
+            hint=_LISTING,
         )
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise CalibrationDataError(
             f"samples for `{spec.name}` hold NaN or infinity",
             where=where,
             why=f"{np.count_nonzero(~np.isfinite(array))} of {array.size} elements are not finite",
+            hint=f"find them with `numpy.argwhere(~numpy.isfinite(samples['{spec.name}']))`",
         )
 
 
