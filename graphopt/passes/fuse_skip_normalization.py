@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -12,8 +12,14 @@ from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib, is_support
 from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.operands import operand
 from graphopt.analysis.orphans import orphans
+from graphopt.analysis.residual_sums import (
+    ResidualSum,
+    find_residual_sum,
+    fits_kernel,
+    with_bias,
+)
 from graphopt.analysis.symbolic_table import SymbolicTable
-from graphopt.ir import constant_tensor, graphs
+from graphopt.ir import graphs
 from graphopt.rewrite import (
     Contract,
     Editor,
@@ -26,7 +32,6 @@ from graphopt.rewrite import (
 
 __all__ = ["FuseSkipNormalization"]
 
-_RANKS = (2, 3)
 _SUM_OUTPUT = 3
 _DEFAULT_EPSILON = 1e-5
 _KINDS = {
@@ -34,15 +39,6 @@ _KINDS = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
     "SimplifiedLayerNormalization": "SkipSimplifiedLayerNormalization",
 }
-
-
-class _Sum(NamedTuple):
-    """``left + right + bias``, as ``node`` adds them up."""
-
-    node: ir.Node
-    left: ir.Value
-    right: ir.Value
-    bias: ir.Value | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,35 +91,25 @@ class FuseSkipNormalization(Pass):
             if operators.is_in_function(graph):
                 continue
             for node in [node for node in graph if node.op_type in _KINDS and not node.domain]:
-                total = _sum_before(node)
+                total = find_residual_sum(operand(node, 0), graph)
                 if total is None:
                     continue
                 slug = _refusal(node, total, shapes, facts.target)
                 if slug is not None:
                     edit.refuse(node, slug)
                 else:
-                    _fuse(node, _with_bias(total, shapes), operators, shapes, edit)
+                    _fuse(node, with_bias(total, shapes), operators, shapes, edit)
 
 
-def _sum_before(node: ir.Node) -> _Sum | None:
-    value = operand(node, 0)
-    add = value.producer() if value is not None else None
-    if add is None or add.op_type != "Add" or add.domain or add.graph is not node.graph:
-        return None
-    left, right = add.inputs
-    if left is None or right is None or any(constant_tensor(v) is not None for v in (left, right)):
-        return None
-    return _Sum(add, left, right, None)
-
-
-def _refusal(node: ir.Node, total: _Sum, shapes: GrowingShapes, target: TargetFacts) -> str | None:
-    left, right = shapes.of(total.left), shapes.of(total.right)
-    dims = left.dims if left is not None else None
-    if dims is None or right is None or right.dims != dims or len(dims) not in _RANKS:
+def _refusal(
+    node: ir.Node, total: ResidualSum, shapes: GrowingShapes, target: TargetFacts
+) -> str | None:
+    known = shapes.of(total.left)
+    if known is None or known.dims is None or not fits_kernel(total, shapes):
         return "skip-shape"
     if not is_supported_type(total.left, shapes, target):
         return "element-type"
-    if node.attributes.get_int("axis", -1) not in (-1, len(dims) - 1):
+    if node.attributes.get_int("axis", -1) not in (-1, len(known.dims) - 1):
         return "other-axis"
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return "statistics-read"
@@ -132,30 +118,8 @@ def _refusal(node: ir.Node, total: _Sum, shapes: GrowingShapes, target: TargetFa
     return None
 
 
-def _with_bias(total: _Sum, shapes: GrowingShapes) -> _Sum:
-    """Take in the constant vector that one side is a sum with, where nobody else reads that."""
-    for side, other in ((total.left, total.right), (total.right, total.left)):
-        add = side.producer()
-        if add is None or add.op_type != "Add" or add.domain or len(side.uses()) > 1:
-            continue
-        if side.is_graph_output():
-            continue
-        known = shapes.of(side)
-        assert known is not None
-        assert known.dims is not None  # `_refusal` sees to it
-        for index in (0, 1):
-            bias, source = add.inputs[index], add.inputs[1 - index]
-            inner, vector = shapes.of(source), shapes.of(bias)
-            is_bias = bias is not None and bias.producer() is None and constant_tensor(bias)
-            if source is None or inner is None or vector is None or not is_bias:
-                continue
-            if inner.dims == known.dims and vector.dims == known.dims[-1:]:
-                return _Sum(total.node, source, other, bias)
-    return total
-
-
 def _fuse(
-    node: ir.Node, total: _Sum, operators: Operators, shapes: GrowingShapes, edit: Editor
+    node: ir.Node, total: ResidualSum, operators: Operators, shapes: GrowingShapes, edit: Editor
 ) -> None:
     kind, added = _KINDS[node.op_type], total.node.outputs[0]
     is_layer = node.op_type == "LayerNormalization"

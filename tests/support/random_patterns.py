@@ -135,6 +135,22 @@ def skip_normalization(scope):
     return total
 
 
+def _stored(scope, dims):
+    """A value that does not depend on inputs, which is no constant to those who look for one."""
+    values = np.random.default_rng(0).normal(size=dims).astype(np.float32)
+    return scope.node("Relu", [scope.weight(values)], FLOAT, dims)
+
+
+def residual_rms(scope):
+    """A residual sum and the root-mean-square normalization of it."""
+    where = lambda v: len(v.dims) in (2, 3) and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 4))
+    y = scope.pick(FLOAT, where=lambda v: v.dims == x.dims)
+    x = _over_root(scope, _apply(scope, "Add", x, y))
+    scale = scope.weight(np.linspace(0.5, 2, x.dims[-1], dtype=np.float32))
+    return _apply(scope, "Mul", x, scale) if _coin(scope) else x
+
+
 _ENDS = ((0.5, 2), (-1, 1))
 
 
@@ -180,9 +196,11 @@ def _table(scope, rows, width):
 
 def attention(scope):
     """Attention of one value over itself, in one or two heads."""
-    where = lambda v: len(v.dims) == 3 and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
-    if (x := scope.pick(FLOAT, where=where)) is None:
-        return None
+    where = lambda v: len(v.dims) in (2, 3) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3, 4))
+    if len(x.dims) == 2:
+        axis = scope.weight(np.array([1]))
+        x = scope.node("Unsqueeze", [x, axis], FLOAT, (x.dims[0], 1, x.dims[1]))
     count, size = scope.draw(st.sampled_from([(1, 2), (2, 2), (2, 1)]))
     width = count * size
     query, key, value = (_projected(scope, x, width, seed) for seed in range(3))
@@ -226,6 +244,7 @@ PATTERNS = {
     "fuse-embedding-normalization": (embedding,),
     "fuse-gelu": (gelu, quick_gelu),
     "fuse-layer-normalization": (layer_normalization, rms_normalization),
+    "fuse-rms-normalization": (residual_rms, layer_normalization),
     "fuse-skip-normalization": (skip_normalization,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
