@@ -223,13 +223,14 @@ def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
     total: Integer = 0
     for part in given:
         total = total + part[axis]
-    others = zip(*given, strict=True)
-    return [
-        tuple(
-            total if place == axis else next((d for d in dims if isinstance(d, int)), dims[0])
-            for place, dims in enumerate(others)
-        )
+    # An empty part is skipped by the runtime, whatever its other dimensions.
+    sizes = [
+        dims[0]
+        if all(dim == dims[0] for dim in dims)
+        else known.symbols.of(("dim", node.outputs[0], place), is_size=True)
+        for place, dims in enumerate(zip(*given, strict=True))
     ]
+    return [(*sizes[:axis], total, *sizes[axis + 1 :])]
 
 
 def _split(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -366,8 +367,8 @@ def _without_axes(data: _Dims, axes: Sequence[int], *, keep: int) -> _Dims:
 
 def _non_zero(node: ir.Node, known: SymbolicShapes) -> _Found:
     rank = known.rank(operand(node, 0))
-    if rank is None:
-        return None
+    if not rank:
+        return None  # the runtime makes a vector of a scalar
     return [(rank, known.symbols.of(("dim", node.outputs[0], 1), is_size=True))]
 
 

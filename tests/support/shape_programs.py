@@ -267,6 +267,7 @@ class Program:
         self.tensor(self.node("Transpose", [x], perm=order), shape)
 
     def join(self):
+        """One tensor twice: of empty ones that do not fit the runtime makes uninitialized memory."""
         x = self.pick(self.tensors)
         if shape := list(self.tensors[x]):
             axis = self.integer(0, len(shape) - 1)
