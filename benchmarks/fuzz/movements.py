@@ -16,7 +16,7 @@ def transpose(scope):
 
 def reshape(scope):
     world = scope.world
-    x = scope.pick(where=lambda v: v.is_tensor)
+    x = scope.pick(where=lambda v: v.rank >= 0)
     if x is None:
         return None
     dims = list(x.dims)
@@ -75,7 +75,7 @@ def squeeze(scope):
 
 
 def flatten(scope):
-    x = scope.pick(where=lambda v: v.is_tensor)
+    x = scope.pick(where=lambda v: v.rank >= 0)
     return x and scope.node("Flatten", [x], axis=int(scope.world.rng.integers(-x.rank, x.rank + 1)))
 
 
@@ -92,7 +92,7 @@ def expand(scope):
 
 
 def tile(scope):
-    x = scope.pick(where=lambda v: v.is_tensor)
+    x = scope.pick(where=lambda v: v.rank >= 0)
     return x and scope.node(
         "Tile", [x, ints(scope, [scope.world.choose([1, 1, 1, 2]) for _ in x.dims])]
     )

@@ -82,13 +82,14 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """Number of dimensions; -1 for what is no tensor."""
-        return self.held[0].ndim if self.is_tensor else -1
+        """Number of dimensions; -1 for what is no tensor, or has more of them for one set."""
+        ranks = {held.ndim for held in self.held} if self.is_tensor else {-1}
+        return ranks.pop() if len(ranks) == 1 else -1
 
     @property
     def dims(self) -> tuple[int, ...]:
         """Sizes for the first set of inputs."""
-        return self.held[0].shape if self.is_tensor else ()
+        return self.held[0].shape if self.rank >= 0 else ()
 
 
 @dataclass
