@@ -238,6 +238,32 @@ HAZARDS = {
         { q = QuantizeLinear(w, s, zp) d = DequantizeLinear(q, s, zp) z = Add(x, d) }""",
         "QuantizeLinear DequantizeLinear Add",
     ),
+    # -- what shape inference and the runtime understand in different ways
+    "negative axes before opset 11": (
+        """<ir_version: 4, opset_import: ["" : 9]> g (float[2,1] x) => (float[?,?,?] z, int64[?] s)
+        { y = Squeeze<axes = [-1]>(x) z = Unsqueeze<axes = [-1]>(x) s = Shape(y) }""",
+        "Unsqueeze",
+    ),
+    "a Slice backwards to the end": (
+        """(float[4] x) => (float[M] z, int64[1] s)
+        <int64[1] b = {0}, int64[1] e = {2147483647}, int64[1] a = {0}, int64[1] k = {-1}>
+        { z = Slice(x, b, e, a, k) s = Shape(z) }""",
+        "Slice Shape",
+    ),
+    "a slope that broadcasts both ways": (
+        """(float[1,3] x, float[2,1] k) => (float[?,?] z, int64[2] s) { z = PRelu(x, k) s = Shape(z) }""",
+        "PRelu",
+    ),
+    "where in a scalar": (
+        """(float x) => (int64[?,?] z, int64[2] s) { z = NonZero(x) s = Shape(z) }""",
+        "NonZero Shape",
+    ),
+    "an If that returns a scalar or what a caller shapes": (
+        """(bool c, float s, float[2] x, int64[K] t) => (float[?] z, int64[?] d) <int64[1] o = {-1}> { w = If(c) <
+        then_branch = t () => (float p) { p = Neg(s) },
+        else_branch = e () => (float[?] q) { q = Reshape(x, o) }> z = Reshape(w, o) d = Shape(w) }""",
+        "If Neg Shape",
+    ),
     # -- functions
     "weights in a branch in a function": (
         LOCAL
