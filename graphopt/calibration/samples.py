@@ -18,7 +18,7 @@ from graphopt.calibration.sample_files import (
     read_sample_file,
     sampling_function,
 )
-from graphopt.errors import CalibrationDataError
+from graphopt.errors import CalibrationDataError, UnsupportedModelError
 from graphopt.runtime import TensorSpec
 
 __all__ = ["LABELS", "SampleSource", "Samples", "load_samples"]
@@ -151,6 +151,7 @@ class Samples:
         Raises:
             CalibrationDataError: There is no sample; or one has a wrong name, type or shape, or
                 holds NaN or infinity; the first fault is named.
+            UnsupportedModelError: An input is a sequence or optional.
         """
         count = 0
         for count, feed in enumerate(self, start=1):
@@ -178,7 +179,7 @@ class Samples:
 
     def _named(self, raw: RawSample) -> Feed:
         if hasattr(raw, "items"):
-            return {str(name): np.asarray(value) for name, value in raw.items()}
+            return {str(name): self._array(str(name), value) for name, value in raw.items()}
         if self._only_input is None:
             raise CalibrationDataError(
                 "a sample does not say which input it is for",
@@ -186,7 +187,18 @@ class Samples:
                 why=f"found a bare `{type(raw).__name__}`, and the model has several inputs",
                 hint="give arrays by input name: `numpy.savez(path, **{input_name: array})`",
             )
-        return {self._only_input: np.asarray(raw)}
+        return {self._only_input: self._array(self._only_input, raw)}
+
+    def _array(self, name: str, value: object) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise CalibrationDataError(
+                f"samples for `{name}` are not arrays",
+                where=f"`{self.source}`",
+                why=str(error),
+                hint="give one array for each input",
+            ) from error
 
 
 def _has_rows(feed: Feed, labels: npt.NDArray[Any]) -> bool:
@@ -218,8 +230,13 @@ def _check_names(feed: Feed, expected: Sequence[str], where: str) -> None:
 
 
 def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
-    if "(" in spec.dtype:  # a sequence or optional, which no file can hold
-        return
+    if "(" in spec.dtype:
+        raise UnsupportedModelError(
+            "samples cannot be given for this type",
+            where=f"input `{spec.name}`",
+            why=f"its type is {spec.dtype}, and samples are arrays",
+            hint="let the model make the sequence itself, from inputs that are tensors",
+        )
     expected = spec.numpy_dtype
     is_text = array.dtype.kind in "OSU"
     if (is_text and expected.kind != "O") or (not is_text and array.dtype != expected):

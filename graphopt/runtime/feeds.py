@@ -114,7 +114,7 @@ class FeedPlan:
                 "no input can be generated for this type",
                 where=f"input `{spec.name}`",
                 why=f"its type is {spec.dtype}",
-                hint="give samples of real inputs",
+                hint="let the model make the sequence itself, from inputs that are tensors",
             )
         _refuse_what_is_too_large(spec, shape)
         drawn = self._drawn(spec, shape, rng)

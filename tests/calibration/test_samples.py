@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.calibration import LABELS, load_samples
-from graphopt.errors import CalibrationDataError
+from graphopt.errors import CalibrationDataError, UnsupportedModelError
 from graphopt.runtime import TensorSpec
 
 IDS = TensorSpec("ids", "int64", ("batch", "sequence"))
@@ -201,3 +201,11 @@ def test_source_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert "found none" in failure(load_samples, tmp_path).why
     assert "neither a file, nor a module" in failure(load_samples, "no_such_module:feeds").why
     assert "has no function `nothing`" in failure(load_samples, "json:nothing").why
+
+
+def test_sequences_are_refused_and_not_stacked():
+    parts = [np.zeros((2, 3), np.float32), np.zeros((1, 3), np.float32)]
+    assert "are not arrays" in failure(list, load_samples([{"x": parts}])).message
+    samples = load_samples([{"x": parts[:1]}])
+    with pytest.raises(UnsupportedModelError, match="`x`"):
+        samples.check([TensorSpec("x", "sequence(float32)", ())])
