@@ -16,7 +16,7 @@ def choose(candidates: Iterable[Measured]) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
-    are within 5 % of each other, or nothing was timed, the smallest of them does. Order in the
+    are within 5 % of each other, or nothing was timed without noise, the smallest of them does. Order in the
     target decides what is left.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
@@ -29,4 +29,6 @@ def choose(candidates: Iterable[Measured]) -> Measured | None:
 
 
 def _latency_ratio(candidate: Measured) -> float:
-    return 1.0 if candidate.latency is None else candidate.latency.ratio
+    """Return the ratio that is known; that of an untimed or noisily timed candidate is not."""
+    latency = candidate.latency
+    return 1.0 if latency is None or latency.verdict == "too-noisy" else latency.ratio

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from graphopt.search import choose
 
 
-def candidate(name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True):
-    latency = None if ratio is None else SimpleNamespace(ratio=ratio)
+def candidate(name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True, verdict="faster"):
+    latency = None if ratio is None else SimpleNamespace(ratio=ratio, verdict=verdict)
     return SimpleNamespace(
         name=name,
         latency=latency,
@@ -44,3 +44,9 @@ def test_among_equally_fast_ones_the_smallest_wins():
 
 def test_without_timing_the_smallest_wins():
     assert chosen(candidate("large", size=0.9), candidate("small", size=0.3)) == "small"
+
+
+def test_a_ratio_that_is_mostly_noise_wins_nothing():
+    noisy = candidate("noisy", 0.2, verdict="too-noisy")
+    assert chosen(noisy, candidate("sure", 0.5)) == "sure"
+    assert chosen(noisy, candidate("small", 0.99, 0.3, verdict="same")) == "small"
