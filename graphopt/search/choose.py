@@ -16,8 +16,8 @@ def choose(candidates: Iterable[Measured]) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
-    are within 5 % of each other, or nothing was timed without noise, the smallest of them does. Order in the
-    target decides what is left.
+    are within 5 % of each other, or nothing was timed without noise, the smallest of them does.
+    Order in the target decides what is left.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
     pool = [candidate for candidate in correct if candidate.meets_gates] or correct
