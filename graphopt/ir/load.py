@@ -14,13 +14,12 @@ import onnx_ir as ir
 
 from graphopt.errors import InvalidModelError, ModelLoadError, UnsupportedModelError
 from graphopt.ir.external import resolve_external_data
+from graphopt.ir.forms import ONNX_TEXT_SUFFIXES, TEXTPROTO_SUFFIXES
 from graphopt.ir.normalise import normalise
 
 __all__ = ["PROTOBUF_LIMIT_BYTES", "load"]
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-_TEXT_SUFFIXES = frozenset({".textproto", ".pbtxt", ".prototxt"})
-_ONNX_TEXT_SUFFIXES = frozenset({".onnxtxt", ".onnxtext"})
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
@@ -76,9 +75,9 @@ def _read(file: Path) -> bytes:
 def _parse(file: Path, data: bytes) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
-        if file.suffix in _ONNX_TEXT_SUFFIXES:
+        if file.suffix in ONNX_TEXT_SUFFIXES:
             return onnx.parser.parse_model(data.decode())
-        if file.suffix in _TEXT_SUFFIXES:
+        if file.suffix in TEXTPROTO_SUFFIXES:
             google.protobuf.text_format.Parse(data.decode(), proto)
         else:
             proto.ParseFromString(data)
