@@ -53,7 +53,8 @@ def save(
         The files written, the ``.onnx`` file first.
 
     Raises:
-        OutputError: The folder is missing or cannot be written, or the disk is full.
+        OutputError: The folder is missing or cannot be written, the disk is full, or the name of
+            the data file leads out of the folder.
     """
     file = Path(path).absolute()
     structure = take_structure(model)
@@ -64,6 +65,11 @@ def save(
             stream.write(_inline(structure))
         return (file,)
     name = external_data if isinstance(external_data, str) else None
+    if name is not None and (Path(name).name != name or name in ("", "..", file.name)):
+        raise OutputError(
+            f"external data cannot be written to `{name}`",
+            why=f"expected the name of another file in the folder of `{file.name}`",
+        )
     return _save_external(structure, file, name, alignment)
 
 

@@ -210,6 +210,16 @@ def test_a_folder_that_is_missing_or_closed_gives_one_clear_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["../m.data", "/m.data", "sub/m.data", "m.onnx", "..", ""])
+def test_external_data_stays_in_the_folder_of_the_model(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OutputError, match="cannot be written to"):
+        gir.save(model_with_weights(), folder / "m.onnx", external_data=name)
+    assert not list(folder.iterdir())
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_text("old")
