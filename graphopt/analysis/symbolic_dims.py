@@ -17,13 +17,6 @@ from graphopt.analysis.operands import (
     operand,
     transpose_permutation,
 )
-from graphopt.analysis.symbolic_elements import (
-    axes_of,
-    items_of,
-    limit_of,
-    slice_operands,
-    smallest,
-)
 from graphopt.analysis.symbolic_expressions import (
     Integer,
     divide,
@@ -32,6 +25,8 @@ from graphopt.analysis.symbolic_expressions import (
     product,
     vanishes_with,
 )
+from graphopt.analysis.symbolic_numbers import limit_of, sliced
+from graphopt.analysis.symbolic_operands import axes_of, items_of, slice_operands
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
@@ -41,7 +36,6 @@ __all__ = ["DIMS", "broadcast"]
 _Dims = tuple[Integer, ...]
 _Found = Sequence[_Dims | None] | None
 _Rule = Callable[[ir.Node, "SymbolicShapes"], _Found]
-_TO_THE_END = 2**31 - 1
 
 
 def _first(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -272,43 +266,8 @@ def _slice(node: ir.Node, known: SymbolicShapes) -> _Found:
     for start, end, axis, step in bounds:
         if not -len(data) <= axis < len(data):
             return None
-        dims[axis] = _sliced(known, data[axis], (start, end, step))
+        dims[axis] = sliced(known.symbols, data[axis], (start, end, step))
     return [tuple(dims)]
-
-
-def _sliced(
-    known: SymbolicShapes, size: Integer, bounds: tuple[Integer, Integer, Integer]
-) -> Integer:
-    """Return how many of ``size`` elements a Slice takes."""
-    start, end, step = bounds
-    numbers = [item for item in (start, end, step) if isinstance(item, int)]
-    if isinstance(size, int) and len(numbers) == len(bounds) and is_positive(step):
-        return len(range(size)[slice(*numbers)])
-    first, last = _clamped(start, size), _clamped(end, size)
-    if step == 1 and first is not None and last is not None and is_nonnegative(last - first):
-        return last - first
-    if step == 1 and first == 0 and is_nonnegative(end):
-        return smallest(known, size, end)
-    return _unknown(known, size, bounds)
-
-
-def _unknown(known: SymbolicShapes, size: Integer, bounds: tuple[Integer, ...]) -> Integer:
-    return known.symbols.of(("slice", size, bounds), is_size=True)
-
-
-def _clamped(place: Integer, size: Integer) -> Integer | None:
-    """Return a bound of a Slice as a place from 0 to ``size``; ``None`` where that depends."""
-    if isinstance(place, int) and place >= _TO_THE_END:
-        return size
-    if isinstance(place, int) and place < 0:
-        if place <= -_TO_THE_END:
-            return 0
-        return size + place if is_nonnegative(size + place) else None
-    if not is_nonnegative(place):
-        return 0 if place + size == 0 else None  # as many from the end as there are
-    if is_nonnegative(size - place):
-        return place
-    return size if is_nonnegative(place - size) else None
 
 
 def _range(node: ir.Node, known: SymbolicShapes) -> _Found:

@@ -15,20 +15,26 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.operands import cast_target, int_attribute, ints_attribute, operand
-from graphopt.analysis.symbolic_expressions import (
-    Integer,
-    divide,
-    equality,
-    is_nonnegative,
-    is_positive,
-    product,
-    single_symbol,
+from graphopt.analysis.symbolic_expressions import Integer, product
+from graphopt.analysis.symbolic_numbers import (
+    absolute,
+    both,
+    either,
+    is_equal,
+    is_less,
+    largest,
+    negation,
+    quotient,
+    remainder,
+    select,
+    smallest,
 )
+from graphopt.analysis.symbolic_operands import axes_of, slice_operands
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
 
-__all__ = ["ELEMENTS", "axes_of", "items_of", "limit_of", "slice_operands", "smallest"]
+__all__ = ["ELEMENTS"]
 
 _Elements = npt.NDArray[np.object_]
 _Found = Sequence[_Elements] | None
@@ -37,8 +43,6 @@ _Rule = Callable[[ir.Node, "SymbolicShapes"], _Found]
 _MAX_ELEMENTS = 64
 _MAX_COUNTED = 4096
 _INT_MAX = 2**31 - 1
-_AXES_ARE_INPUT_SINCE = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
-_REDUCE_AXES_ARE_INPUT_SINCE = 18
 
 
 def _array(items: Any) -> _Elements:
@@ -102,7 +106,7 @@ def _cast(node: ir.Node, known: SymbolicShapes) -> _Found:
         return None
     if cast_target(node) != ir.DataType.BOOL:
         return [data]
-    return [_each(lambda item: _not(_is_equal(known, item, 0), known), data)]
+    return [_each(lambda item: negation(known.symbols, is_equal(known.symbols, item, 0)), data)]
 
 
 def _gather(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -133,39 +137,6 @@ def _slice(node: ir.Node, known: SymbolicShapes) -> _Found:
     return [data[tuple(index)]]
 
 
-def slice_operands(
-    node: ir.Node, known: SymbolicShapes
-) -> list[tuple[Integer, Integer, int, Integer]] | None:
-    """Return start, end, axis and step for each axis that a Slice names; ``None``: not known."""
-    if "starts" in node.attributes:
-        starts: Sequence[Integer] | None = ints_attribute(node, "starts")
-        ends: Sequence[Integer] | None = ints_attribute(node, "ends")
-        axes = ints_attribute(node, "axes")
-        if axes is None and "axes" in node.attributes:
-            return None
-        steps: Sequence[Integer] | None = None
-    else:
-        starts, ends = items_of(known, operand(node, 1)), items_of(known, operand(node, 2))
-        axes, steps = known.numbers(operand(node, 3)), items_of(known, operand(node, 4))
-        if axes is None and operand(node, 3) is not None:
-            return None
-        if steps is None and operand(node, 4) is not None:
-            return None
-    if starts is None or ends is None:
-        return None
-    axes = axes if axes is not None else tuple(range(len(starts)))
-    steps = steps if steps is not None else (1,) * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        return None
-    return list(zip(starts, ends, axes, steps, strict=True))
-
-
-def items_of(known: SymbolicShapes, value: ir.Value | None) -> Sequence[Integer] | None:
-    """Return the elements of a small integer tensor in a row, or ``None``."""
-    found = known.elements(value)
-    return None if found is None else found.reshape(-1).tolist()
-
-
 def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
     axis = int_attribute(node, "axis", 1)
     parts = [known.elements(value) for value in node.inputs]
@@ -177,14 +148,6 @@ def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
     ):
         return None
     return [np.concatenate(found, axis=axis)]
-
-
-def axes_of(node: ir.Node, known: SymbolicShapes) -> tuple[int, ...] | None:
-    """Return the axes of a Squeeze, Unsqueeze or Reduce operator; ``()`` where none are named."""
-    since = _AXES_ARE_INPUT_SINCE.get(node.op_type, _REDUCE_AXES_ARE_INPUT_SINCE)
-    if known.version < since:
-        return ints_attribute(node, "axes") if "axes" in node.attributes else ()
-    return () if operand(node, 1) is None else known.numbers(operand(node, 1))
 
 
 def _squeeze(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -291,107 +254,9 @@ def _elementwise(compute: Callable[..., Integer]) -> _Rule:
             return None
         if _broadcast_shape(*(elements.shape for elements in given)) is None:
             return None
-        return [_each(lambda *items: compute(known, *items), *given)]
+        return [_each(lambda *items: compute(known.symbols, *items), *given)]
 
     return rule
-
-
-def _quotient(known: SymbolicShapes, value: Integer, divisor: Integer) -> Integer:
-    found = divide(value, divisor)
-    if found is not None:
-        return found
-    is_size = is_nonnegative(value) and is_nonnegative(divisor)
-    return known.symbols.of(("quotient", value, divisor), is_size=is_size)
-
-
-def _remainder(known: SymbolicShapes, value: Integer, divisor: Integer) -> Integer:
-    if isinstance(value, int) and isinstance(divisor, int) and value >= 0 and divisor > 0:
-        return value % divisor
-    if not isinstance(value, int) and divide(value, divisor) is not None:
-        return 0
-    is_size = is_nonnegative(value) and is_nonnegative(divisor)
-    return known.symbols.of(("remainder", value, divisor), is_size=is_size)
-
-
-def _extreme(*, is_largest: bool) -> Callable[..., Integer]:
-    def pick(known: SymbolicShapes, *items: Integer) -> Integer:
-        best = items[0]
-        for item in items[1:]:
-            difference = item - best if is_largest else best - item
-            if is_nonnegative(difference):
-                best = item
-            elif not is_nonnegative(-difference):
-                is_size = is_nonnegative(best) and is_nonnegative(item)
-                kind = "largest" if is_largest else "smallest"
-                best = known.symbols.of((kind, frozenset((best, item))), is_size=is_size)
-        return best
-
-    return pick
-
-
-def smallest(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
-    """Return the smaller one of two numbers."""
-    return _MIN(known, first, second)
-
-
-def limit_of(value: Integer, other: Integer) -> Integer | None:
-    """Return ``limit`` where ``value`` is the smaller one of ``limit`` and ``other``."""
-    symbol = single_symbol(value)
-    if symbol is None or not isinstance(symbol.key, tuple) or symbol.key[0] != "smallest":
-        return None
-    pair: frozenset[Integer] = symbol.key[1]
-    return next(iter(pair - {other})) if other in pair else None
-
-
-def _absolute(known: SymbolicShapes, item: Integer) -> Integer:
-    if isinstance(item, int) or is_nonnegative(item):
-        return abs(item) if isinstance(item, int) else item
-    return known.symbols.of(("absolute", item), is_size=True)
-
-
-def _is_equal(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
-    decided = equality(first, second)
-    if decided is None:
-        return known.symbols.of(("equal", frozenset((first, second))), is_size=True)
-    return int(decided)
-
-
-def _is_less(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
-    difference = second - first
-    if is_positive(difference):
-        return 1
-    if is_nonnegative(-difference):
-        return 0
-    return known.symbols.of(("less", first, second), is_size=True)
-
-
-def _not(item: Integer, known: SymbolicShapes) -> Integer:
-    return 1 - item if isinstance(item, int) else known.symbols.of(("not", item), is_size=True)
-
-
-def _select(known: SymbolicShapes, condition: Integer, first: Integer, second: Integer) -> Integer:
-    if isinstance(condition, int):
-        return first if condition else second
-    if first == second:
-        return first
-    is_size = is_nonnegative(first) and is_nonnegative(second)
-    return known.symbols.of(("select", condition, first, second), is_size=is_size)
-
-
-def _both(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
-    if 0 in (first, second):
-        return 0
-    if first in (1, second):
-        return second
-    return first if second == 1 else known.symbols.of(("and", first, second), is_size=True)
-
-
-def _either(known: SymbolicShapes, first: Integer, second: Integer) -> Integer:
-    if 1 in (first, second):
-        return 1
-    if first in (0, second):
-        return second
-    return first if second == 0 else known.symbols.of(("or", first, second), is_size=True)
 
 
 def _reduce(combine: Callable[..., Integer], *, empty: int | None) -> _Rule:
@@ -424,43 +289,42 @@ def _folded(
         return empty
     result = items[0]
     for item in items[1:]:
-        result = combine(known, result, item)
+        result = combine(known.symbols, result, item)
     return result
 
 
 def _plain(compute: Callable[..., Integer]) -> Callable[..., Integer]:
-    return lambda _known, *items: compute(*items)
+    return lambda _symbols, *items: compute(*items)
 
 
 _ADD, _MUL = _plain(operator.add), _plain(operator.mul)
-_MAX, _MIN = _extreme(is_largest=True), _extreme(is_largest=False)
 
 ELEMENTS: Mapping[str, _Rule] = {
-    "Abs": _elementwise(_absolute),
+    "Abs": _elementwise(absolute),
     "Add": _elementwise(_ADD),
-    "And": _elementwise(_both),
+    "And": _elementwise(both),
     "Cast": _cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
-    "Div": _elementwise(_quotient),
-    "Equal": _elementwise(_is_equal),
+    "Div": _elementwise(quotient),
+    "Equal": _elementwise(is_equal),
     "Expand": _expand,
     "Gather": _gather,
-    "Greater": _elementwise(lambda known, a, b: _is_less(known, b, a)),
-    "GreaterOrEqual": _elementwise(lambda known, a, b: _not(_is_less(known, a, b), known)),
+    "Greater": _elementwise(lambda symbols, a, b: is_less(symbols, b, a)),
+    "GreaterOrEqual": _elementwise(lambda symbols, a, b: negation(symbols, is_less(symbols, a, b))),
     "Identity": _same,
-    "Less": _elementwise(_is_less),
-    "LessOrEqual": _elementwise(lambda known, a, b: _not(_is_less(known, b, a), known)),
-    "Max": _elementwise(_MAX),
-    "Min": _elementwise(_MIN),
-    "Mod": _elementwise(_remainder),
+    "Less": _elementwise(is_less),
+    "LessOrEqual": _elementwise(lambda symbols, a, b: negation(symbols, is_less(symbols, b, a))),
+    "Max": _elementwise(largest),
+    "Min": _elementwise(smallest),
+    "Mod": _elementwise(remainder),
     "Mul": _elementwise(_MUL),
     "Neg": _elementwise(_plain(operator.neg)),
-    "Not": _elementwise(lambda known, item: _not(item, known)),
-    "Or": _elementwise(_either),
+    "Not": _elementwise(negation),
+    "Or": _elementwise(either),
     "Range": _range,
-    "ReduceMax": _reduce(_MAX, empty=None),
-    "ReduceMin": _reduce(_MIN, empty=None),
+    "ReduceMax": _reduce(largest, empty=None),
+    "ReduceMin": _reduce(smallest, empty=None),
     "ReduceProd": _reduce(_MUL, empty=1),
     "ReduceSum": _reduce(_ADD, empty=0),
     "Reshape": _reshape,
@@ -473,5 +337,5 @@ ELEMENTS: Mapping[str, _Rule] = {
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Where": _elementwise(_select),
+    "Where": _elementwise(select),
 }

@@ -253,8 +253,8 @@ def divide(value: Integer, divisor: Integer) -> Integer | None:
     if isinstance(value, int) and isinstance(divisor, int):
         quotient = abs(value) // abs(divisor) * (1 if (value < 0) == (divisor < 0) else -1)
         return quotient if quotient < _HALF_WORD else None
-    if value == divisor:
-        return 1
+    if value in (0, divisor):
+        return 0 if value == 0 else 1
     terms = _terms(divisor)
     if len(terms) != 1:
         return None

@@ -20,7 +20,7 @@ from graphopt.analysis.foldability import in_order
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.shape_arithmetic import Replacement, Scope, ShapeArithmetic
 from graphopt.analysis.shape_plans import Recipe
-from graphopt.analysis.symbolic_elements import slice_operands
+from graphopt.analysis.symbolic_operands import slice_operands
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import constant_tensor
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass
