@@ -69,12 +69,15 @@ class SymbolicShapes:
         nodes = [
             node
             for node in in_order(model.graph)
-            if not functions or node.op_identifier() not in functions
+            if node.op_type != "Constant"
+            and (not functions or node.op_identifier() not in functions)
         ]
         self._walk(nodes)
         if self._has_doubts and self._has_news:
-            self._dims.clear()  # what the last node demands of a size holds for the first one
-            self._elements.clear()
+            for node in nodes:  # what the last one demands of a size holds for the first one
+                for output in node.outputs:
+                    self._dims.pop(output, None)
+                    self._elements.pop(output, None)
             self._walk(nodes)
 
     def _walk(self, nodes: Iterable[ir.Node]) -> None:
