@@ -19,6 +19,8 @@ from graphopt.pipeline import Ledger, Pipeline
 from graphopt.verification import Interface
 
 PIPELINE = Pipeline.parse("@exact")
+NAME_BYTES = 64
+"""What longer names and a few sizes that became constant may add to a tiny file."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def _restlessness(sample: Sample, outcome: Outcome) -> str | None:
     if exact(sample.model).result != outcome.result:
         return "another result the second time"
     sizes = len(outcome.source), len(outcome.result)
-    return f"grows: {sizes[0]} to {sizes[1]} bytes" if sizes[1] > sizes[0] else None
+    is_larger = sizes[1] > sizes[0] + NAME_BYTES
+    return f"grows: {sizes[0]} to {sizes[1]} bytes" if is_larger else None
 
 
 # -- shapes ---------------------------------------------------------------------------------------
