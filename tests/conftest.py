@@ -1,7 +1,16 @@
-"""Options of the whole test run."""
+"""Options and set-up of the whole test run."""
+
+import signal
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("graphopt")
     group.addoption("--update-goldens", action="store_true", help="rewrite tests/passes/*.md")
     group.addoption("--update-snapshots", action="store_true", help="rewrite tests/cli/*.md")
+
+
+def pytest_configure():
+    # A job that a shell starts in the background ignores Ctrl-C, and so would its children:
+    # the tests that send the signal would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
