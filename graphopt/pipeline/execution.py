@@ -96,6 +96,8 @@ class Execution:
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
     _unchanged_since: dict[Pass, int] = field(default_factory=dict)
+    _operators_at: int = -1
+    _operator_types: frozenset[str] = frozenset()
 
     def run(self) -> None:
         """Run the group.
@@ -146,13 +148,28 @@ class Execution:
     def _is_skippable(self, pass_: Pass) -> bool:
         return self._unchanged_since.get(pass_) == len(self.journal.edits)
 
+    def _reason_to_skip(self, pass_: Pass) -> str | None:
+        if self._is_skippable(pass_):
+            return "idempotent, and nothing changed since its last run"
+        if pass_.anchors is not None and pass_.anchors.isdisjoint(self._operators()):
+            return "the model has none of the operators that it looks for"
+        return None
+
+    def _operators(self) -> frozenset[str]:
+        """Return the operator types of the model as it is now; walked once between edits."""
+        edits = len(self.journal.edits)
+        if self._operators_at != edits:
+            self._operator_types = frozenset(node.op_type for node in nodes(self.model))
+            self._operators_at = edits
+        return self._operator_types
+
     def _run_pass(self, pass_: Pass, place: Place, iteration: int) -> None:
         if self.limits.steps is not None and len(self.steps) >= self.limits.steps:
             raise _StepLimit
         nodes_before, bytes_before = _size(self.model)
         edits_before, refusals_before = len(self.journal.edits), len(self.journal.refusals)
         first = self.journal.transactions
-        skip = self._is_skippable(pass_)
+        skip = self._reason_to_skip(pass_)
         start = perf_counter()
         facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
@@ -165,7 +182,7 @@ class Execution:
             group=self.group.number,
             iteration=iteration,
             status=status,
-            reason="idempotent, and nothing changed since its last run" if skip else None,
+            reason=skip,
             edits=edits,
             refusals=len(self.journal.refusals) - refusals_before,
             nodes_before=nodes_before,

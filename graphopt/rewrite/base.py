@@ -24,10 +24,17 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     A subclass is a frozen keyword-only dataclass whose fields are its options (declared with
     `option`); ``str()`` is its pipeline text. It runs in graphopt's pass manager, which gives it
     what it `needs`, and in any onnx-ir pass manager, where it must do with the model alone.
+
+    Attributes:
+        name: What it is called in pipeline text.
+        contract: What it promises.
+        anchors: Operator types (of any domain) without which it has nothing to do, so that the
+            manager need not ask; ``None``: it always runs.
     """
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+    anchors: ClassVar[frozenset[str] | None] = None
 
     def __post_init__(self) -> None:
         """Check the options.
