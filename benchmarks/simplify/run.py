@@ -28,7 +28,8 @@ from feeds import Feed, make_feeds
 from graphs import describe, write_structure
 from judge import Judge
 from measured import run_measured
-from table import EXACT, FUSED, report
+from outcomes import EXACT, FUSED
+from table import report
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
@@ -42,23 +43,44 @@ def our_tools() -> tuple[str, ...]:
     return tuple(tool for tool in (EXACT, FUSED) if tool in names)
 
 
-def run_tool(tool: str, model: Path, out: Path, arguments: argparse.Namespace) -> Record:
-    """Run one tool on one model; keep the cheapest of the repeats."""
+def run_once(tool: str, model: Path, out: Path, arguments: argparse.Namespace) -> Record:
+    """Run one tool on one model, once."""
     python = sys.executable if tool.startswith("graphopt:") else arguments.peers
     options = json.dumps(peer_options(tool, model.parent.name))
     command = [python, str(HERE / "peers.py"), tool, str(model), str(out), "--options", options]
-    runs = []
+    clear(out)
+    done = run_measured(command, timeout_s=arguments.timeout, memory_mb=arguments.memory)
+    line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
+    if done.status != "done" or line is None or not out.exists():
+        status = done.status if done.status != "done" else "failed"
+        return {"status": status, "error": done.stderr, "wall_s": done.wall_s}
+    record = json.loads(line.removeprefix("RESULT "))
+    return {"status": "done", **record, "wall_s": done.wall_s, "tree_mb": done.tree_mb}
+
+
+def run_by_turns(
+    tools: Iterable[str], model: Path, work: Path, arguments: argparse.Namespace
+) -> dict[str, Record]:
+    """Run each tool once per repeat, by turns: load from outside falls on all of them alike.
+
+    The least time and memory count; a tool that fails once has failed, and is not tried again.
+    """
+    found: dict[str, Record] = {}
     for _ in range(arguments.repeats):
-        clear(out)
-        done = run_measured(command, timeout_s=arguments.timeout, memory_mb=arguments.memory)
-        line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
-        if done.status != "done" or line is None or not out.exists():
-            status = done.status if done.status != "done" else "failed"
-            return {"status": status, "error": done.stderr, "wall_s": done.wall_s}
-        record = json.loads(line.removeprefix("RESULT "))
-        runs.append({"status": "done", **record, "wall_s": done.wall_s, "tree_mb": done.tree_mb})
-    best = {key: min(run[key] for run in runs) for key in ("seconds", "cpu_s", "tree_mb")}
-    return {**runs[-1], **best}
+        for tool in tools:
+            best = found.get(tool)
+            if best is not None and best["status"] != "done":
+                continue
+            run = run_once(tool, model, output_of(tool, work), arguments)
+            if best is not None and run["status"] == "done":
+                run |= {key: min(run[key], best[key]) for key in ("seconds", "cpu_s", "tree_mb")}
+            found[tool] = run
+    return found
+
+
+def output_of(tool: str, work: Path) -> Path:
+    """Return where a tool writes; a folder of its own, for its external data."""
+    return work / tool.replace(":", "_").replace("@", "") / "model.onnx"
 
 
 def clear(out: Path) -> None:
@@ -81,19 +103,16 @@ def latency(original: Path, candidate: Path, feed: Feed, budget_s: float) -> Rec
     }
 
 
-def try_tool(tool: str, model: Path, judge: Judge, arguments: argparse.Namespace) -> Record:
-    """Run one tool on one model and say what came of it."""
-    with tempfile.TemporaryDirectory(dir=arguments.work) as work:
-        out = Path(work) / "out" / "model.onnx"
-        result = run_tool(tool, model, out, arguments)
-        if result["status"] == "done":
-            result |= {**describe(out), **judge.verdict(out)}
-            if arguments.latency and result["verifies"]:
-                result["latency"] = latency(model, out, judge.feeds[0], arguments.budget)
-            if arguments.keep:
-                name = f"{model.parent.name}.{tool.replace(':', '_')}.onnx"
-                write_structure(out, arguments.keep / name)
-    return result
+def examine(
+    result: Record, out: Path, model: Path, judge: Judge, arguments: argparse.Namespace
+) -> None:
+    """Add to the record of a run what its output is worth."""
+    result |= {**describe(out), **judge.verdict(out)}
+    if arguments.latency and result["verifies"]:
+        result["latency"] = latency(model, out, judge.feeds[0], arguments.budget)
+    if arguments.keep:
+        tool = out.parent.name
+        write_structure(out, arguments.keep / f"{model.parent.name}.{tool}.onnx")
 
 
 def run_graph(
@@ -102,18 +121,29 @@ def run_graph(
     """Run the tools on one graph; return its row, which keeps what `old` knows of other tools."""
     model = arguments.zoo / name / "model.onnx"
     row: Record = {"name": name, "original": describe(model), "tools": dict(old.get("tools", {}))}
-    missing = [t for t in tools if not (arguments.resume and t in row["tools"])]
+    missing = [
+        tool
+        for tool in tools
+        if not (arguments.resume and row["tools"].get(tool, {}).get("status") == "done")
+    ]
     if not missing:
         return old
     judge = Judge(model, make_feeds(model.parent))
     row["inputs_skipped"] = judge.skipped
-    for tool in missing:
-        result = row["tools"][tool] = try_tool(tool, model, judge, arguments)
-        said = result.get("nodes", result["status"])
-        fault = "" if result.get("verifies", True) else f" WRONG {result['fault'] or ''}"
-        seconds = result.get("seconds", result["wall_s"])
-        print(f"{name} {tool}: {said} in {seconds:.1f} s{fault}", flush=True)
+    with tempfile.TemporaryDirectory(dir=arguments.work) as work:
+        for tool, result in run_by_turns(missing, model, Path(work), arguments).items():
+            if result["status"] == "done":
+                examine(result, output_of(tool, Path(work)), model, judge, arguments)
+            row["tools"][tool] = result
+            print(f"{name} {tool}: {told(result)}", flush=True)
     return row
+
+
+def told(result: Record) -> str:
+    """Return one line about a run."""
+    said = result.get("nodes", result["status"])
+    fault = "" if result.get("verifies", True) else f" WRONG {result['fault'] or ''}"
+    return f"{said} in {result.get('seconds', result['wall_s']):.1f} s{fault}"
 
 
 def machine() -> Record:

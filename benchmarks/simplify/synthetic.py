@@ -29,8 +29,8 @@ from cases import PEERS
 from graphs import describe
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from run import run_tool
-from table import EXACT
+from outcomes import EXACT
+from run import output_of, run_by_turns
 
 OPSET = 20
 NODES_PER_BLOCK = 20
@@ -118,8 +118,8 @@ def write_large(gigabytes: float, path: Path) -> None:
 
 def measure(tool: str, model: Path, work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one tool and return its record with the nodes that are left."""
-    out = work / "out" / "model.onnx"
-    record = run_tool(tool, model, out, arguments)
+    out = output_of(tool, work)
+    record = run_by_turns([tool], model, work, arguments)[tool]
     if record["status"] == "done":
         found = describe(out)
         record |= {"nodes": found["nodes"], "bytes": found["bytes"]}

@@ -10,28 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from acceptance import acceptance
 from cases import PEERS, PORTABLE
-
-Row = Mapping[str, Any]
-EXACT, FUSED = "graphopt:@exact", "graphopt:@fused"
-
-
-def verified(row: Row, tools: Iterable[str]) -> dict[str, Row]:
-    """Return the results of tools whose output verifies."""
-    results = row["tools"]
-    return {name: results[name] for name in tools if results.get(name, {}).get("verifies")}
-
-
-def best(row: Row, tools: Iterable[str]) -> tuple[str, Row] | None:
-    """Return the tool with the fewest nodes among those that verify."""
-    found = verified(row, tools)
-    return min(found.items(), key=lambda item: item[1]["nodes"], default=None)
+from outcomes import EXACT, FUSED, Row, best, outcome, ratios, spread
 
 
 def cell(result: tuple[str, Row] | None) -> str:
@@ -47,17 +33,6 @@ def own(row: Row, tool: str) -> str:
     if "nodes" not in result:
         return str(result["status"])
     return str(result["nodes"]) + ("" if result["verifies"] else " WRONG")
-
-
-def outcome(row: Row, tool: str, peers: Iterable[str]) -> str:
-    """Return `win`, `tie`, `loss N` (N nodes too many), or `-` where nothing can be compared."""
-    ours, theirs = verified(row, [tool]).get(tool), best(row, peers)
-    if tool not in row["tools"] or theirs is None:
-        return "-"
-    if ours is None:
-        return "failed"
-    difference = ours["nodes"] - theirs[1]["nodes"]
-    return f"loss {difference}" if difference > 0 else ("win" if difference else "tie")
 
 
 def nodes_table(rows: Iterable[Row]) -> str:
@@ -104,21 +79,6 @@ def failures(rows: Iterable[Row]) -> str:
     return "\n".join(line.replace("\n", " ") for line in lines)
 
 
-def ratio(rows: Iterable[Row], tool: str, peers: Iterable[str], measure: str) -> str:
-    """Return geometric mean and worst of ours over the better of some peers."""
-    found = {}
-    for row in rows:
-        ours = row["tools"].get(tool, {}).get(measure)
-        theirs = [item[measure] for item in verified(row, peers).values() if measure in item]
-        if ours and theirs:
-            found[row["name"]] = ours / min(theirs)
-    if not found:
-        return "nothing to compare"
-    mean = math.exp(sum(map(math.log, found.values())) / len(found))
-    worst = max(found, key=lambda name: found[name])
-    return f"geometric mean {mean:.2f}, worst {found[worst]:.2f} ({worst})"
-
-
 def summary(rows: list[Row]) -> str:
     """Return wins and losses, and what ours cost beside the peers."""
     lines = []
@@ -127,7 +87,7 @@ def summary(rows: list[Row]) -> str:
         lines.append(f"{tool}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items())))
     for measure in ("seconds", "cpu_s"):
         for peers in (("onnxsim", "onnxslim"), ("ort-basic",), ("ort-extended",)):
-            found = ratio(rows, EXACT, peers, measure)
+            found = spread(ratios(rows, EXACT, peers, measure))
             lines.append(f"{EXACT} {measure} over {' / '.join(peers)}: {found}")
     return "\n".join(lines)
 
@@ -158,19 +118,36 @@ def gaps(rows: Iterable[Row]) -> str:
 def report(results: Mapping[str, Any]) -> str:
     """Return everything there is to say of a results file."""
     rows: list[Row] = results["graphs"]
-    parts = [nodes_table(rows), summary(rows)]
+    parts = [setting(results), acceptance(rows), nodes_table(rows), summary(rows)]
     parts += [cost_table(rows, measure) for measure in ("seconds", "cpu_s", "tree_mb")]
     return "\n\n".join([*parts, failures(rows)])
+
+
+def setting(results: Mapping[str, Any]) -> str:
+    """Return the machine and the versions of the tools that the figures belong to."""
+    machine = ", ".join(f"{key} {value}" for key, value in results.get("machine", {}).items())
+    versions = sorted(
+        {
+            f"{tool.partition(':')[0]} {found['version']}"
+            for row in results["graphs"]
+            for tool, found in row["tools"].items()
+            if "version" in found
+        }
+    )
+    return f"Machine: {machine}\n\nTools: {', '.join(versions)}"
 
 
 def merged(files: Iterable[Path]) -> dict[str, Any]:
     """Return one set of results made of several."""
     graphs: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
     for file in files:
-        for row in json.loads(file.read_text(encoding="utf-8"))["graphs"]:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        machine = results.get("machine", machine)
+        for row in results["graphs"]:
             old = graphs.get(row["name"], {"tools": {}})
             graphs[row["name"]] = {**row, "tools": {**old["tools"], **row["tools"]}}
-    return {"graphs": [graphs[name] for name in sorted(graphs)]}
+    return {"machine": machine, "graphs": [graphs[name] for name in sorted(graphs)]}
 
 
 def main() -> None:
