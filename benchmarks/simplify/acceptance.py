@@ -52,11 +52,15 @@ def _results(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
 def _time(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
     for measure in ("seconds", "cpu_s"):
         found = ratios(rows, EXACT, FASTER_PEERS, measure)
+        if not found:
+            continue
         slow = [f"{name} {ratio:.2f}" for name, ratio in found.items() if ratio > MOST_TIME]
         promise = f"{measure} <= {MOST_TIME} of the faster of {' and '.join(FASTER_PEERS)}"
         yield _point(promise, slow, spread(found))
         runtime = ratios(rows, EXACT, ("ort-basic",), measure)
-        is_slow = bool(runtime) and geometric_mean(runtime.values()) > MOST_RUNTIME_TIME
+        if not runtime:
+            continue
+        is_slow = geometric_mean(runtime.values()) > MOST_RUNTIME_TIME
         promise = f"{measure} <= {MOST_RUNTIME_TIME} of ONNX Runtime offline in the geometric mean"
         yield _point(promise, ["too slow"] if is_slow else [], spread(runtime))
 
