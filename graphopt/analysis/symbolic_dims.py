@@ -27,6 +27,7 @@ from graphopt.analysis.symbolic_expressions import (
 )
 from graphopt.analysis.symbolic_numbers import limit_of, sliced
 from graphopt.analysis.symbolic_operands import axes_of, items_of, slice_operands
+from graphopt.analysis.symbolic_windows import WINDOW_DIMS
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
@@ -157,6 +158,8 @@ def _reshaped_dim(
         return copied
     if is_positive(item) or (is_nonnegative(item) and allow_zero):
         return item
+    if is_nonnegative(item) and copied is None:
+        known.assume_positive(node, item)  # there is nothing to copy: a 0 makes the run fail
     # A size that is 0 asks for a copy, which is the same only where what is copied is 0 as well.
     if is_nonnegative(item) and (copied is None or vanishes_with(copied, item)):
         return item
@@ -353,6 +356,7 @@ DIMS: Mapping[str, _Rule] = {
     **dict.fromkeys(_UNARY, _first),
     **dict.fromkeys(_BINARY, _broadcasting),
     **dict.fromkeys(_REDUCE, _reduced),
+    **WINDOW_DIMS,
     "ArgMax": _arg_reduced,
     "ArgMin": _arg_reduced,
     "Concat": _concat,

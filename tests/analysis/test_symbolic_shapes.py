@@ -222,6 +222,16 @@ def test_elements(body, elements):
     assert shown(text, "y")[1] == elements
 
 
+def test_images_and_rows_stay_as_many_as_they_are():
+    text = """(float[B,3,H,W] x, float[8,3,3,3] w, int64[B,S,1] i, float[9,4] t) => (float[P] z) {
+        r = Relu(x)  c = Conv(r, w)  p = MaxPool<kernel_shape = [2, 2]>(c)
+        g = GlobalAveragePool(p)  n = GatherND(t, i)  z = Identity(g) }"""
+    assert shown(text, "c")[0].startswith("(B, 8, ")
+    assert shown(text, "p")[0].startswith("(B, 8, ")
+    assert shown(text, "g")[0] == "(B, 8, 1, 1)"
+    assert shown(text, "n")[0] == "(B, S, 4)"
+
+
 def test_numbers_of_32_bits_wrap_around():
     text = """(float[B,65536] x) => (int64[2] y) { s = Shape(x)  i = Cast<to = 6>(s)  m = Mul(i, i)  y = Cast<to = 7>(m) }"""
     dims, elements = known(text)("y")
