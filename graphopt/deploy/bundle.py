@@ -22,7 +22,7 @@ from graphopt.deploy.manifest import BundleParts, build_manifest, manifest_text
 from graphopt.deploy.publishing import publish, recover
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.errors import BudgetExceeded, BundleError, TargetError
-from graphopt.ir import INLINE_LIMIT_BYTES, initializer_tensors, load, save, weight_bytes
+from graphopt.ir import INLINE_LIMIT_BYTES, external_files, load, save, weight_bytes
 
 __all__ = ["Bundle", "is_bundle"]
 
@@ -158,21 +158,13 @@ def _write_model(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:
     if isinstance(parts.model, Path):
         model = load(parts.model)
         shutil.copyfile(parts.model, folder / MODEL)
-        for file in _external_files(model):
+        for file in sorted(external_files(model)):
             shutil.copyfile(file, folder / file.name)
         return model, MODEL
     limit = parts.target.package.external_data_threshold_bytes or INLINE_LIMIT_BYTES
     is_large = weight_bytes(parts.model) > limit
     save(parts.model, folder / MODEL, external_data=f"{MODEL}.data" if is_large else False)
     return parts.model, MODEL
-
-
-def _external_files(model: ir.Model) -> set[Path]:
-    return {
-        Path(tensor.path)
-        for _, tensor in initializer_tensors(model)
-        if isinstance(tensor, ir.ExternalTensor)
-    }
 
 
 def _write_texts(parts: BundleParts, folder: Path) -> None:

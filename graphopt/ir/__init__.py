@@ -1,5 +1,6 @@
 """The border with onnx-ir: reading, writing, copying and naming models."""
 
+from graphopt.ir.atomic import atomic_file, output_error
 from graphopt.ir.constants import (
     as_tensor,
     constant_array,
@@ -8,24 +9,30 @@ from graphopt.ir.constants import (
     opset_version,
     weight_bytes,
 )
+from graphopt.ir.copying import ByteProgress
 from graphopt.ir.digest import model_digest, structure_digest, tensor_digest
+from graphopt.ir.file_tensor import FileTensor, blocks, external_files, sample_bytes
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.save import INLINE_LIMIT_BYTES, atomic_file, model_bytes, output_error, save
+from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
 from graphopt.ir.walk import graphs, nodes, subgraphs_of
 
 __all__ = [
     "INLINE_LIMIT_BYTES",
+    "ByteProgress",
     "Checkpoint",
+    "FileTensor",
     "Structure",
     "as_tensor",
     "atomic_file",
+    "blocks",
     "clone",
     "constant_array",
     "constant_tensor",
+    "external_files",
     "from_text",
     "graphs",
     "initializer_tensors",
@@ -37,6 +44,7 @@ __all__ = [
     "normalise",
     "opset_version",
     "output_error",
+    "sample_bytes",
     "save",
     "structure_digest",
     "subgraphs_of",

@@ -6,6 +6,7 @@ import hashlib
 
 import onnx_ir as ir
 
+from graphopt.ir.file_tensor import blocks
 from graphopt.ir.structure import take_structure
 
 __all__ = ["model_digest", "structure_digest", "tensor_digest"]
@@ -23,7 +24,8 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
             for text in tensor.numpy().reshape(-1).tolist():
                 known.update(len(text).to_bytes(8, "little") + bytes(text))
         else:
-            known.update(tensor.tobytes())
+            for block in blocks(tensor):
+                known.update(block)
         known = tensor.meta[_MEMO_KEY] = known.hexdigest()
     return str(known)
 

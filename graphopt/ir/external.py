@@ -9,6 +9,7 @@ unless it is the very same one (tensors that share their data).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -31,8 +32,19 @@ class _Extent:
     tensor: str
 
 
-def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
+def resolve_external_data(
+    proto: onnx.ModelProto, model_file: Path, is_inside: Callable[[onnx.TensorProto], bool]
+) -> frozenset[Path]:
     """Check every external tensor and make its location absolute, in place.
+
+    Args:
+        proto: The model.
+        model_file: Where it lies.
+        is_inside: Tells of an external tensor that its bytes are in the model's own file, known
+            to be there; it is left alone.
+
+    Returns:
+        The files that tensors lie in.
 
     Raises:
         ExternalDataError: A range is unsafe, missing, malformed, too short or overlapping; the
@@ -41,7 +53,7 @@ def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
     extents = [
         _resolve(tensor, model_file)
         for tensor in model_tensor_protos(proto)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and not is_inside(tensor)
     ]
     for first, second in itertools.pairwise(sorted(extents)):
         same = (first.offset, first.end) == (second.offset, second.end)
@@ -52,6 +64,7 @@ def resolve_external_data(proto: onnx.ModelProto, model_file: Path) -> None:
                 why=f"bytes {first.offset}-{first.end} and {second.offset}-{second.end}",
                 hint="export the model again; the file is damaged",
             )
+    return frozenset(extent.file for extent in extents)
 
 
 def _resolve(tensor: onnx.TensorProto, model_file: Path) -> _Extent:

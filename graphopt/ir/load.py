@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import google.protobuf.message
@@ -12,18 +12,31 @@ import google.protobuf.text_format
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import InvalidModelError, ModelLoadError, UnsupportedModelError
+from graphopt.errors import (
+    ExternalDataError,
+    InvalidModelError,
+    ModelLoadError,
+    UnsupportedModelError,
+)
+from graphopt.ir.constants import initializer_tensors
 from graphopt.ir.external import resolve_external_data
+from graphopt.ir.file_tensor import FileTensor, SourceFile
 from graphopt.ir.forms import ONNX_TEXT_SUFFIXES, TEXTPROTO_SUFFIXES
+from graphopt.ir.inline_weights import NOTHING_STRIPPED, Stripped, strip_weights
 from graphopt.ir.normalise import normalise
+from graphopt.ir.save import PROTOBUF_LIMIT_BYTES
+from graphopt.ir.walk import nodes
 
-__all__ = ["PROTOBUF_LIMIT_BYTES", "load"]
+__all__ = ["load"]
 
-PROTOBUF_LIMIT_BYTES = 2**31 - 1
+_HELD_FILES = 128
+"""External data in more files than this is opened for each read; processes may hold 1,024 open."""
+
+_SIGNATURE_BYTES = 64
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Read a model and normalise it; external weights stay on disk, memory-mapped when read.
+    """Read a model and normalise it; large weights stay in their files, held open, until read.
 
     Args:
         path: A protobuf (``.onnx``), textproto (``.textproto``) or ONNX text (``.onnxtxt``) file.
@@ -35,52 +48,66 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         UnsupportedModelError: It uses a feature that the IR would lose.
     """
     file = Path(path).absolute()  # a bare name would leave external data without a base folder
-    data = _read(file)
-    proto = _parse(file, data)
-    _refuse_what_is_not_a_model(proto, file, data)
-    del data
+    source = _open(file)
+    proto, stripped = _parse(source)
+    _refuse_what_is_not_a_model(proto, source)
     _refuse_what_the_ir_loses(proto, file)
-    resolve_external_data(proto, file)
+    beside = resolve_external_data(proto, file, stripped.is_stripped)
     try:
         model = ir.from_proto(proto)
     except ir.serde.SerdeError as error:
         raise InvalidModelError(
             f"`{file.name}` cannot be read as a graph", why=_root_cause(error)
         ) from error
+    sources = {str(path): _open_beside(path, len(beside)) for path in beside}
+    _adopt_weights(model, {**sources, stripped.location: source})
     return normalise(model)
 
 
-def _read(file: Path) -> bytes:
+def _open(file: Path) -> SourceFile:
     if file.is_dir():
         raise ModelLoadError(
             f"`{file}` is a folder", why="expected an ONNX file", hint="name the `.onnx` file in it"
         )
     try:
-        data = file.read_bytes()
+        source = SourceFile(file, is_model=True)
     except FileNotFoundError as error:
         raise ModelLoadError(f"`{file}` does not exist", why="no such file") from error
     except OSError as error:
         raise ModelLoadError(f"`{file}` cannot be read", why=str(error.strerror)) from error
-    if not data:
+    if not source.size:
         raise ModelLoadError(f"`{file}` is empty", why="expected an ONNX model, found 0 bytes")
-    if len(data) > PROTOBUF_LIMIT_BYTES:
+    if source.size > PROTOBUF_LIMIT_BYTES:
         raise ModelLoadError(
-            f"`{file}` has {len(data)} bytes",
+            f"`{file}` has {source.size} bytes",
             why="a protobuf message cannot exceed 2 GiB",
             hint="export the model with external data",
         )
-    return data
+    return source
 
 
-def _parse(file: Path, data: bytes) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
+def _open_beside(path: Path, count: int) -> SourceFile:
+    try:
+        return SourceFile(path, is_model=False, is_held=count <= _HELD_FILES)
+    except OSError as error:
+        raise ExternalDataError(
+            f"external data in `{path.name}` cannot be read",
+            where=f"`{path}`",
+            why=error.strerror or str(error),
+        ) from error
+
+
+def _parse(source: SourceFile) -> tuple[onnx.ModelProto, Stripped]:
+    file, proto, stripped = source.path, onnx.ModelProto(), NOTHING_STRIPPED
     try:
         if file.suffix in ONNX_TEXT_SUFFIXES:
-            return onnx.parser.parse_model(data.decode())
-        if file.suffix in TEXTPROTO_SUFFIXES:
-            google.protobuf.text_format.Parse(data.decode(), proto)
+            proto = onnx.parser.parse_model(source.read(0, source.size).decode())
+        elif file.suffix in TEXTPROTO_SUFFIXES:
+            text = source.read(0, source.size).decode()
+            google.protobuf.text_format.Parse(text, proto)
         else:
-            proto.ParseFromString(data)
+            stripped = strip_weights(source)
+            proto.ParseFromString(stripped.data)
     except (
         google.protobuf.message.DecodeError,
         google.protobuf.text_format.ParseError,
@@ -89,13 +116,39 @@ def _parse(file: Path, data: bytes) -> onnx.ModelProto:
     ) as error:
         raise ModelLoadError(
             f"`{file}` is not an ONNX model",
-            why=f"{_kind_of(data)}; it cannot be parsed: {str(error).splitlines()[0]}",
+            why=f"{_kind_of(source)}; it cannot be parsed: {str(error).splitlines()[0]}",
             hint="check that the file was copied completely and is an `.onnx` file",
         ) from error
-    return proto
+    return proto, stripped
 
 
-def _kind_of(data: bytes) -> str:
+def _adopt_weights(model: ir.Model, sources: Mapping[str, SourceFile]) -> None:
+    """Let the tensors that lie in files be read by us, from files that are held open."""
+    for value, tensor in initializer_tensors(model):
+        value.const_value = _adopted(tensor, sources)
+    for node in nodes(model):
+        for attr in tuple(node.attributes.data.values()):
+            if attr.type == ir.AttributeType.TENSOR and isinstance(attr.value, ir.ExternalTensor):
+                tensor = _adopted(attr.value, sources)
+                node.attributes[attr.name] = ir.AttrTensor(attr.name, tensor, attr.doc_string)
+
+
+def _adopted(tensor: ir.TensorProtocol, sources: Mapping[str, SourceFile]) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return FileTensor(
+        sources[str(tensor.location)],
+        tensor.offset or 0,
+        tensor.dtype,
+        tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=tensor.metadata_props,
+    )
+
+
+def _kind_of(source: SourceFile) -> str:
+    data = source.read(0, min(source.size, _SIGNATURE_BYTES))
     signatures = {
         b"\x89PNG": "the file is a PNG image",
         b"\xff\xd8\xff": "the file is a JPEG image",
@@ -111,11 +164,12 @@ def _kind_of(data: bytes) -> str:
     return "the file is damaged, cut short, or of another kind"
 
 
-def _refuse_what_is_not_a_model(proto: onnx.ModelProto, file: Path, data: bytes) -> None:
+def _refuse_what_is_not_a_model(proto: onnx.ModelProto, source: SourceFile) -> None:
+    file = source.path
     if not proto.HasField("graph") or (not proto.graph.node and not proto.graph.output):
         raise ModelLoadError(
             f"`{file}` is not an ONNX model",
-            why=f"{_kind_of(data)}; it parses as protobuf, but holds no graph",
+            why=f"{_kind_of(source)}; it parses as protobuf, but holds no graph",
             hint="check that the file was copied completely and is an `.onnx` file",
         )
     if proto.ir_version < 1 or not proto.opset_import:

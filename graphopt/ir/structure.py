@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.ir.constants import initializer_tensors
+from graphopt.ir.walk import nodes
 
 __all__ = ["Checkpoint", "Structure", "clone", "model_tensor_protos", "take_structure"]
 
 _PREFIX = "graphopt-weight:"
+_LARGE_ATTRIBUTE_BYTES = 1 << 12
+"""Tensors in attributes go by reference from here on; smaller ones are a part of the structure."""
 
 
 @dataclass(frozen=True)
@@ -24,36 +28,59 @@ class Structure:
     """A protobuf without weights, and the weights.
 
     Attributes:
-        proto: The model; each initializer is an external tensor whose location is a reference.
+        proto: The model; each initializer, and each large tensor of an attribute, is an external
+            tensor whose location is a reference.
         tensors: The weights, in the order of the references.
+        initializers: How many of them are initializers; these come first.
     """
 
     proto: onnx.ModelProto
     tensors: tuple[ir.TensorProtocol, ...]
+    initializers: int
 
-    def weights(self) -> Iterator[tuple[onnx.TensorProto, ir.TensorProtocol]]:
+    def weights(
+        self, *, initializers_only: bool = False
+    ) -> Iterator[tuple[onnx.TensorProto, ir.TensorProtocol]]:
         """Yield each reference in `proto` with the weight that belongs there."""
+        end = self.initializers if initializers_only else len(self.tensors)
         for proto in model_tensor_protos(self.proto):
             index = _reference(proto)
-            if index is not None:
+            if index is not None and index < end:
                 yield proto, self.tensors[index]
 
 
 def take_structure(model: ir.Model) -> Structure:
     """Serialize ``model`` with its initializers by reference; ``model`` is left as it was."""
     held = list(initializer_tensors(model))
+    constants = list(_large_constants(model))
+    tensors = (*(tensor for _, tensor in held), *(attr.value for _, attr in constants))
     try:
         for index, (value, tensor) in enumerate(held):
             value.const_value = _placeholder(index, value.name or "", tensor)
+        for index, (node, attr) in enumerate(constants, len(held)):
+            stand_in = _placeholder(index, attr.value.name or "", attr.value)
+            node.attributes[attr.name] = ir.AttrTensor(attr.name, stand_in, attr.doc_string)
         proto = ir.to_proto(model)
     finally:
         for value, tensor in held:
             value.const_value = tensor
+        for node, attr in constants:
+            node.attributes[attr.name] = attr
     _drop_repeated_types(proto.graph)
     for imported in proto.opset_import:
         if not imported.domain:
             imported.ClearField("domain")  # as exporters leave it out: two bytes
-    return Structure(proto, tuple(tensor for _, tensor in held))
+    return Structure(proto, tensors, len(held))
+
+
+def _large_constants(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr]]:
+    """Yield the attributes that hold a large tensor, with their nodes."""
+    for node in nodes(model):
+        for attr in node.attributes.data.values():
+            if attr.type == ir.AttributeType.TENSOR and not attr.is_ref():
+                tensor = attr.value
+                if tensor.dtype != ir.DataType.STRING and tensor.nbytes >= _LARGE_ATTRIBUTE_BYTES:
+                    yield node, attr
 
 
 def _drop_repeated_types(graph: onnx.GraphProto) -> None:
@@ -90,6 +117,20 @@ def _placeholder(index: int, name: str, tensor: ir.TensorProtocol) -> ir.Externa
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),
     )
+
+
+def _index(tensor: ir.TensorProtocol) -> int:
+    assert isinstance(tensor, ir.ExternalTensor)
+    return int(str(tensor.location)[len(_PREFIX) :])
+
+
+def _references(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr]]:
+    """Yield the attributes that hold a reference, with their nodes."""
+    for node in nodes(model):
+        for attr in tuple(node.attributes.data.values()):
+            held = attr.value if attr.type == ir.AttributeType.TENSOR else None
+            if isinstance(held, ir.ExternalTensor) and str(held.location).startswith(_PREFIX):
+                yield node, attr
 
 
 def _reference(proto: onnx.TensorProto) -> int | None:
@@ -141,10 +182,15 @@ class Checkpoint:
 
     def new_model(self) -> ir.Model:
         """Build another model in the remembered state, sharing the weights."""
-        model = ir.from_proto(self._structure.proto)
+        structure = self._structure
+        model = ir.from_proto(structure.proto)
         for value, tensor in initializer_tensors(model):
-            index = int(str(tensor.location)[len(_PREFIX) :])  # type: ignore[attr-defined]
-            value.const_value = self._structure.tensors[index]
+            value.const_value = structure.tensors[_index(tensor)]
+        left = len(structure.tensors) - structure.initializers
+        if left:  # seldom: spares the walk of all attributes
+            for node, attr in islice(_references(model), left):
+                tensor = structure.tensors[_index(attr.value)]
+                node.attributes[attr.name] = ir.AttrTensor(attr.name, tensor, attr.doc_string)
         return model
 
     def restore(self, model: ir.Model) -> None:

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from graphopt._version import __version__
 from graphopt.calibration import collect_ranges
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
-from graphopt.ir import Checkpoint, initializer_tensors, is_text_file, nodes, save, weight_bytes
+from graphopt.ir import Checkpoint, external_files, is_text_file, nodes, save, weight_bytes
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
-from graphopt.rewrite import Approximate, ValueRange
+from graphopt.rewrite import Approximate, RangeMethod, ValueRange
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
@@ -103,7 +103,10 @@ def manager_for(
     def progress(event: PassEvent) -> None:
         report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
 
-    def statistics(model: ir.Model, names: tuple[str, ...]) -> Mapping[str, ValueRange]:
+    def statistics(
+        model: ir.Model, names: tuple[str, ...], method: RangeMethod
+    ) -> Mapping[str, ValueRange]:
+        del method
         assert bench.calibration is not None
         return collect_ranges(
             model,
@@ -195,7 +198,7 @@ def _write(
 
 def has_external_data(model: ir.Model) -> bool:
     """Tell whether any weight lies outside the model's file."""
-    return any(isinstance(item, ir.ExternalTensor) for _, item in initializer_tensors(model))
+    return bool(external_files(model))
 
 
 def _is_external(bench: Workbench, model: ir.Model) -> bool | None:

@@ -15,6 +15,7 @@ from graphopt.errors import (
     OutputError,
     UnsupportedModelError,
 )
+from graphopt.ir.file_tensor import SourceFile
 
 TEXT = '<ir_version: 10, opset_import: ["" : 20]> g (float[N] x) => (float[N] z) { z = Relu(x) }'
 
@@ -308,8 +309,8 @@ def test_external_weights_are_copied_in_parts(external, tmp_path, monkeypatch):
     expected = gir.model_digest(gir.load(external[0]))
     (tmp_path / "copy").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(ir.ExternalTensor, "tobytes", None)
-        patch.setattr(ir.ExternalTensor, "numpy", None)
+        patch.setattr(gir.FileTensor, "tobytes", None)
+        patch.setattr(gir.FileTensor, "numpy", None)
         gir.save(model, tmp_path / "copy" / "model.onnx", external_data=True)
     assert gir.model_digest(gir.load(tmp_path / "copy" / "model.onnx")) == expected
 
@@ -323,8 +324,14 @@ def test_a_data_file_cut_after_loading_is_noticed(external, tmp_path):
     assert not list(tmp_path.glob("*copy*"))
 
 
-def test_external_weights_are_not_read_by_loading_or_checkpoints(external):
-    model = gir.load(external[0])
+@pytest.mark.parametrize("form", [False, True])
+def test_weights_are_not_read_by_loading_or_checkpoints(tmp_path, monkeypatch, form):
+    gir.save(model_with_weights(), tmp_path / "m.onnx", external_data=form)
+    for reading in ("array", "read_into"):
+        monkeypatch.setattr(SourceFile, reading, None)
+    model = gir.load(tmp_path / "m.onnx")
     gir.Checkpoint.take(model).restore(model)
     gir.structure_digest(model)
-    assert all(v.const_value.raw is None for v in model.graph.initializers.values())
+    values = model.graph.initializers.values()
+    assert all(isinstance(value.const_value, gir.FileTensor) for value in values)
+    assert gir.weight_bytes(model) == 2 * 8192
