@@ -14,7 +14,7 @@ from graphopt.ir import load, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
 from graphopt.report import RunReport
-from graphopt.rewrite import Journal, TargetFacts, ValueRange
+from graphopt.rewrite import Journal, RangeMethod, TargetFacts, ValueRange
 from graphopt.runtime import input_specs, shared_worker
 from graphopt.search import ProgressCallback, Reporter, SampleSource
 from graphopt.targets import load_target
@@ -91,14 +91,17 @@ def refuse_existing(output: Path, *, force: bool) -> None:
 
 def _statistics(
     model: ir.Model, calibration: SampleSource | None, report: Reporter
-) -> Callable[[ir.Model, tuple[str, ...]], Mapping[str, ValueRange]] | None:
+) -> Callable[[ir.Model, tuple[str, ...], RangeMethod], Mapping[str, ValueRange]] | None:
     if calibration is None:
         return None
     specs = input_specs(model)
     samples = load_samples(calibration, inputs=specs)
     samples.check(specs)
 
-    def statistics(current: ir.Model, names: tuple[str, ...]) -> Mapping[str, ValueRange]:
+    def statistics(
+        current: ir.Model, names: tuple[str, ...], method: RangeMethod
+    ) -> Mapping[str, ValueRange]:
+        del method
         return collect_ranges(
             current,
             samples,

@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from graphopt.errors import PreconditionError
 from graphopt.ir import structure_digest
-from graphopt.rewrite import Facts, Needs, Pass, ShapeTable, TargetFacts, ValueRange
+from graphopt.rewrite import Facts, Needs, Pass, RangeMethod, ShapeTable, TargetFacts, ValueRange
 
 __all__ = ["FactsSource", "StatisticsProvider"]
 
-StatisticsProvider = Callable[[ir.Model, tuple[str, ...]], Mapping[str, ValueRange]]
-"""Returns the calibrated range of each named value of a model."""
+StatisticsProvider = Callable[[ir.Model, tuple[str, ...], RangeMethod], Mapping[str, ValueRange]]
+"""Returns the calibrated range of each named value of a model, taken by a method."""
 
 
 @dataclass
@@ -28,7 +28,9 @@ class FactsSource:
 
     target: TargetFacts | None = None
     statistics: StatisticsProvider | None = None
-    _ranges: dict[tuple[str, tuple[str, ...]], dict[str, ValueRange]] = field(default_factory=dict)
+    _ranges: dict[tuple[str, tuple[str, ...], RangeMethod], dict[str, ValueRange]] = field(
+        default_factory=dict
+    )
 
     def facts_for(self, pass_: Pass, model: ir.Model) -> Facts:
         """Return what ``pass_`` needs to know about ``model`` as it is now.
@@ -66,7 +68,7 @@ class FactsSource:
                 hint="give samples with `--calibration PATH`, or `statistics_provider=` in Python",
             )
         # The search for a guilty pass replays a group many times on equal models.
-        key = (structure_digest(model), needs.ranges)
+        key = (structure_digest(model), needs.ranges, needs.range_method)
         if key not in self._ranges:
-            self._ranges[key] = dict(self.statistics(model, needs.ranges))
+            self._ranges[key] = dict(self.statistics(model, needs.ranges, needs.range_method))
         return self._ranges[key]

@@ -107,7 +107,7 @@ def reproduce(folder: str | Path) -> Reproduction:
             on_error="raise",
             reproducer_dir=None,
             target=TargetFacts(**{**target, "features": frozenset(target["features"])}),
-            statistics_provider=lambda _model, _names: ranges,
+            statistics_provider=lambda _model, _names, _method: ranges,
             **record["settings"],
         )
     except PreconditionError:

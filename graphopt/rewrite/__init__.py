@@ -7,6 +7,7 @@ from graphopt.rewrite.editor import Editor, describe
 from graphopt.rewrite.facts import (
     Facts,
     Needs,
+    RangeMethod,
     ShapeTable,
     TargetFacts,
     ValueRange,
@@ -38,6 +39,7 @@ __all__ = [
     "OptionValue",
     "Pass",
     "Pattern",
+    "RangeMethod",
     "Refusal",
     "Rounding",
     "ShapeTable",

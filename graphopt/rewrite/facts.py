@@ -12,6 +12,7 @@ from graphopt.errors import PreconditionError
 __all__ = [
     "Facts",
     "Needs",
+    "RangeMethod",
     "ShapeTable",
     "TargetFacts",
     "ValueRange",
@@ -37,6 +38,13 @@ class ValueShape:
         """Tell whether every dimension is a known number."""
         return self.dims is not None and all(isinstance(dim, int) for dim in self.dims)
 
+    def renamed(self, names: Mapping[str, str]) -> ValueShape:
+        """Return the shape with other names for its symbols; those not in ``names`` stay."""
+        if self.dims is None or all(isinstance(dim, int) for dim in self.dims):
+            return self
+        dims = (names.get(dim, dim) if isinstance(dim, str) else dim for dim in self.dims)
+        return ValueShape(self.dtype, tuple(dims))
+
 
 class ShapeTable:
     """Shapes of the values of one model, by value; built by ``graphopt.analysis.infer_shapes``.
@@ -46,6 +54,14 @@ class ShapeTable:
 
     def __init__(self, shapes: Mapping[ir.Value, ValueShape]) -> None:
         self._shapes = dict(shapes)
+
+    def renewed(self, model: ir.Model) -> ShapeTable:
+        """Return the shapes of the values of ``model`` as it is now, after edits.
+
+        Raises:
+            PreconditionError: Nobody infers shapes.
+        """
+        return _shapes_of(model, "shapes")
 
     def of(self, value: ir.Value | None) -> ValueShape | None:
         """Return what is known of ``value``, or ``None`` where nothing is."""
@@ -57,10 +73,28 @@ class ShapeTable:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Smallest and largest value that a tensor took over all calibration samples."""
+    """What a tensor spans over all calibration samples, or the part of it that is worth keeping."""
 
     minimum: float
     maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeMethod:
+    """How a range is taken from the values that a tensor had over all calibration samples.
+
+    Attributes:
+        name: ``minmax``: all values; ``percentile``: all but the outermost; ``entropy``: those that
+            keep the distribution nearest to itself; ``mse``: those with the least squared error.
+        percentile: Share of the values that ``percentile`` keeps, in (0, 100].
+        levels: Number of integers in use, for which ``entropy`` and ``mse`` optimize.
+        symmetric: The zero point is the middle of the integers, so that both bounds are one.
+    """
+
+    name: str = "minmax"
+    percentile: float = 99.99
+    levels: int = 256
+    symmetric: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +125,13 @@ class Needs:
     Attributes:
         shapes: It needs `Facts.shapes`.
         ranges: Names of values whose calibrated range it needs.
+        range_method: How those ranges are taken.
         target: It needs `Facts.target` to be the real target.
     """
 
     shapes: bool = False
     ranges: tuple[str, ...] = ()
+    range_method: RangeMethod = field(default_factory=RangeMethod)
     target: bool = False
 
 
@@ -136,10 +172,14 @@ def standalone_facts(model: ir.Model, needs: Needs, *, pass_name: str) -> Facts:
         )
     if not needs.shapes:
         return Facts()
+    return Facts(shapes=_shapes_of(model, f"pass `{pass_name}`"))
+
+
+def _shapes_of(model: ir.Model, who: str) -> ShapeTable:
     if not _shape_provider:
         raise PreconditionError(
-            f"pass `{pass_name}` needs shapes",
-            why="no shape inference is registered",
+            f"{who} needs shape inference",
+            why="none is registered",
             hint="import `graphopt.analysis` in the module of the pass",
         )
-    return Facts(shapes=_shape_provider[0](model))
+    return _shape_provider[0](model)

@@ -5,19 +5,23 @@ from graphopt.runtime.cold_start import ColdStart, measure_cold_start
 from graphopt.runtime.cpu import cpu_features, cpu_name
 from graphopt.runtime.feed_sets import generate_feed_sets, representative_feed
 from graphopt.runtime.feeds import generate_feeds, input_specs
+from graphopt.runtime.histograms import CELLS, Histogram
 from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
 from graphopt.runtime.options import SessionOptions, TensorSpec
-from graphopt.runtime.session import NodeTiming, Observed, Session
+from graphopt.runtime.session import NodeTiming, Observed, Padding, Session
 from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
 from graphopt.runtime.values import Feeds, Values
 
 __all__ = [
+    "CELLS",
     "ColdStart",
     "Feeds",
+    "Histogram",
     "LatencyComparison",
     "LatencySummary",
     "NodeTiming",
     "Observed",
+    "Padding",
     "Session",
     "SessionOptions",
     "TensorSpec",

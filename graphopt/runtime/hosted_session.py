@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graphopt.runtime.collecting import Collector
+from graphopt.runtime.histograms import Counts
 from graphopt.runtime.ort_values import array_of, dtype_name, needs_ort_value, ort_value_of
 from graphopt.runtime.process_usage import involuntary_switches
 from graphopt.runtime.values import Feeds, Values
@@ -41,6 +43,7 @@ class HostedSession:
         self.inputs = [_spec(node) for node in self._session.get_inputs()]
         self.outputs = [_spec(node) for node in self._session.get_outputs()]
         self._prepared: Feeds = {}
+        self._collector: Collector | None = None
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None) -> Values:
         """Return the outputs called `outputs`, or all of them."""
@@ -57,6 +60,26 @@ class HostedSession:
     def observe(self, feeds: Feeds, outputs: Sequence[str] | None) -> dict[str, list[float]]:
         """Run once and return minimum, maximum, elements and non-finite elements per output."""
         return {name: observe_array(array) for name, array in self.run(feeds, outputs).items()}
+
+    def collect(
+        self,
+        feeds: Feeds,
+        outputs: Sequence[str],
+        inputs: Sequence[str],
+        padding: Mapping[str, Mapping[str, Any]],
+        *,
+        is_counted: bool,
+    ) -> None:
+        """Run once and count the named values into the histograms of this session."""
+        if self._collector is None:
+            self._collector = Collector(self._session, is_counted=is_counted)
+        self._collector.add(feeds, inputs, outputs, padding)
+
+    def collected(self) -> tuple[dict[str, dict[str, Any]], list[Counts]]:
+        """Return the histograms so far: by name all but the counts, and the counts in order."""
+        held = {} if self._collector is None else self._collector.histograms
+        states = {name: histogram.state() for name, histogram in held.items()}
+        return states, [histogram.counts for histogram in held.values()]
 
     def prepare(self, feeds: Feeds) -> None:
         """Keep `feeds` for `time`."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from graphopt.errors import RunError, SessionLoadError
 from graphopt.runtime.framing import Header
+from graphopt.runtime.histograms import Histogram
 from graphopt.runtime.options import SessionOptions, TensorSpec
 from graphopt.runtime.values import Feeds, Values, decode_values, encode_values
 
 if TYPE_CHECKING:
     from graphopt.runtime.client import Worker
 
-__all__ = ["NodeTiming", "Observed", "Session", "Timing", "time_sessions"]
+__all__ = ["NodeTiming", "Observed", "Padding", "Session", "Timing", "time_sessions"]
 
 
 class Observed(NamedTuple):
@@ -34,6 +35,19 @@ class Observed(NamedTuple):
     maximum: float
     elements: int
     nonfinite: int
+
+
+class Padding(NamedTuple):
+    """Positions of a value that padding fills.
+
+    Attributes:
+        mask: Input that is nonzero at the positions that count.
+        axes: Axes of the value that are the axes of the mask, in order; a single one stands for
+            all of them, merged.
+    """
+
+    mask: str
+    axes: tuple[int, ...]
 
 
 class NodeTiming(NamedTuple):
@@ -143,6 +157,53 @@ class Session:
         """
         header, _ = self._fed("observe", feeds, outputs)
         return {name: Observed(*numbers) for name, numbers in header["observed"].items()}
+
+    def collect(
+        self,
+        feeds: Feeds,
+        outputs: Sequence[str],
+        *,
+        inputs: Sequence[str] = (),
+        padding: Mapping[str, Padding] | None = None,
+        is_counted: bool = True,
+    ) -> None:
+        """Run the model and count what values hold into histograms, which stay in the worker.
+
+        Args:
+            feeds: As for `run`.
+            outputs: Outputs to count.
+            inputs: Inputs to count.
+            padding: What is left out of values by their names. Where the sizes of the run do not
+                fit, nothing is.
+            is_counted: Count cells; extremes alone otherwise. The first call decides.
+
+        Raises:
+            RunError: As for `run`, or a value does not hold real numbers.
+            WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
+        """
+        specs, buffers = encode_values(feeds)
+        header = {
+            "command": "collect",
+            "values": specs,
+            "outputs": list(outputs),
+            "inputs": list(inputs),
+            "padding": {name: item._asdict() for name, item in (padding or {}).items()},
+            "is_counted": is_counted,
+        }
+        self._request(header, buffers)
+
+    def collected(self) -> dict[str, Histogram]:
+        """Return the histograms of everything that `collect` has counted so far, by name.
+
+        Raises:
+            WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
+        """
+        header, payload = self._request({"command": "collected"})
+        counts = decode_values(header["values"], payload)
+        return {
+            name: Histogram.of_state(state, counts[name])
+            for name, state in header["states"].items()
+        }
 
     def prepare(self, feeds: Feeds) -> None:
         """Send `feeds` to the worker once, for `Session.time`.

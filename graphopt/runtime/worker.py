@@ -87,6 +87,25 @@ class Host:
         session = self._sessions[header["session"]]
         return {"observed": session.observe(feeds, header["outputs"])}, []
 
+    def collect(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Run a session and count what it computes into its histograms."""
+        feeds = decode_values(header["values"], buffers)
+        self._sessions[header["session"]].collect(
+            feeds,
+            header["outputs"],
+            header["inputs"],
+            header["padding"],
+            is_counted=header["is_counted"],
+        )
+        return {}, []
+
+    def collected(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Return the histograms of a session."""
+        del buffers
+        states, counts = self._sessions[header["session"]].collected()
+        specs, payload = encode_values(dict(zip(states, counts, strict=True)))
+        return {"states": states, "values": specs}, payload
+
     def prepare(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Keep feeds for `time`."""
         self._sessions[header["session"]].prepare(decode_values(header["values"], buffers))

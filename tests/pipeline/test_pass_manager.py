@@ -16,7 +16,7 @@ from graphopt.errors import (
 )
 from graphopt.ir import clone, from_text, model_digest, save
 from graphopt.pipeline import PassManager, Pipeline, PrintAfter
-from graphopt.rewrite import TargetFacts, ValueRange
+from graphopt.rewrite import RangeMethod, TargetFacts, ValueRange
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -220,8 +220,8 @@ def test_facts_are_handed_out(chain):
     target = TargetFacts(name="board")
     asked = []
 
-    def statistics(model, names):
-        asked.append(names)
+    def statistics(model, names, method):
+        asked.append((names, method))
         return {name: ValueRange(-1.0, 1.0) for name in names}
 
     run(
@@ -235,7 +235,7 @@ def test_facts_are_handed_out(chain):
     assert facts.target is target
     assert facts.ranges["a"] == ValueRange(-1.0, 1.0)
     assert facts.shapes.of(chain.graph.inputs[0]).dims == ("N",)
-    assert asked == [("a", "b")]
+    assert asked == [(("a", "b"), RangeMethod())]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,9 @@ def _facts(golden):
     default = ValueRange(-1.0, 1.0)
     target = tomllib.loads(golden.text("target") or "")
     return {
-        "statistics_provider": lambda _model, names: {n: ranges.get(n, default) for n in names},
+        "statistics_provider": lambda _model, names, _method: {
+            n: ranges.get(n, default) for n in names
+        },
         "target": TargetFacts(**target),
     }
 

@@ -41,7 +41,9 @@ def run(pipeline, model, **settings):
         "verify": "off",
         "reproducer_dir": None,
         "target": _target(),
-        "statistics_provider": lambda _model, names: {n: ValueRange(-4.0, 4.0) for n in names},
+        "statistics_provider": lambda _model, names, _method: {
+            n: ValueRange(-4.0, 4.0) for n in names
+        },
     }
     return pipeline.run(model, **given, **settings).ledger
 
