@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.ir import FileTensor, blocks, sample_bytes
+
 __all__ = ["classes_of_equal_tensors"]
 
 _MEMO_KEY = "graphopt.sample"
 _SAMPLE_BYTES = 1024
 _SAMPLES = 4
+_BLOCK_BYTES = 1 << 18
 
 Weight = tuple[ir.Value, ir.TensorProtocol]
 
@@ -41,10 +44,9 @@ def _confirmed(candidates: list[Weight]) -> Iterator[list[ir.Value]]:
     left = candidates
     while left:
         (first, reference), others = left[0], left[1:]
-        content = _content(reference)
         equal, left = [first], []
         for value, tensor in others:
-            if tensor is reference or np.array_equal(content, _content(tensor)):
+            if _is_equal(reference, tensor):
                 equal.append(value)
             else:
                 left.append((value, tensor))
@@ -52,31 +54,47 @@ def _confirmed(candidates: list[Weight]) -> Iterator[list[ir.Value]]:
             yield equal
 
 
-def _content(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
-    """Return the bytes of ``tensor``, without a copy where its elements are whole bytes."""
-    if tensor.dtype == ir.DataType.STRING:
-        texts = [bytes(text) for text in tensor.numpy().reshape(-1).tolist()]
-        packed = b"".join(len(text).to_bytes(8, "little") + text for text in texts)
-        return np.frombuffer(packed, np.uint8)
-    if tensor.dtype.bitwidth < _BITS_PER_BYTE:
-        return np.frombuffer(tensor.tobytes(), np.uint8)
-    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+def _is_equal(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Compare the bytes of two tensors of one type and shape, block by block up to a difference."""
+    if first is second or _is_in_one_place(first, second):
+        return True
+    if first.dtype == ir.DataType.STRING:
+        return _texts(first) == _texts(second)
+    pairs = zip(blocks(first, _BLOCK_BYTES), blocks(second, _BLOCK_BYTES), strict=True)
+    return all(  # as arrays: views of memory compare byte by byte, in Python's own loop
+        np.array_equal(np.frombuffer(mine, np.uint8), np.frombuffer(other, np.uint8))
+        for mine, other in pairs
+    )
 
 
-_BITS_PER_BYTE = 8
+def _is_in_one_place(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Tell whether both are the same range of the same file."""
+    if not (isinstance(first, FileTensor) and isinstance(second, FileTensor)):
+        return False
+    return first.source is second.source and first.offset == second.offset
+
+
+def _texts(tensor: ir.TensorProtocol) -> list[bytes]:
+    return [bytes(text) for text in tensor.numpy().reshape(-1).tolist()]
 
 
 def _sample(tensor: ir.TensorProtocol) -> bytes:
     """Return some of the bytes, the same ones for tensors of one size; remembered on the tensor."""
     known = tensor.meta.get(_MEMO_KEY)
     if known is None:
-        content = _content(tensor)
-        digest = hashlib.sha256()
-        if content.size <= _SAMPLES * _SAMPLE_BYTES:
-            digest.update(content.tobytes())
-        else:
-            starts = np.linspace(0, content.size - _SAMPLE_BYTES, _SAMPLES).astype(int).tolist()
-            for start in starts:
-                digest.update(content[start : start + _SAMPLE_BYTES].tobytes())
-        known = tensor.meta[_MEMO_KEY] = digest.digest()
+        known = tensor.meta[_MEMO_KEY] = _digest_of_sample(tensor)
     return bytes(known)
+
+
+def _digest_of_sample(tensor: ir.TensorProtocol) -> bytes:
+    digest = hashlib.sha256()
+    if tensor.dtype == ir.DataType.STRING:
+        for text in _texts(tensor):
+            digest.update(len(text).to_bytes(8, "little") + text)
+    elif tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES:
+        digest.update(sample_bytes(tensor, 0, tensor.nbytes))
+    else:
+        starts = np.linspace(0, tensor.nbytes - _SAMPLE_BYTES, _SAMPLES).astype(int).tolist()
+        for start in starts:
+            digest.update(sample_bytes(tensor, start, _SAMPLE_BYTES))
+    return digest.digest()
