@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphopt.analysis.symbolic_expressions import Integer, is_nonnegative, is_positive
+from graphopt.analysis.symbolic_expressions import (
+    Integer,
+    is_nonnegative,
+    is_positive,
+    vanishes_with,
+)
 
-__all__ = ["added_or_removed_ones", "expand_target", "reshape_target", "slice_bound"]
+__all__ = [
+    "added_or_removed_ones",
+    "expand_target",
+    "is_same_target",
+    "reshape_target",
+    "slice_bound",
+]
 
 _Dims = Sequence[Integer]
 _TO_THE_END = 2**63 - 1
@@ -44,6 +55,20 @@ def reshape_target(data: _Dims, result: _Dims, computed: int | None) -> tuple[in
     ):
         return "may-be-empty"
     return target
+
+
+def is_same_target(data: _Dims, target: _Dims) -> bool:
+    """Tell whether a ``target`` without `allowzero` asks for the sizes it names, whatever they are.
+
+    An element that is 0 in some run copies a dimension of ``data``, which is the same only where
+    that dimension is 0 as well.
+    """
+    return all(
+        size == -1
+        or is_positive(size)
+        or (is_nonnegative(size) and (axis >= len(data) or vanishes_with(data[axis], size)))
+        for axis, size in enumerate(target)
+    )
 
 
 def added_or_removed_ones(data: _Dims, result: _Dims) -> tuple[str, tuple[int, ...]] | None:

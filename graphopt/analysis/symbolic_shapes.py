@@ -149,6 +149,10 @@ class SymbolicShapes:
         """Take note that ``new``, created after the analysis, has the shape of ``old``."""
         self._dims[new] = self.dims(old)
 
+    def learn(self, new: ir.Value, dims: Dims) -> None:
+        """Take note of the shape of ``new``, created after the analysis."""
+        self._dims[new] = dims
+
     def unknown_dim(self, value: ir.Value, axis: int) -> Expression:
         """Return a symbol for a dimension of which it would help to know that it is not zero."""
         self._has_doubts = True

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 from random_models import BATCH, FLOAT, INT, shape_constant
+from random_structures import STRUCTURES
 
 
 def _coin(scope):
@@ -239,6 +240,7 @@ def _split(scope, x, dims, order):
 
 
 PATTERNS = {
+    **STRUCTURES,
     "fuse-attention": (attention,),
     "fuse-bias-gelu": (bias_gelu, gelu),
     "fuse-embedding-normalization": (embedding,),
