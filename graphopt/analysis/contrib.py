@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from graphopt.rewrite import Change, ShapeTable, TargetFacts
 
-__all__ = ["CONTRIB_DOMAIN", "import_contrib", "is_supported_type"]
+__all__ = ["CONTRIB_DOMAIN", "CPU_PROVIDER", "import_contrib", "is_supported_type"]
 
 CONTRIB_DOMAIN = "com.microsoft"
-_CPU_PROVIDER = "CPUExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 def import_contrib(model: ir.Model, change: Change) -> None:
@@ -27,5 +27,5 @@ def is_supported_type(value: ir.Value, shapes: ShapeTable, target: TargetFacts) 
     if known is None or known.dtype is None:
         return False
     if known.dtype == ir.DataType.FLOAT16:
-        return target.provider != _CPU_PROVIDER
+        return target.provider != CPU_PROVIDER
     return known.dtype == ir.DataType.FLOAT

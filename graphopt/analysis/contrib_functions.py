@@ -18,12 +18,25 @@ _Node = tuple[str, Sequence[str], Sequence[str]]
 _LIKE_INPUT: Sequence[_Node] = [("Identity", ["i0"], ["o0"])]
 _LIKE_INPUT_AND_SUM: Sequence[_Node] = [*_LIKE_INPUT, ("Identity", ["i0"], ["o3"])]
 
+# Attributes that the nodes of a body take over from the operator.
+_ATTRIBUTES: Mapping[str, Mapping[str, onnx.AttributeProto.AttributeType]] = {
+    "FusedConv": {
+        "auto_pad": onnx.AttributeProto.STRING,
+        "dilations": onnx.AttributeProto.INTS,
+        "group": onnx.AttributeProto.INT,
+        "kernel_shape": onnx.AttributeProto.INTS,
+        "pads": onnx.AttributeProto.INTS,
+        "strides": onnx.AttributeProto.INTS,
+    },
+}
+
 # Nodes with the shapes and types of the operator, not with its values.
 _BODIES: Mapping[str, Sequence[_Node]] = {
     "Attention": [("MatMul", ["i0", "i1"], ["p"]), ("Split", ["p"], ["q", "k", "o0"])],
     "BiasGelu": _LIKE_INPUT,
     "EmbedLayerNormalization": [("Gather", ["i2", "i0"], ["o0"])],
     "FastGelu": _LIKE_INPUT,
+    "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
     "Gelu": _LIKE_INPUT,
     "MultiHeadAttention": [
         ("Transpose", ["i1"], ["t"]),
@@ -76,10 +89,14 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     proto.opset_import.add(domain="", version=version)
     proto.input.extend(f"i{index}" for index in range(len(node.inputs)))
     proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
+    attributes = _ATTRIBUTES.get(node.op_type, {})
+    proto.attribute.extend(attributes)
     for kind, inputs, outputs in _BODIES[node.op_type]:
         if outputs == ["o3"] and len(node.outputs) <= _SUM:
             continue
         written = proto.node.add(op_type=kind, input=inputs, output=outputs)
+        for attribute, form in attributes.items():
+            written.attribute.add(name=attribute, ref_attr_name=attribute, type=form)
         if kind == "Transpose":
             written.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 1]))
         elif kind == "Split":
