@@ -2,6 +2,7 @@
 
 from graphopt.analysis.annotations import annotation_parameters, is_annotated
 from graphopt.analysis.inputs import compared_values, index_ranges, mask_inputs
+from graphopt.analysis.kept_shapes import KeptShapes
 from graphopt.analysis.operators import (
     Effect,
     Operators,
@@ -14,6 +15,7 @@ from graphopt.analysis.summary import ModelSummary, PortSummary, summarise
 
 __all__ = [
     "Effect",
+    "KeptShapes",
     "ModelSummary",
     "Operators",
     "PortSummary",

@@ -13,6 +13,7 @@ from graphopt.rewrite import ValueShape
 __all__ = ["MISREAD_OPERATORS", "is_misread", "is_misread_result"]
 
 _NEGATIVE_AXES_SINCE = 11
+_MISREAD_PARAMETERS = frozenset({"Slice", "Squeeze", "Unsqueeze"})
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 
 
@@ -23,9 +24,9 @@ def is_misread(node: ir.Node, version: int) -> bool:
     runtime counts them from the end. An end of INT_MAX means the last element to inference where a
     Slice goes backwards, and all that is left to the runtime.
     """
-    if node.domain:
+    if node.op_type not in _MISREAD_PARAMETERS or node.domain:
         return False
-    if node.op_type in ("Squeeze", "Unsqueeze") and version < _NEGATIVE_AXES_SINCE:
+    if node.op_type != "Slice" and version < _NEGATIVE_AXES_SINCE:
         return any(axis < 0 for axis in squeeze_axes(node) or ())
     if node.op_type != "Slice":
         return False

@@ -6,6 +6,9 @@ every value by a number instead, so that a result is found again by value, not b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import onnx
 import onnx_ir as ir
 
@@ -36,10 +39,16 @@ class ProtoWriter:
             proto.overload = node.overload
         proto.input.extend([self.name(value) for value in node.inputs])
         proto.output.extend([self.name(value) for value in node.outputs])
-        for attribute in node.attributes.values():
+        for attribute in node.attributes.data.values():
             self._write_attribute(attribute, proto.attribute.add())
 
     def _write_attribute(self, attribute: ir.Attr, proto: onnx.AttributeProto) -> None:
+        write = None if attribute.is_ref() else _PLAIN.get(attribute.type)
+        if write is not None:  # nearly all attributes there are
+            proto.name = attribute.name
+            proto.type = attribute.type.value  # type: ignore[assignment]
+            write(proto, attribute.value)
+            return
         if attribute.is_ref() or attribute.type not in _GRAPH_TYPES:
             ir.serde.serialize_attribute_into(proto, attribute)
             return
@@ -90,3 +99,23 @@ class ProtoWriter:
 
 
 _GRAPH_TYPES = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
+
+
+def _write_int(proto: onnx.AttributeProto, value: int) -> None:
+    proto.i = value
+
+
+def _write_float(proto: onnx.AttributeProto, value: float) -> None:
+    proto.f = value
+
+
+def _write_string(proto: onnx.AttributeProto, value: str) -> None:
+    proto.s = value.encode()
+
+
+_PLAIN: Mapping[ir.AttributeType, Callable[[onnx.AttributeProto, Any], None]] = {
+    ir.AttributeType.INT: _write_int,
+    ir.AttributeType.INTS: lambda proto, value: proto.ints.extend(value),
+    ir.AttributeType.FLOAT: _write_float,
+    ir.AttributeType.STRING: _write_string,
+}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
@@ -11,10 +13,18 @@ from graphopt.analysis.contrib_functions import contrib_functions, stand_in_name
 from graphopt.analysis.misread import MISREAD_OPERATORS, is_misread, is_misread_result
 from graphopt.analysis.operators import Operators
 from graphopt.analysis.proto_writer import ProtoWriter
-from graphopt.ir import constant_tensor, graphs, nodes, opset_version
+from graphopt.ir import constant_tensor, graphs, opset_version, subgraphs_of
 from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 
-__all__ = ["infer_shapes"]
+__all__ = [
+    "Inference",
+    "Part",
+    "infer_shapes",
+    "inner_nodes",
+    "known_from_the_model",
+    "reads",
+    "shape_of_tensor",
+]
 
 _MAX_ELEMENTS = 64
 """Larger constants are shown to the inference by type only: no shape is computed from them."""
@@ -40,63 +50,172 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
 
     Time O(nodes + edges); no weight above 64 elements is read.
     """
-    suspects = [node for node in nodes(model) if node.op_type in MISREAD_OPERATORS]
-    opaque: frozenset[ir.Node] = frozenset()
-    while True:
-        found = _inferred_table(model, opaque)
-        misread = [node for node in suspects if is_misread_result(node, found.get)]
-        if opaque.issuperset(misread):
-            return ShapeTable(found)
-        opaque = opaque.union(misread)
+    found = Inference(model).run(Part(list(model.graph)))
+    return ShapeTable((found or {}) | known_from_the_model(model))
 
 
-def _inferred_table(model: ir.Model, opaque: frozenset[ir.Node]) -> dict[ir.Value, ValueShape]:
-    """Run inference once; nothing is believed about the results of ``opaque`` nodes."""
-    writer = _StrippedWriter(opaque)
-    proto = writer.model(model)
-    found = dict(_known_from_the_model(model))
-    inferred = _run(proto)
-    if inferred is not None:
-        by_name = {name: shape for name, shape in _inferred(inferred.graph) if shape is not None}
-        for value, name in writer.names():
-            if name in by_name:
-                found.setdefault(value, by_name[name])
-    return found
+@dataclass(frozen=True)
+class Part:
+    """Nodes of the main graph of which shapes are inferred together.
+
+    Attributes:
+        nodes: In an order in which they could run.
+        known: The shapes of what they read and do not compute themselves.
+    """
+
+    nodes: Sequence[ir.Node]
+    known: Mapping[ir.Value, ValueShape] = field(default_factory=dict)
 
 
-def _run(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the inferred model, or ``None`` where inference gives up on the whole of it."""
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(proto, data_prop=data_prop)
-        except _FAILURES:
-            continue
-    return None
+class Inference:
+    """Runs ONNX's shape inference on parts of one model.
+
+    A size of which nothing is known gets a name, the same one whenever it is first met as the same
+    dimension of the same value.
+
+    Attributes:
+        has_failed: Inference gave up on a part, or on the elements of small tensors in it.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._operators = Operators(model)
+        self._declared = _declared_symbols(model)
+        self._names: dict[tuple[ir.Value, int], str] = {}
+        self._count = -1
+        self.has_failed = False
+
+    def run(self, part: Part) -> dict[ir.Value, ValueShape] | None:
+        """Return the shapes of what ``part`` computes, by value in order; none are declared.
+
+        ``None`` where inference gives up on the whole of it.
+        """
+        suspects = [node for node in inner_nodes(part.nodes) if node.op_type in MISREAD_OPERATORS]
+        opaque: frozenset[ir.Node] = frozenset()
+        while True:
+            found = self._run_once(part, opaque)
+            if found is None:
+                return None
+            known = functools.partial(_lookup, found, part.known)
+            misread = [node for node in suspects if is_misread_result(node, known)]
+            if opaque.issuperset(misread):
+                return self._renamed(found, part)
+            opaque = opaque.union(misread)
+
+    def _run_once(
+        self, part: Part, opaque: frozenset[ir.Node]
+    ) -> dict[ir.Value, ValueShape] | None:
+        """Run inference once; nothing is believed about the results of ``opaque`` nodes."""
+        writer = _PartWriter(self._model, self._operators, opaque)
+        inferred = self._infer(writer.part(part))
+        if inferred is None:
+            return None
+        by_name = dict(_inferred(inferred.graph))
+        named = ((value, by_name.get(name)) for value, name in writer.names())
+        return {value: shape for value, shape in named if shape is not None}
+
+    def _infer(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+        """Return the inferred model, or ``None`` where inference gives up on it."""
+        for data_prop in (True, False):
+            try:
+                return onnx.shape_inference.infer_shapes(proto, data_prop=data_prop)
+            except _FAILURES:
+                self.has_failed = True
+        return None
+
+    def _renamed(
+        self, found: Mapping[ir.Value, ValueShape], part: Part
+    ) -> dict[ir.Value, ValueShape]:
+        """Return the shapes with names for sizes that do not depend on the run of inference."""
+        names = {dim: dim for shape in part.known.values() for dim in _symbols(shape)}
+        names |= self._declared
+        renamed = {}
+        for value, shape in found.items():
+            for axis, dim in enumerate(shape.dims or ()):
+                if isinstance(dim, str) and dim not in names:
+                    names[dim] = self._name_of(value, axis)
+            renamed[value] = shape.renamed(names)
+        return renamed
+
+    def _name_of(self, value: ir.Value, axis: int) -> str:
+        known = self._names.get((value, axis))
+        if known is None:
+            self._count += 1
+            while f"unk__{self._count}" in self._declared:
+                self._count += 1
+            known = self._names[value, axis] = f"unk__{self._count}"
+        return known
 
 
-class _StrippedWriter(ProtoWriter):
-    """Writes a whole model; weights become inputs of the main graph, which subgraphs can see.
+def _lookup(
+    found: Mapping[ir.Value, ValueShape], known: Mapping[ir.Value, ValueShape], value: ir.Value
+) -> ValueShape | None:
+    return found.get(value) or known.get(value)
+
+
+def _symbols(shape: ValueShape) -> Iterator[str]:
+    return (dim for dim in shape.dims or () if isinstance(dim, str))
+
+
+def _declared_symbols(model: ir.Model) -> dict[str, str]:
+    """Return the names that the inputs of the model give to sizes, each for itself."""
+    shapes = (known for _, known in _declared_inputs(model))
+    return {dim: dim for shape in shapes for dim in _symbols(shape)}
+
+
+def inner_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Yield ``nodes`` and the nodes of their subgraphs."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs_of(node):
+            yield from inner_nodes(graph)
+
+
+class _PartWriter(ProtoWriter):
+    """Writes nodes as a whole model; weights become inputs of the main graph.
 
     What inference would misread is written as an operator that it does not know.
     """
 
-    def __init__(self, opaque: frozenset[ir.Node]) -> None:
+    def __init__(self, model: ir.Model, operators: Operators, opaque: frozenset[ir.Node]) -> None:
         super().__init__()
+        self._model = model
+        self._operators = operators
         self._opaque = opaque
+        self._main = onnx.GraphProto()
 
-    def model(self, model: ir.Model) -> onnx.ModelProto:
-        """Return ``model`` with weights and declared intermediate types left out."""
+    def part(self, part: Part) -> onnx.ModelProto:
+        """Return ``part`` with weights and declared intermediate types left out."""
+        model = self._model
         proto = onnx.ModelProto(ir_version=max(model.ir_version, _MINIMUM_IR_VERSION))
         for domain, version in model.opset_imports.items():
             proto.opset_import.add(domain=domain, version=version)
         proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
-        self._operators = Operators(model)
         for function in model.functions.values():
             self._function(function, proto.functions.add())
-        proto.functions.extend(contrib_functions(nodes(model), opset_version(model)))
-        self._model, self._main = model, proto.graph
-        self.graph(model.graph, proto.graph)
+        proto.functions.extend(contrib_functions(inner_nodes(part.nodes), opset_version(model)))
+        proto.graph.name = "part"
+        self._main = proto.graph
+        is_there: set[ir.Value | None] = {None}
+        for node in part.nodes:
+            for value in reads(node):
+                if value not in is_there:
+                    is_there.add(value)
+                    self._read_from_outside(value, part)
+            self.inner_node(node, proto.graph)
+            is_there.update(node.outputs)
         return proto
+
+    def _read_from_outside(self, value: ir.Value, part: Part) -> None:
+        """Write what ``part`` reads and does not compute: a constant, or an input of its type."""
+        tensor = constant_tensor(value)
+        known = part.known.get(value)
+        if tensor is not None:
+            self._constant(value, tensor, self._main)
+        elif value.is_graph_input():
+            self.input(value, self._main.input.add())
+        elif known is not None:
+            self._stub(value, known)
 
     def names(self) -> Iterable[tuple[ir.Value, str]]:
         """Return every value written, with the name it was given."""
@@ -113,11 +232,12 @@ class _StrippedWriter(ProtoWriter):
         if node.op_type == "Constant" and not node.domain:
             tensor = constant_tensor(node.outputs[0])
             if tensor is not None and not _is_small(tensor):
-                self._stub(node.outputs[0], tensor)
+                self._stub(node.outputs[0], shape_of_tensor(tensor))
                 return
         written = proto.node.add()
         self.node(node, written)
-        written.op_type = stand_in_name(node) or node.op_type
+        if node.domain:
+            written.op_type = stand_in_name(node) or node.op_type
         if node in self._opaque or is_misread(node, self._operators.version(node) or 1):
             written.domain = _OPAQUE_DOMAIN
         elif node.op_type == "PRelu" and not node.domain and not node.attributes:
@@ -131,37 +251,73 @@ class _StrippedWriter(ProtoWriter):
                 written.domain = _OPAQUE_DOMAIN
 
     def initializer(self, value: ir.Value, proto: onnx.GraphProto) -> None:
-        """Write a small initializer; one that can be overridden is known by its input already."""
-        tensor = value.const_value
-        if tensor is None or value.is_graph_input():
-            return
+        """Write an initializer of a subgraph; one that can be overridden is an input already."""
+        if value.const_value is not None and not value.is_graph_input():
+            self._constant(value, value.const_value, proto)
+
+    def _constant(self, value: ir.Value, tensor: ir.TensorProtocol, proto: onnx.GraphProto) -> None:
         if _is_small(tensor):
             self.tensor(value, tensor, proto.initializer.add())
         else:
-            self._stub(value, tensor)
+            self._stub(value, shape_of_tensor(tensor))
 
-    def _stub(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    def _stub(self, value: ir.Value, shape: ValueShape) -> None:
+        """Write an input of the main graph, which subgraphs can see, too."""
         info = self._main.input.add(name=self.name(value))
-        info.type.tensor_type.elem_type = tensor.dtype.value
+        if shape.dtype is not None:
+            info.type.tensor_type.elem_type = shape.dtype.value
+        if shape.dims is None:
+            return
         dims = info.type.tensor_type.shape
         dims.SetInParent()  # a scalar has a shape without dimensions, not no shape
-        for size in tensor.shape.numpy():
-            dims.dim.add(dim_value=size)
+        for size in shape.dims:
+            if isinstance(size, int):
+                dims.dim.add(dim_value=size)
+            else:
+                dims.dim.add(dim_param=size)
+
+
+def reads(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what ``node`` reads, and what its subgraphs read of outer values."""
+    yield from (value for value in node.inputs if value is not None)
+    inner = subgraphs_of(node)
+    if not inner:
+        return
+    own: set[ir.Value] = set()
+    used: dict[ir.Value, None] = {}
+    for graph in inner:
+        own.update(graph.inputs)
+        own.update(graph.initializers.values())
+        used.update(dict.fromkeys(graph.outputs))
+        for child in graph:
+            used.update(dict.fromkeys(reads(child)))
+            own.update(child.outputs)
+    yield from (value for value in used if value not in own)
 
 
 def _is_small(tensor: ir.TensorProtocol) -> bool:
-    return tensor.size <= _MAX_ELEMENTS and tensor.dtype != ir.DataType.STRING
+    return tensor.dtype != ir.DataType.STRING and tensor.size <= _MAX_ELEMENTS
 
 
-def _known_from_the_model(model: ir.Model) -> Iterator[tuple[ir.Value, ValueShape]]:
+def shape_of_tensor(tensor: ir.TensorProtocol) -> ValueShape:
+    """Return the type and shape of a constant."""
+    return ValueShape(tensor.dtype, tuple(tensor.shape.numpy()))
+
+
+def known_from_the_model(model: ir.Model) -> dict[ir.Value, ValueShape]:
+    """Return what needs no inference: the inputs of the model, and initializers."""
+    known = dict(_declared_inputs(model))
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None and not value.is_graph_input():
+                known[value] = shape_of_tensor(value.const_value)
+    return known
+
+
+def _declared_inputs(model: ir.Model) -> Iterator[tuple[ir.Value, ValueShape]]:
     for value in model.graph.inputs:
         if isinstance(value.type, ir.TensorType):
             yield value, ValueShape(value.dtype, _dims(value.shape))
-    for graph in graphs(model):
-        for value in graph.initializers.values():
-            tensor = constant_tensor(value)
-            if tensor is not None:
-                yield value, ValueShape(tensor.dtype, tuple(tensor.shape.numpy()))
 
 
 def _dims(shape: ir.Shape | None) -> tuple[int | str | None, ...] | None:
@@ -170,10 +326,12 @@ def _dims(shape: ir.Shape | None) -> tuple[int | str | None, ...] | None:
     return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
 
 
-def _inferred(graph: onnx.GraphProto) -> Iterator[tuple[str, ValueShape | None]]:
+def _inferred(graph: onnx.GraphProto) -> Iterator[tuple[str, ValueShape]]:
     for values in (graph.input, graph.value_info, graph.output):
         for info in values:
-            yield info.name, _value_shape(info.type)
+            shape = _value_shape(info.type)
+            if shape is not None:
+                yield info.name, shape
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
@@ -183,19 +341,24 @@ def _inferred(graph: onnx.GraphProto) -> Iterator[tuple[str, ValueShape | None]]
                     yield from _inferred(inner)
 
 
+_DTYPES = {dtype.value: dtype for dtype in ir.DataType}
+
+
 def _value_shape(proto: onnx.TypeProto) -> ValueShape | None:
-    if not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
-        return None
     tensor = proto.tensor_type
+    dtype = _DTYPES.get(tensor.elem_type)
+    if not dtype:
+        return None
     if not tensor.HasField("shape"):
-        return ValueShape(ir.DataType(tensor.elem_type), None)
-    dims: list[int | str | None] = []
-    for dim in tensor.shape.dim:
-        if dim.HasField("dim_value"):
-            dims.append(dim.dim_value)
-        else:
-            dims.append(dim.dim_param or None)
-    return ValueShape(ir.DataType(tensor.elem_type), tuple(dims))
+        return ValueShape(dtype, None)
+    # A size of 0 and one left out read alike.
+    return ValueShape(
+        dtype,
+        tuple(
+            dim.dim_value or (0 if dim.HasField("dim_value") else dim.dim_param or None)
+            for dim in tensor.shape.dim
+        ),
+    )
 
 
 provide_shapes_with(infer_shapes)

@@ -13,6 +13,7 @@ from graphopt.analysis.macs import count_macs
 from graphopt.analysis.operators import operator_counts
 from graphopt.analysis.shapes import infer_shapes
 from graphopt.ir import initializer_tensors, weight_bytes
+from graphopt.rewrite import ShapeTable
 
 __all__ = ["ModelSummary", "PortSummary", "summarise"]
 
@@ -63,12 +64,18 @@ class ModelSummary:
         return plain | {key: [vars(port) for port in getattr(self, key)] for key in ports}
 
 
-def summarise(model: ir.Model, bindings: Mapping[str, int] | None = None) -> ModelSummary:
+def summarise(
+    model: ir.Model,
+    bindings: Mapping[str, int] | None = None,
+    *,
+    shapes: ShapeTable | None = None,
+) -> ModelSummary:
     """Summarise ``model``.
 
     Args:
         model: The model; no large weight is read.
         bindings: Sizes of symbolic dimensions for `ModelSummary.macs`; 1 where not given.
+        shapes: Those of ``model``, where they are known already.
     """
     operators = operator_counts(model)
     distinct = {
@@ -78,7 +85,7 @@ def summarise(model: ir.Model, bindings: Mapping[str, int] | None = None) -> Mod
         nodes=sum(operators.values()),
         parameters=sum(distinct.values()),
         weight_bytes=weight_bytes(model),
-        macs=count_macs(model, infer_shapes(model), bindings),
+        macs=count_macs(model, shapes or infer_shapes(model), bindings),
         operators=operators,
         opsets=dict(model.opset_imports),
         inputs=tuple(_port(value) for value in model.graph.inputs),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.analysis import ModelSummary, summarise
-from graphopt.calibration import collect_ranges, load_samples
+from graphopt.analysis import KeptShapes, ModelSummary, summarise
+from graphopt.calibration import Calibrator, load_samples
 from graphopt.errors import OutputError
 from graphopt.ir import load, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
 from graphopt.report import RunReport
-from graphopt.rewrite import Journal, RangeMethod, TargetFacts, ValueRange
-from graphopt.runtime import input_specs, shared_worker
+from graphopt.rewrite import Journal, TargetFacts
+from graphopt.runtime import input_specs
 from graphopt.search import ProgressCallback, Reporter, SampleSource
 from graphopt.targets import load_target
 
@@ -29,6 +29,7 @@ def run_pipeline(
     *,
     target: str | Path | None = None,
     calibration: SampleSource | None = None,
+    calibration_cache: str | Path | None = None,
     seed: int = 0,
     verify: Verify = "numerics",
     print_after: PrintAfter | None = None,
@@ -43,6 +44,7 @@ def run_pipeline(
         output: Where to write the model; ``None``: nowhere.
         target: Target whose facts passes are told, by name or file.
         calibration: Samples for passes that need ranges.
+        calibration_cache: Folder that keeps what was measured on them; ``None``: nothing is kept.
         seed: Seed of generated inputs.
         verify: What is checked after each group: ``numerics``, ``structure`` or ``off``.
         print_after: Receives the model as text after chosen passes.
@@ -60,21 +62,22 @@ def run_pipeline(
     if output is not None:
         refuse_existing(Path(output), force=force)
     model = load(path)
-    before = summarise(model)
+    shapes = KeptShapes(model)
+    before = summarise(model, shapes=shapes.renewed(model))
     report = Reporter(progress, "run")
+    calibrator = _calibrator(model, calibration, calibration_cache, report)
     manager = PassManager(
         verify=verify,
         seed=seed,
         target=facts,
-        statistics_provider=_statistics(model, calibration, report),
+        statistics_provider=calibrator,
         progress=_pass_progress(report),
         print_after=print_after,
     )
-    result = manager.run(model, steps, source=path)
+    result = manager.run(model, steps, source=path, shapes=shapes)
     files = save(result.model, output) if output is not None else ()
-    return RunReport(
-        source=path, files=files, before=before, after=summarise(model), ledger=result.ledger
-    )
+    after = summarise(model, shapes=shapes.renewed(model))
+    return RunReport(source=path, files=files, before=before, after=after, ledger=result.ledger)
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:
@@ -89,28 +92,19 @@ def refuse_existing(output: Path, *, force: bool) -> None:
         )
 
 
-def _statistics(
-    model: ir.Model, calibration: SampleSource | None, report: Reporter
-) -> Callable[[ir.Model, tuple[str, ...], RangeMethod], Mapping[str, ValueRange]] | None:
+def _calibrator(
+    model: ir.Model, calibration: SampleSource | None, cache: str | Path | None, report: Reporter
+) -> Calibrator | None:
     if calibration is None:
         return None
     specs = input_specs(model)
     samples = load_samples(calibration, inputs=specs)
     samples.check(specs)
-
-    def statistics(
-        current: ir.Model, names: tuple[str, ...], method: RangeMethod
-    ) -> Mapping[str, ValueRange]:
-        del method
-        return collect_ranges(
-            current,
-            samples,
-            names,
-            worker=shared_worker(),
-            progress=lambda done, total: report("calibrating", done, total),
-        )
-
-    return statistics
+    return Calibrator(
+        samples=samples,
+        cache=Path(cache) if cache is not None else None,
+        progress=lambda done, total: report("calibrating", done, total),
+    )
 
 
 def _pass_progress(report: Reporter) -> Callable[[PassEvent], None]:

@@ -117,6 +117,7 @@ class ExternalOnnxIr(Pass):
         if is_same:
             return
         after = _node_names(model)
+        edit.journal.touched.everything = True
         edit.journal.edits.append(
             Edit(
                 number=number,

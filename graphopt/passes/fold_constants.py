@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis import annotation_parameters, infer_shapes
+from graphopt.analysis import annotation_parameters
 from graphopt.analysis.constant_regions import (
     ConstantRegion,
     FoldingPart,
@@ -98,7 +98,7 @@ class FoldConstants(Pass):
             _fold(foldable, plan, storage, facts, edit)
             if len(edit.journal.edits) == edits_before:
                 break
-            facts = replace(facts, shapes=infer_shapes(model))
+            facts = replace(facts, shapes=facts.shapes.renewed(model))
         for node, slug, why in foldable.refusals:
             edit.refuse(node, slug, why=why)
         for node, growth_bytes in plan.left_out.items():

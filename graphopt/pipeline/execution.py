@@ -9,14 +9,18 @@ from time import perf_counter
 import onnx_ir as ir
 
 from graphopt.errors import InputError, PreconditionError, UsageError
-from graphopt.ir import nodes, structure_digest, weight_bytes
+from graphopt.ir import structure_digest
 from graphopt.pipeline.facts_source import FactsSource
 from graphopt.pipeline.groups import Group
 from graphopt.pipeline.ledger import PassEntry, Status
 from graphopt.pipeline.pipeline import Element, Fixpoint
+from graphopt.pipeline.standing import Standing
 from graphopt.rewrite import Editor, Facts, Journal, Pass
 
 __all__ = ["Execution", "Limits", "Place", "Step", "StepFailure"]
+
+_FIRST_COMPARED_ROUND = 3
+"""Nearly every fixpoint is reached before; digests are for those that go in circles."""
 
 Place = tuple[int, ...]
 """Where a pass stands in its group: indices from the outermost element inwards."""
@@ -75,18 +79,18 @@ class Execution:
     """One execution of a group on a model, in place.
 
     Attributes:
-        model: The model that is changed.
+        standing: What is known of the model that is changed.
         group: What is run.
         source: Where facts come from.
         limits: How much is run.
         on_step: Called after each run of a pass, skipped ones included.
         steps: The runs made, skipped ones excluded.
         entries: Lines for the ledger, in order.
-        journal: Edits and refusals.
+        journal: Edits and refusals; one of `standing`, made by `run`.
         notes: Where a fixpoint stopped early.
     """
 
-    model: ir.Model
+    standing: Standing
     group: Group
     source: FactsSource
     limits: Limits = field(default_factory=Limits)
@@ -95,9 +99,11 @@ class Execution:
     entries: list[PassEntry] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
-    _unchanged_since: dict[Pass, int] = field(default_factory=dict)
-    _operators_at: int = -1
-    _operator_types: frozenset[str] = frozenset()
+
+    @property
+    def model(self) -> ir.Model:
+        """The model that is changed."""
+        return self.standing.model
 
     def run(self) -> None:
         """Run the group.
@@ -106,7 +112,7 @@ class Execution:
             StepFailure: A pass raised; the model is half changed.
             PreconditionError: A pass is not given what it needs.
         """
-        self.journal.limit = self.limits.edits
+        self.journal = self.standing.journal(self.limits.edits)
         try:
             self._run_all(self.group.elements, (), 1)
         except _StepLimit:
@@ -127,6 +133,8 @@ class Execution:
             self._run_all(group.elements, place, iteration)
             if len(self.journal.edits) == before or self._is_settled(group.elements, place):
                 return
+            if iteration < _FIRST_COMPARED_ROUND:
+                continue
             digest = structure_digest(self.model)
             if digest in seen:
                 self.notes.append(f"`{group}` goes in circles; stopped in round {iteration}")
@@ -141,32 +149,21 @@ class Execution:
             if isinstance(element, Fixpoint):
                 if not self._is_settled(element.elements, here):
                     return False
-            elif here not in self.limits.dropped and not self._is_skippable(element):
+            elif here not in self.limits.dropped and not self.standing.is_settled(element):
                 return False
         return True
 
-    def _is_skippable(self, pass_: Pass) -> bool:
-        return self._unchanged_since.get(pass_) == len(self.journal.edits)
-
     def _reason_to_skip(self, pass_: Pass) -> str | None:
-        if self._is_skippable(pass_):
+        if self.standing.is_settled(pass_):
             return "idempotent, and nothing changed since its last run"
-        if pass_.anchors is not None and pass_.anchors.isdisjoint(self._operators()):
+        if pass_.anchors is not None and pass_.anchors.isdisjoint(self.standing.census.operators):
             return "the model has none of the operators that it looks for"
         return None
-
-    def _operators(self) -> frozenset[str]:
-        """Return the operator types of the model as it is now; walked once between edits."""
-        edits = len(self.journal.edits)
-        if self._operators_at != edits:
-            self._operator_types = frozenset(node.op_type for node in nodes(self.model))
-            self._operators_at = edits
-        return self._operator_types
 
     def _run_pass(self, pass_: Pass, place: Place, iteration: int) -> None:
         if self.limits.steps is not None and len(self.steps) >= self.limits.steps:
             raise _StepLimit
-        nodes_before, bytes_before = _size(self.model)
+        before = self.standing.census
         edits_before, refusals_before = len(self.journal.edits), len(self.journal.refusals)
         first = self.journal.transactions
         skip = self._reason_to_skip(pass_)
@@ -174,7 +171,8 @@ class Execution:
         facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
         edits = len(self.journal.edits) - edits_before
-        nodes_after, bytes_after = _size(self.model) if edits else (nodes_before, bytes_before)
+        self.standing.note(pass_, edits)
+        after = self.standing.census
         status: Status = "skipped" if skip else ("applied" if edits else "unchanged")
         entry = PassEntry(
             pass_text=str(pass_),
@@ -185,10 +183,10 @@ class Execution:
             reason=skip,
             edits=edits,
             refusals=len(self.journal.refusals) - refusals_before,
-            nodes_before=nodes_before,
-            nodes_after=nodes_after,
-            bytes_before=bytes_before,
-            bytes_after=bytes_after,
+            nodes_before=before.nodes,
+            nodes_after=after.nodes,
+            bytes_before=before.weight_bytes,
+            bytes_after=after.weight_bytes,
             seconds=seconds,
             facts_seconds=facts_seconds,
         )
@@ -198,14 +196,12 @@ class Execution:
             self.steps.append(
                 Step(pass_=pass_, place=place, facts=facts, first=first, last=last, entry=entry)
             )
-        if pass_.contract.is_idempotent:
-            self._unchanged_since[pass_] = len(self.journal.edits)
         if self.on_step is not None:
             self.on_step(entry)
 
     def _run_once(self, pass_: Pass, place: Place, iteration: int) -> tuple[Facts, float]:
         start = perf_counter()
-        facts = self.source.facts_for(pass_, self.model)
+        facts = self.source.facts_for(pass_, self.model, self.standing.shapes)
         facts_seconds = perf_counter() - start
         editor = Editor(self.model, pass_name=pass_.name, journal=self.journal)
         try:
@@ -215,7 +211,3 @@ class Execution:
         except Exception as error:
             raise StepFailure(pass_, place, facts, iteration) from error
         return facts, facts_seconds
-
-
-def _size(model: ir.Model) -> tuple[int, int]:
-    return sum(1 for _ in nodes(model)), weight_bytes(model)

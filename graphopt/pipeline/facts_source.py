@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graphopt.analysis import KeptShapes
 from graphopt.errors import PreconditionError
 from graphopt.ir import structure_digest
 from graphopt.rewrite import Facts, Needs, Pass, RangeMethod, ShapeTable, TargetFacts, ValueRange
@@ -32,8 +33,13 @@ class FactsSource:
         default_factory=dict
     )
 
-    def facts_for(self, pass_: Pass, model: ir.Model) -> Facts:
+    def facts_for(self, pass_: Pass, model: ir.Model, shapes: KeptShapes) -> Facts:
         """Return what ``pass_`` needs to know about ``model`` as it is now.
+
+        Args:
+            pass_: The pass.
+            model: The model.
+            shapes: Those of the model, perhaps not up to date.
 
         Raises:
             PreconditionError: The caller gave no target or no samples.
@@ -46,17 +52,10 @@ class FactsSource:
                 hint="name one with `--target NAME`, or `target=TargetFacts(...)` in Python",
             )
         return Facts(
-            shapes=self._shapes(model, needs),
+            shapes=shapes.renewed(model) if needs.shapes else ShapeTable({}),
             ranges=self._ranges_of(pass_, model, needs),
             target=self.target or TargetFacts(),
         )
-
-    def _shapes(self, model: ir.Model, needs: Needs) -> ShapeTable:
-        if not needs.shapes:
-            return ShapeTable({})
-        from graphopt.analysis import infer_shapes
-
-        return infer_shapes(model)
 
     def _ranges_of(self, pass_: Pass, model: ir.Model, needs: Needs) -> dict[str, ValueRange]:
         if not needs.ranges:

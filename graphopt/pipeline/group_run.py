@@ -18,6 +18,7 @@ from graphopt.pipeline.groups import Group
 from graphopt.pipeline.ledger import Ledger, PassEntry
 from graphopt.pipeline.numerics import NumericJudge
 from graphopt.pipeline.reproducer import write_reproducer
+from graphopt.pipeline.standing import Standing
 from graphopt.pipeline.watch import PassEvent
 from graphopt.verification import Interface
 
@@ -35,13 +36,15 @@ class Run:
 
     Attributes:
         manager: The settings that the caller chose.
-        facts: Where facts come from.
+        standing: What is known of the model as it is.
+        facts: Where other facts come from.
         judge: Compares outputs; ``None`` where numerics are not verified.
         known_faults: Structural faults that the model came with.
         ledger: What is written down.
     """
 
     manager: PassManager
+    standing: Standing
     facts: FactsSource
     judge: NumericJudge | None
     known_faults: frozenset[str]
@@ -52,14 +55,19 @@ class Run:
 class GroupRun:
     """Runs one group on a model, in place; see `PassManager`."""
 
-    model: ir.Model
     group: Group
     whole: Run
     _dropped: frozenset[Place] = frozenset()
     _rolled_back: list[PassEntry] = field(default_factory=list)
 
+    @property
+    def model(self) -> ir.Model:
+        """The model."""
+        return self.whole.standing.model
+
     def __post_init__(self) -> None:
         """Remember the state and the interface before the group."""
+        self._mark = self.whole.standing.mark()
         self._timing = self.whole.ledger.timing.part(f"group {self.group.number}")
         with self._timing.part("checkpoint").running():
             self._checkpoint = Checkpoint.take(self.model)
@@ -81,15 +89,19 @@ class GroupRun:
         with self._timing.running():
             try:
                 while (execution := self._attempt()) is None:
-                    self._checkpoint.restore(self.model)
+                    self._restore()
                 self._accept(execution)
             except Exception:
-                self._checkpoint.restore(self.model)
+                self._restore()
                 raise
+
+    def _restore(self) -> None:
+        self._checkpoint.restore(self.model)
+        self.whole.standing.rewind(self._mark)
 
     def _attempt(self) -> Execution | None:
         """Run and verify once; where that fails, deal with the guilty pass and return ``None``."""
-        execution = self._execution(self.model, Limits(dropped=self._dropped))
+        execution = self._execution(self.whole.standing, Limits(dropped=self._dropped))
         execution.on_step = self._announce
         try:
             execution.run()
@@ -165,12 +177,12 @@ class GroupRun:
 
     def _replay(self, limits: Limits) -> tuple[ir.Model, Execution]:
         model = self._checkpoint.new_model()
-        replay = self._execution(model, limits)
+        replay = self._execution(Standing(model, mark=self._mark), limits)
         replay.run()
         return model, replay
 
-    def _execution(self, model: ir.Model, limits: Limits) -> Execution:
-        return Execution(model, self.group, self.whole.facts, limits)
+    def _execution(self, standing: Standing, limits: Limits) -> Execution:
+        return Execution(standing, self.group, self.whole.facts, limits)
 
     def _announce(self, entry: PassEntry) -> None:
         passes = self._timing.part("passes")

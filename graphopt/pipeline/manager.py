@@ -9,6 +9,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from graphopt.analysis import KeptShapes
 from graphopt.errors import OptionError
 from graphopt.ir import Checkpoint
 from graphopt.pipeline.facts_source import FactsSource, StatisticsProvider
@@ -19,6 +20,7 @@ from graphopt.pipeline.ledger import Ledger
 from graphopt.pipeline.numerics import Feeds, NumericJudge
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.reproducer import Weights
+from graphopt.pipeline.standing import Standing
 from graphopt.pipeline.watch import PrintAfter, ProgressCallback
 from graphopt.rewrite import TargetFacts
 from graphopt.runtime import Worker
@@ -92,7 +94,12 @@ class PassManager:
         _check_word("reproducer_weights", self.reproducer_weights, ("none", "random", "full"))
 
     def run(
-        self, model: ir.Model, pipeline: Pipeline, *, source: str | Path | None = None
+        self,
+        model: ir.Model,
+        pipeline: Pipeline,
+        *,
+        source: str | Path | None = None,
+        shapes: KeptShapes | None = None,
     ) -> PipelineResult:
         """Run a pipeline on a model, in place.
 
@@ -101,6 +108,7 @@ class PassManager:
             pipeline: What to run.
             source: The file that ``model`` was loaded from, which serves as reference for
                 numerics; where ``None``, the model as given does.
+            shapes: Those of ``model``, where the caller has asked for some; they follow the edits.
 
         Raises:
             PreconditionError: A pass needs a target or samples, and none were given.
@@ -111,6 +119,7 @@ class PassManager:
         ledger = Ledger(pipeline=str(pipeline), seed=self.seed, verify=self.verify)
         whole = Run(
             manager=self,
+            standing=Standing(model, shapes),
             facts=FactsSource(self.target, self.statistics_provider),
             judge=self._judge(model, source),
             known_faults=self._known_faults(model, ledger),
@@ -118,7 +127,7 @@ class PassManager:
         )
         with ledger.timing.running():
             for group in groups_of(pipeline):
-                GroupRun(model, group, whole).run()
+                GroupRun(group, whole).run()
         return PipelineResult(model, ledger)
 
     def _judge(self, model: ir.Model, source: str | Path | None) -> NumericJudge | None:

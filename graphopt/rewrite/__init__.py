@@ -14,14 +14,22 @@ from graphopt.rewrite.facts import (
     ValueShape,
     provide_shapes_with,
 )
-from graphopt.rewrite.journal import Edit, Journal, Refusal
+from graphopt.rewrite.journal import Edit, Journal, Refusal, Touched
 from graphopt.rewrite.options import OptionSpec, OptionValue, format_value, option, option_specs
 from graphopt.rewrite.overwriting import is_overwritten, overwritten_by
 from graphopt.rewrite.pattern import Absent, Const, Either, Match, Op, Pattern, Var, match
+from graphopt.rewrite.splicing import (
+    Bindings,
+    adopt_initializers,
+    copy_nodes,
+    move_nodes,
+    repeated_names,
+)
 
 __all__ = [
     "Absent",
     "Approximate",
+    "Bindings",
     "Change",
     "Const",
     "Contract",
@@ -44,16 +52,21 @@ __all__ = [
     "Rounding",
     "ShapeTable",
     "TargetFacts",
+    "Touched",
     "ValueRange",
     "ValueShape",
     "Var",
+    "adopt_initializers",
     "can_replace",
+    "copy_nodes",
     "describe",
     "format_value",
     "is_overwritten",
     "match",
+    "move_nodes",
     "option",
     "option_specs",
     "overwritten_by",
     "provide_shapes_with",
+    "repeated_names",
 ]

@@ -9,7 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import as_tensor, subgraphs_of
+from graphopt.ir import as_tensor
+from graphopt.rewrite.attachment import (
+    copy_shape,
+    detach_subgraphs,
+    graph_of,
+    is_within_function,
+    take_over_output,
+)
 from graphopt.rewrite.names import NamePool
 from graphopt.rewrite.overwriting import is_overwritten
 
@@ -48,6 +55,8 @@ class Change:
         added: Names of the nodes and initializers that it creates.
         removed: Names of the nodes and initializers that it removes.
         changed: Names of the nodes and values that it modifies.
+        touched: Once applied: the nodes that are new, gone, or read or mean something else now.
+        touches_everything: It changes what all nodes mean.
     """
 
     def __init__(self, model: ir.Model, names: NamePool, place: Place) -> None:
@@ -60,6 +69,8 @@ class Change:
         self.added: list[str] = []
         self.removed: list[str] = []
         self.changed: list[str] = []
+        self.touched: list[ir.Node] = []
+        self.touches_everything = False
 
     def __bool__(self) -> bool:
         return bool(self._operations or self._removals)
@@ -129,13 +140,14 @@ class Change:
             for index in range(outputs)
         )
         if like is not None and values:
-            values[0].type, values[0].shape = like.type, _copy_shape(like.shape)
+            values[0].type, values[0].shape = like.type, copy_shape(like.shape)
         self.added.append(node_name)
 
         def build() -> None:
             attrs = ir.convenience.convert_attributes(dict(attributes or {}))
             created = ir.Node(domain, op_type, inputs, attrs, outputs=values, name=node_name)
             self._new_nodes.add(created)
+            self.touched.append(created)
             self._insert(created, before, after)
 
         self._operations.append(build)
@@ -192,10 +204,11 @@ class Change:
         for user, index in old.uses():
             if user not in self._new_nodes:
                 user.replace_input_with(index, new)
+                self.touched.append(user)
         if new.type is None:
             new.type = old.type
         if new.shape is None:
-            new.shape = _copy_shape(old.shape)
+            new.shape = copy_shape(old.shape)
         if old.is_graph_output():
             self._take_over_output(old, new)
 
@@ -206,19 +219,7 @@ class Change:
                 why="the graph must go on returning a value of its own under that name",
                 hint="a pass asks `can_replace` first; please report this",
             )
-        producer = old.producer()
-        graph = producer.graph if producer is not None else None
-        assert graph is not None
-        public_name = old.name or ""
-        old.name = self._names.unique(f"{public_name}_replaced")
-        new.name = public_name
-        new.type, new.shape = old.type, _copy_shape(old.shape)
-        new.doc_string = old.doc_string
-        new.metadata_props.update(old.metadata_props)
-        new.meta.update(old.meta)
-        for index, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[index] = new
+        take_over_output(old, new, self._names.unique(f"{old.name}_replaced"))
 
     def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
         """Let input ``index`` of ``node`` read ``value``; the input list grows as needed."""
@@ -229,17 +230,17 @@ class Change:
                 node.resize_inputs(index + 1)
             node.replace_input_with(index, value)
 
-        self._operations.append(rewire)
+        self._operate(node, rewire)
 
     def set_output_count(self, node: ir.Node, count: int) -> None:
         """Drop unused trailing outputs of ``node``, or add new ones."""
         self.changed.append(node.name or node.op_type)
-        self._operations.append(lambda: node.resize_outputs(count))
+        self._operate(node, lambda: node.resize_outputs(count))
 
     def set_input_count(self, node: ir.Node, count: int) -> None:
         """Drop trailing inputs of ``node``, or add empty ones."""
         self.changed.append(node.name or node.op_type)
-        self._operations.append(lambda: node.resize_inputs(count))
+        self._operate(node, lambda: node.resize_inputs(count))
 
     def set_attributes(self, node: ir.Node, attributes: Mapping[str, Any]) -> None:
         """Set attributes of ``node``; ``None`` removes one."""
@@ -252,7 +253,7 @@ class Change:
                 else:
                     node.attributes[key] = ir.convenience.convert_attribute(key, value)
 
-        self._operations.append(assign)
+        self._operate(node, assign)
 
     def set_operator(self, node: ir.Node, op_type: str, domain: str | None = None) -> None:
         """Turn ``node`` into another operator with the same inputs and outputs."""
@@ -263,7 +264,11 @@ class Change:
             if domain is not None:
                 node.domain = domain
 
-        self._operations.append(rename)
+        self._operate(node, rename)
+
+    def _operate(self, node: ir.Node, operation: Callable[[], None]) -> None:
+        self._operations.append(operation)
+        self._operations.append(lambda: self.touched.append(node))
 
     def set_value_info(
         self, value: ir.Value, *, dtype: ir.DataType | None = None, shape: ir.Shape | None = None
@@ -288,6 +293,33 @@ class Change:
 
         self._operations.append(forget)
 
+    @property
+    def model(self) -> ir.Model:
+        """The model that is changed."""
+        return self._model
+
+    def then(
+        self,
+        operation: Callable[[], None],
+        *,
+        added: Sequence[str] = (),
+        changed: Sequence[str] = (),
+    ) -> None:
+        """Carry out ``operation`` in its turn; the names of what it touches go into the journal."""
+        self.added += added
+        self.changed += changed
+        self.touches_everything = True
+        self._operations.append(operation)
+
+    def fresh_name(self, hint: str) -> str:
+        """Return a name made from ``hint`` that nothing in the model has."""
+        return self._names.unique(hint)
+
+    def can_own_initializers(self) -> bool:
+        """Tell whether `initializer` makes initializers here, and not ``Constant`` nodes."""
+        is_new = self._model.ir_version >= _INITIALIZERS_ALONE_SINCE
+        return is_new and not self._is_inside_function()
+
     # -- weights, removal, model -------------------------------------------------------------
 
     def set_tensor(self, value: ir.Value, data: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:
@@ -298,6 +330,7 @@ class Change:
             tensor = as_tensor(data, value.name or "")
             value.const_value = tensor
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            self.touched.extend(user for user, _ in value.uses())
 
         self._operations.append(assign)
 
@@ -320,6 +353,7 @@ class Change:
         """Import version ``version`` of an operator domain."""
         self.changed.append(f"opset {domain or 'ai.onnx'}")
         self._operations.append(lambda: self._model.opset_imports.update({domain: version}))
+        self.touches_everything = True
 
     # -- applying ----------------------------------------------------------------------------
 
@@ -328,9 +362,10 @@ class Change:
         for operation in self._operations:
             operation()
         for node in self._removals:
-            _detach_subgraphs(node)
+            detach_subgraphs(node)
             assert node.graph is not None
             node.graph.remove(node, safe=True)
+            self.touched.append(node)
 
     def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         place: Place = before or after or self._place
@@ -339,14 +374,14 @@ class Change:
         elif isinstance(place, ir.Value):
             self._insert_at_value(node, place)
         elif after is not None:
-            _graph_of(place).insert_after(place, node)
+            graph_of(place).insert_after(place, node)
         else:
-            _graph_of(place).insert_before(place, node)
+            graph_of(place).insert_before(place, node)
 
     def _insert_at_value(self, node: ir.Node, value: ir.Value) -> None:
         producer = value.producer()
         if producer is not None:
-            _graph_of(producer).insert_after(producer, node)
+            graph_of(producer).insert_after(producer, node)
             self._place = node.outputs[0]  # later nodes follow in order of creation
             return
         graph = value.graph or self._model.graph
@@ -362,35 +397,4 @@ class Change:
         return self._place.name or "graph"
 
     def _is_inside_function(self) -> bool:
-        if not self._model.functions:
-            return False
-        place = self._place
-        graph = place if isinstance(place, ir.Graph) else place.graph
-        inside: set[int] = set()
-        for function in self._model.functions.values():
-            inside |= {id(function), id(function.graph)}
-            inside |= {id(inner) for inner in function.graph.subgraphs()}
-        return id(graph) in inside
-
-
-def _graph_of(node: ir.Node) -> ir.Graph | ir.Function:
-    if node.graph is None:
-        raise PassError(
-            f"node `{node.name}` is in no graph",
-            why="an earlier rewrite removed it",
-            hint="a pass must not act on nodes that it removed; please report this",
-        )
-    return node.graph
-
-
-def _copy_shape(shape: ir.Shape | None) -> ir.Shape | None:
-    return shape.copy() if shape is not None else None
-
-
-def _detach_subgraphs(node: ir.Node) -> None:
-    """Release what the subgraphs of ``node`` capture, which the IR would go on counting as used."""
-    for graph in subgraphs_of(node):
-        for inner in graph:
-            _detach_subgraphs(inner)
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+        return is_within_function(self._model, self._place)

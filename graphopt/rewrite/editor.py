@@ -52,6 +52,8 @@ class Editor:
         if not self.journal.admits(number):
             return
         change.apply()
+        self.journal.touched.add(change.touched)
+        self.journal.touched.everything |= change.touches_everything
         self.journal.edits.append(
             Edit(
                 number=number,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Edit", "Journal", "Refusal"]
+import onnx_ir as ir
+
+__all__ = ["Edit", "Journal", "Refusal", "Touched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,29 @@ class Refusal:
 
 
 @dataclass
+class Touched:
+    """What edits changed since somebody looked, for facts that are kept instead of found anew.
+
+    Attributes:
+        nodes: Nodes created, removed, or that read or mean something else now, in order.
+        everything: The change cannot be told node by node.
+    """
+
+    nodes: dict[ir.Node, None] = field(default_factory=dict)
+    everything: bool = False
+
+    def add(self, nodes: Iterable[ir.Node]) -> None:
+        """Take note of changed nodes."""
+        self.nodes.update(dict.fromkeys(nodes))
+
+    def take(self) -> tuple[list[ir.Node], bool]:
+        """Return the nodes, and whether that is not all; both are forgotten here."""
+        found = list(self.nodes), self.everything
+        self.nodes, self.everything = {}, False
+        return found
+
+
+@dataclass
 class Journal:
     """Edits and refusals of one run, in order, shared by the editors of its passes.
 
@@ -57,12 +83,14 @@ class Journal:
         edits: Applied rewrites.
         refusals: Declined rewrites, each place and slug once.
         transactions: How many rewrites were asked for, discarded ones included.
+        touched: Nodes that the edits changed.
     """
 
     limit: int | None = None
     edits: list[Edit] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     transactions: int = 0
+    touched: Touched = field(default_factory=Touched, repr=False)
     _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
 
     def next_number(self) -> int:

@@ -200,7 +200,7 @@ def test_fixpoint_stops_after_its_rounds_and_says_so(chain):
 def test_fixpoint_notices_a_circle(chain):
     result = run("fixpoint(toggle-operators)", chain, verify="structure")
     assert "goes in circles" in result.ledger.notes[0]
-    assert len(result.ledger.entries) == 3
+    assert len(result.ledger.entries) == 5
 
 
 def test_idempotent_pass_is_skipped_on_an_unchanged_model(chain, feeds):

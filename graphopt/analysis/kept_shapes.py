@@ -1,0 +1,228 @@
+"""A shape table that follows the edits of a model, inferring again only what they may change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import onnx_ir as ir
+
+from graphopt.analysis.operators import Operators
+from graphopt.analysis.shapes import (
+    Inference,
+    Part,
+    inner_nodes,
+    known_from_the_model,
+    reads,
+    shape_of_tensor,
+)
+from graphopt.ir import constant_tensor, subgraphs_of
+from graphopt.rewrite import ShapeTable, Touched, ValueShape
+
+__all__ = ["KeptShapes"]
+
+
+class KeptShapes(ShapeTable):
+    """What `infer_shapes` would find in a model as it is now, but for the names of unknown sizes.
+
+    `touched` must be told of each node that changes: it is what an editor's journal fills. Asked
+    to renew itself, the table infers those nodes, then the readers of what turned out different,
+    until nothing does. What computes small tensors of sizes is inferred together with what reads
+    them: there the elements count, which no table tells.
+
+    Time O(changed nodes + their readers); with functions, O(nodes + edges) after each edit.
+
+    Args:
+        model: The model; only this one.
+
+    Attributes:
+        touched: Nodes changed since the table was last renewed.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__({})
+        self._model = model
+        self.touched = Touched()
+        self.touched.everything = True
+        self._inference = Inference(model)
+        self._operators = Operators(model)
+        self._owners: dict[ir.Graph, ir.Node] = {}
+
+    def renewed(self, model: ir.Model) -> KeptShapes:
+        """Return this very table, brought up to date."""
+        assert model is self._model, "a kept table belongs to one model"
+        nodes, is_everything = self.touched.take()
+        if is_everything or (nodes and not self._can_follow()):
+            self._infer_all()
+        elif nodes:
+            self._follow(nodes)
+        return self
+
+    def _can_follow(self) -> bool:
+        """Tell whether the inference of a part says what that of the whole model says of it."""
+        return not (self._model.functions or self._inference.has_failed)
+
+    def _infer_all(self) -> None:
+        self._inference = Inference(self._model)
+        self._operators = Operators(self._model)
+        self._owners = {}
+        everything = list(self._model.graph)
+        self._note_owners(everything)
+        found = self._inference.run(Part(everything))
+        self._shapes = (found or {}) | known_from_the_model(self._model)
+
+    def _note_owners(self, nodes: Iterable[ir.Node]) -> None:
+        for node in inner_nodes(nodes):
+            for graph in subgraphs_of(node):
+                self._owners[graph] = node
+
+    # -- following edits ---------------------------------------------------------------------
+
+    def _follow(self, touched: Iterable[ir.Node]) -> None:
+        units: dict[ir.Node, None] = {}
+        for node in touched:
+            if node.graph is None:
+                for value in node.outputs:
+                    self._shapes.pop(value, None)
+                continue
+            self._renew_constants(node)
+            unit = self._unit_of(node)
+            if unit is None:
+                self._infer_all()
+                return
+            units[unit] = None
+        self._note_owners(units)
+        self._infer_from(units)
+
+    def _renew_constants(self, node: ir.Node) -> None:
+        for value in node.inputs:
+            if value is not None and value.is_initializer():
+                tensor = constant_tensor(value)
+                if tensor is not None:
+                    self._shapes[value] = shape_of_tensor(tensor)
+
+    def _unit_of(self, node: ir.Node) -> ir.Node | None:
+        """Return the node of the main graph that is or holds ``node``; ``None`` if not known."""
+        unit: ir.Node | None = node
+        while unit is not None and unit.graph is not self._model.graph:
+            unit = self._owners.get(unit.graph) if isinstance(unit.graph, ir.Graph) else None
+        return unit
+
+    def _infer_from(self, units: Iterable[ir.Node]) -> None:
+        """Infer ``units``, then what reads what came out different, in ever larger steps."""
+        step, inferred = list(units), 0
+        while step:
+            step = _closure(step, self._readers_of_sizes)
+            different = self._infer(step)
+            if different is None:
+                self._infer_all()
+                return
+            inferred += len(step)
+            readers = (reader for value in different for reader in self._readers(value))
+            # As many as all before, so that a long way takes few steps.
+            step = _closure(readers, self._all_readers, enough=inferred)
+
+    def _all_readers(self, node: ir.Node) -> Iterator[ir.Node]:
+        return (reader for value in node.outputs for reader in self._readers(value))
+
+    def _readers_of_sizes(self, node: ir.Node) -> Iterable[ir.Node]:
+        return self._all_readers(node) if self._computes_sizes(node) else ()
+
+    def _readers(self, value: ir.Value) -> Iterator[ir.Node]:
+        """Yield the nodes of the main graph that read ``value``, or whose subgraphs do."""
+        for user, _ in value.uses():
+            unit = self._unit_of(user)
+            if unit is not None:
+                yield unit
+
+    def _computes_sizes(self, node: ir.Node) -> bool:
+        """Tell whether inference may follow the elements of what ``node`` computes."""
+        schema = self._operators.schema(node)
+        if schema is None or not schema.has_data_propagation_function:
+            return False
+        return any(self._may_hold_sizes(value) for value in node.outputs)
+
+    def _may_hold_sizes(self, value: ir.Value) -> bool:
+        known = self._shapes.get(value)
+        return known is None or known.dims is None or len(known.dims) <= 1
+
+    # -- inferring a part --------------------------------------------------------------------
+
+    def _infer(self, units: list[ir.Node]) -> list[ir.Value] | None:
+        """Renew the shapes of what ``units`` compute; return the outputs that have others now."""
+        nodes = _in_order(_closure(units, self._origins))
+        computed = {value for node in nodes for value in node.outputs}
+        given = {value for node in nodes for value in reads(node)} - computed
+        known = {value: self._shapes[value] for value in given if value in self._shapes}
+        found = self._inference.run(Part(nodes, known))
+        if found is None or self._inference.has_failed:
+            return None
+        for value in _inner_values(units):
+            self._renew(value, found.get(value))
+        outputs = (value for node in units for value in node.outputs)
+        return [value for value in outputs if self._renew(value, found.get(value))]
+
+    def _renew(self, value: ir.Value, shape: ValueShape | None) -> bool:
+        """Take note of a shape; tell whether it is another one than before."""
+        if self._shapes.get(value) == shape:
+            return False
+        if shape is None:
+            del self._shapes[value]
+        else:
+            self._shapes[value] = shape
+        return True
+
+    def _origins(self, node: ir.Node) -> Iterator[ir.Node]:
+        """Yield what computes those inputs of ``node`` of which the table does not tell enough."""
+        for value in reads(node):
+            producer = value.producer()
+            if producer is None or producer.op_type == "Constant":
+                continue
+            is_unknown = value not in self._shapes  # a sequence, for example
+            if is_unknown or (self._may_hold_sizes(value) and self._computes_sizes(producer)):
+                yield producer
+
+
+def _closure(
+    start: Iterable[ir.Node],
+    more: Callable[[ir.Node], Iterable[ir.Node]],
+    enough: int = sys.maxsize,
+) -> list[ir.Node]:
+    """Return ``start`` and what ``more`` leads to from there, until there are ``enough``."""
+    found = dict.fromkeys(start)
+    pending = list(found)
+    for node in pending:
+        if len(pending) >= enough:
+            break
+        for other in more(node):
+            if other not in found:
+                found[other] = None
+                pending.append(other)
+    return pending
+
+
+def _in_order(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Return ``nodes``, each after those whose outputs it reads."""
+    waiting = dict.fromkeys(nodes)
+    ordered: dict[ir.Node, None] = {}
+    for root in waiting:
+        pending = [(root, False)]
+        while pending:
+            node, is_ready = pending.pop()
+            if is_ready:
+                ordered[node] = None
+            elif node not in ordered:
+                pending.append((node, True))
+                producers = (value.producer() for value in reads(node))
+                pending.extend((p, False) for p in producers if p in waiting and p not in ordered)
+    return list(ordered)
+
+
+def _inner_values(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """Yield what the subgraphs of ``nodes`` define, weights excepted."""
+    for node in nodes:
+        for graph in subgraphs_of(node):
+            yield from (value for value in graph.inputs if not value.is_initializer())
+            for inner in graph:
+                yield from inner.outputs
+            yield from _inner_values(graph)

@@ -1,0 +1,72 @@
+"""What ties nodes, values and graphs of the IR to each other, beyond what the IR looks after."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt.errors import PassError
+from graphopt.ir import subgraphs_of
+
+__all__ = [
+    "copy_shape",
+    "detach_subgraphs",
+    "graph_of",
+    "is_within_function",
+    "take_over_output",
+]
+
+
+def graph_of(node: ir.Node) -> ir.Graph | ir.Function:
+    """Return the graph that ``node`` stands in.
+
+    Raises:
+        PassError: It stands in none.
+    """
+    if node.graph is None:
+        raise PassError(
+            f"node `{node.name}` is in no graph",
+            why="an earlier rewrite removed it",
+            hint="a pass must not act on nodes that it removed; please report this",
+        )
+    return node.graph
+
+
+def copy_shape(shape: ir.Shape | None) -> ir.Shape | None:
+    """Return a shape of its own for another value; shapes can be changed in place."""
+    return shape.copy() if shape is not None else None
+
+
+def detach_subgraphs(node: ir.Node) -> None:
+    """Release what the subgraphs of ``node`` capture, which the IR would go on counting as used."""
+    for graph in subgraphs_of(node):
+        for inner in graph:
+            detach_subgraphs(inner)
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+
+
+def is_within_function(model: ir.Model, place: ir.Node | ir.Value | ir.Graph) -> bool:
+    """Tell whether a graph is the body of a function or a subgraph of it, or stands in one."""
+    graph = place if isinstance(place, ir.Graph) else place.graph
+    inside = (
+        inner
+        for function in model.functions.values()
+        for inner in (function.graph, *function.graph.subgraphs())
+    )
+    return any(inner is graph for inner in inside)
+
+
+def take_over_output(old: ir.Value, new: ir.Value, spare_name: str) -> None:
+    """Let ``new`` be returned in the place of ``old``, under its name, which gets another one."""
+    producer = old.producer()
+    graph = producer.graph if producer is not None else None
+    assert graph is not None
+    public_name, old.name = old.name, spare_name
+    new.name = public_name
+    new.type, new.shape = old.type, copy_shape(old.shape)
+    new.doc_string = old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
