@@ -30,9 +30,13 @@ class NodeKeys:
     def __init__(self, operators: Operators) -> None:
         self._operators = operators
 
-    def of(self, node: ir.Node) -> Hashable:
-        """Return the key of ``node``."""
-        return self._node(node, {})
+    def of(self, node: ir.Node, names: Mapping[ir.Value, Hashable] | None = None) -> Hashable:
+        """Return the key of ``node``; a value counts as what ``names`` calls it."""
+        return self._node(node, names or {})
+
+    def are_alike(self, one: ir.Graph, other: ir.Graph) -> bool:
+        """Tell whether two subgraphs compute the same, up to the names of what they define."""
+        return self._graph(one, {}) == self._graph(other, {})
 
     def _node(self, node: ir.Node, scope: _Scope) -> Hashable:
         attributes = dict(self._defaults(node))
