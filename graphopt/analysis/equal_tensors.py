@@ -88,6 +88,8 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
 
 def _digest_of_sample(tensor: ir.TensorProtocol) -> bytes:
     digest = hashlib.sha256()
+    if isinstance(tensor, ir.LazyTensor):
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)  # computed once, not for each piece
     if tensor.dtype == ir.DataType.STRING:
         for text in _texts(tensor):
             digest.update(len(text).to_bytes(8, "little") + text)

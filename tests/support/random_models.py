@@ -350,7 +350,7 @@ def repeat(scope):
     """The same node once more."""
     plain = [node for node in scope.nodes if node.op_type not in ("Constant", "If", "Loop")]
     known = {value.name: value for value in scope.values}
-    plain = [node for node in plain if node.output[0] in known]
+    plain = [node for node in plain if node.output[0] in known and len(node.output) == 1]
     if not plain:
         return None
     again = onnx.NodeProto()

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
+from random_algebra import ALGEBRA
 from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
 from random_models import BATCH, FLOAT, INT, shape_constant
@@ -243,6 +244,8 @@ def _split(scope, x, dims, order):
 
 PATTERNS = {
     **STRUCTURES,
+    **ALGEBRA,
+    **CONTROL_FLOW,
     "fuse-attention": (attention,),
     "fuse-bias-gelu": (bias_gelu, gelu),
     "fuse-embedding-normalization": (embedding,),
@@ -250,7 +253,6 @@ PATTERNS = {
     "fuse-layer-normalization": (layer_normalization, rms_normalization),
     "fuse-rms-normalization": (residual_rms, layer_normalization),
     "fuse-skip-normalization": (skip_normalization,),
-    **CONTROL_FLOW,
     **FUSIONS,
 }
 """By pass: the operators to draw often, so that there are places for it."""

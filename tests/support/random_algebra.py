@@ -1,0 +1,155 @@
+"""Linear layers, and the constants that exporters leave around them."""
+
+import numpy as np
+from hypothesis import strategies as st
+from random_models import BATCH, FLOAT, shape_constant
+
+TAME = [0.5, 2.0, -1.5, 3.0, 0.0, 1e-8]
+
+
+def _coin(scope):
+    return scope.draw(st.booleans())
+
+
+def _values(scope, dims):
+    seed = scope.draw(st.integers(0, 2))
+    return np.random.default_rng(seed).normal(size=dims).astype(np.float32)
+
+
+def _weight(scope, dims):
+    return scope.weight(_values(scope, dims), as_node=scope.draw(st.integers(0, 3)) == 0)
+
+
+def image(scope):
+    """A value of rank 3 or 4 with known channels, made from any value if there is none."""
+    where = lambda v: len(v.dims) in (3, 4) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is not None:
+        return x
+    x = scope.weight(np.random.default_rng(3).normal(size=(2, 2, 3)).astype(np.float32))
+    return scope.node("Tanh", [x], FLOAT, x.dims)
+
+
+def convolution(scope):
+    """A Conv or ConvTranspose with a kernel of one element, in groups or not, perhaps a bias."""
+    x = image(scope)
+    channels, kernel = x.dims[1], (1,) * (len(x.dims) - 2)
+    groups = scope.draw(st.sampled_from([1, channels]))
+    width = groups * scope.draw(st.sampled_from([1, 2]))
+    op = scope.draw(st.sampled_from(["Conv", "ConvTranspose"]))
+    if op == "Conv":
+        shape = (width, channels // groups, *kernel)
+    else:
+        shape = (channels, width // groups, *kernel)
+    bias = [_weight(scope, (width,))] if _coin(scope) else []
+    inputs = [x, _weight(scope, shape), *bias]
+    return scope.node(op, inputs, FLOAT, (x.dims[0], width, *x.dims[2:]), group=groups)
+
+
+def _matrix_source(scope):
+    where = lambda v: len(v.dims) >= 2 and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    return scope.pick(FLOAT, where=where) or image(scope)
+
+
+def linear(scope):
+    """MatMul, perhaps with a bias, or Gemm with attributes."""
+    x = _matrix_source(scope)
+    width = scope.draw(st.sampled_from([1, 2, 4]))
+    if len(x.dims) == 2 and _coin(scope):
+        is_transposed = _coin(scope)
+        shape = (width, x.dims[-1]) if is_transposed else (x.dims[-1], width)
+        bias = [_weight(scope, scope.draw(st.sampled_from([(), (width,)])))] * _coin(scope)
+        attributes = {"alpha": 0.5} | ({"beta": 2.0} if _coin(scope) else {})
+        inputs = [x, _weight(scope, shape), *bias]
+        dims = (x.dims[0], width)
+        return scope.node("Gemm", inputs, FLOAT, dims, transB=int(is_transposed), **attributes)
+    weight = _weight(scope, (x.dims[-1], width))
+    y = scope.node("MatMul", [x, weight], FLOAT, (*x.dims[:-1], width))
+    if _coin(scope):
+        return scope.node("Add", [y, _weight(scope, (width,))], FLOAT, y.dims)
+    return y
+
+
+def _constant_for(scope, y, axis):
+    """A number, or one for each index of an axis."""
+    if scope.draw(st.integers(0, 2)) == 0:
+        number = np.array(scope.draw(st.sampled_from(TAME)), np.float32)
+        return scope.weight(number, as_node=_coin(scope))
+    dims = (y.dims[axis],) + (1,) * (len(y.dims) - 1 - axis)
+    if _coin(scope):
+        dims = (1,) * (len(y.dims) - len(dims)) + dims
+    return _weight(scope, dims)
+
+
+def _affine(scope, y, axis, ops):
+    for _ in range(scope.draw(st.integers(1, 3))):
+        op, constant = scope.draw(st.sampled_from(ops)), _constant_for(scope, y, axis)
+        pair = [y, constant] if op in ("Sub", "Div") or _coin(scope) else [constant, y]
+        y = scope.node(op, pair, FLOAT, y.dims)
+    return y
+
+
+def affine_layer(scope):
+    """A layer, and products and sums with constants after it."""
+    is_image = _coin(scope)
+    y = convolution(scope) if is_image else linear(scope)
+    return _affine(scope, y, 1 if is_image else len(y.dims) - 1, ["Mul", "Div", "Add", "Sub"])
+
+
+def affine_chain(scope):
+    """Products and sums with constants, one after the other."""
+    x = image(scope)
+    return _affine(scope, x, len(x.dims) - 1, ["Mul", "Div", "Add", "Sub"])
+
+
+def normalized_layer(scope):
+    """A layer and BatchNormalization in inference mode after it."""
+    y = convolution(scope) if _coin(scope) else linear(scope)
+    if len(y.dims) < 2 or y.dims[1] in (BATCH, 0):
+        return None
+    return batch_normalization(scope, y)
+
+
+def batch_normalization(scope, y):
+    """BatchNormalization in inference mode."""
+    channels = y.dims[1]
+    parameters = [_values(scope, channels) for _ in range(3)]
+    parameters.append(np.abs(_values(scope, channels)) + np.float32(0.1))
+    inputs = [y, *(scope.weight(values) for values in parameters)]
+    return scope.node("BatchNormalization", inputs, FLOAT, y.dims)
+
+
+def scaled_scores(scope):
+    """Scores of an attention with factors at queries, keys and scores, through Split or Reshape."""
+    x = image(scope)
+    if len(x.dims) == 4:
+        return None
+    sides = []
+    for order in ([0, 2, 1, 3], [0, 2, 3, 1]):
+        weight = _weight(scope, (x.dims[2], 4))
+        y = scope.node("MatMul", [x, weight], FLOAT, (*x.dims[:2], 4))
+        y = scope.node("Add", [y, _weight(scope, (4,))], FLOAT, y.dims) if _coin(scope) else y
+        if _coin(scope):
+            sizes = shape_constant(scope, [2, 2])
+            y = scope.node("Split", [y, sizes], FLOAT, (*x.dims[:2], 2), axis=2)
+            scope.nodes[-1].output.append(scope.fresh())
+        dims = [x.dims[0], x.dims[1], 2, y.dims[2] // 2]
+        target = shape_constant(scope, [0, 0, *dims[2:]])
+        y = scope.node("Reshape", [y, target], FLOAT, dims)
+        y = scope.node("Transpose", [y], FLOAT, [dims[axis] for axis in order], perm=order)
+        if _coin(scope):
+            factor = scope.weight(np.array(0.25, np.float32))
+            y = scope.node("Mul", [y, factor], FLOAT, y.dims)
+        sides.append(y)
+    if sides[0].dims[3] != sides[1].dims[2]:
+        return None
+    dims = (*sides[0].dims[:3], sides[1].dims[3])
+    scores = scope.node("MatMul", sides, FLOAT, dims)
+    factor = scope.weight(np.array(2.0, np.float32))
+    return scope.node("Div", [scores, factor], FLOAT, dims)
+
+
+ALGEBRA = {
+    "fold-scales": (affine_layer, normalized_layer, scaled_scores),
+    "fold-shifts": (affine_layer, affine_chain),
+}
+"""By pass: the operators to draw often, so that there are places for it."""
