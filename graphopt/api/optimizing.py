@@ -79,6 +79,7 @@ def optimize(
     target: str | Path | Target = "cpu-int8",
     output: str | Path | None = None,
     calibration: SampleSource | None = None,
+    calibration_cache: str | Path | None = None,
     evaluation: SampleSource | None = None,
     metric: MetricSource | None = None,
     gates: Mapping[str, float | None] | None = None,
@@ -97,6 +98,8 @@ def optimize(
         output: Directory of the bundle; ``None`` keeps it in a temporary one until it is saved.
         calibration: Samples to measure ranges on: `.npz`, `.npy`, a folder of them,
             ``module:function``, or an iterable of feeds (arrays by input name).
+        calibration_cache: Folder that keeps what was measured on them, for the next time with the
+            same model, samples, settings and versions; ``None``: nothing is kept.
         evaluation: Labelled samples for `metric`, or ``module:function`` of a metric.
         metric: ``top1``, ``f1``, ``spearman``, ``mse``, ``perplexity``, ``module:function``, or a
             function ``metric(predict) -> float`` with ``predict(feeds) -> outputs``.
@@ -126,6 +129,7 @@ def optimize(
             source,
             profile,
             calibration=calibration,
+            calibration_cache=Path(calibration_cache) if calibration_cache is not None else None,
             evaluation=evaluation,
             metric=metric,
             latency_budget_s=latency_budget_s,

@@ -1,15 +1,20 @@
 """Samples of a model's inputs, and what its values span on them."""
 
-from graphopt.calibration.ranges import collect_ranges
+from graphopt.calibration.cache import CalibrationCache
+from graphopt.calibration.calibrator import Calibrator
 from graphopt.calibration.samples import LABELS, Samples, SampleSource, load_samples
+from graphopt.calibration.thresholds import RANGE_METHODS, range_of
 from graphopt.calibration.user_functions import calling, import_function
 
 __all__ = [
     "LABELS",
+    "RANGE_METHODS",
+    "CalibrationCache",
+    "Calibrator",
     "SampleSource",
     "Samples",
     "calling",
-    "collect_ranges",
     "import_function",
     "load_samples",
+    "range_of",
 ]

@@ -13,6 +13,7 @@ from graphopt.cli.options import (
     LATENCY,
     STAGE,
     TARGET,
+    calibration_cache_option,
     calibration_option,
     cli_command,
     force_option,
@@ -48,6 +49,7 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
     "-o", "--output", type=click.Path(path_type=Path), help="Bundle. Default: MODEL.TARGET."
 )
 @calibration_option
+@calibration_cache_option
 @click.option(
     "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Labelled samples, or a metric."
 )

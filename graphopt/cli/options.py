@@ -18,6 +18,7 @@ __all__ = [
     "PASS",
     "STAGE",
     "TARGET",
+    "calibration_cache_option",
     "calibration_option",
     "cli_command",
     "force_option",
@@ -161,4 +162,10 @@ calibration_option = click.option(
     "--calibration",
     metavar="PATH|MODULE:FUNCTION",
     help="Samples: .npz, .npy, a folder of them, or a function that returns them.",
+)
+calibration_cache_option = click.option(
+    "--calibration-cache",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep what is measured on the samples here, and use it again.",
 )

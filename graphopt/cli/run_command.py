@@ -11,6 +11,7 @@ import click
 from graphopt.cli.options import (
     PASS,
     TARGET,
+    calibration_cache_option,
     calibration_option,
     cli_command,
     force_option,
@@ -45,6 +46,7 @@ __all__ = ["command"]
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The model to write.")
 @click.option("--target", type=TARGET, help="The target whose facts passes are told.")
 @calibration_option
+@calibration_cache_option
 @seed_option
 @click.option(
     "--verify",

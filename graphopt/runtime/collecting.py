@@ -91,8 +91,8 @@ def _without_padding(
         return array
     if tuple(array.shape[axis] for axis in axes) != wanted:
         return array
-    kept: npt.NDArray[Any] = np.moveaxis(array, axes, range(len(axes)))
-    return kept[mask.reshape(wanted) != 0]
+    kept: npt.NDArray[Any] = np.moveaxis(array, axes, range(len(axes)))[mask.reshape(wanted) != 0]
+    return kept
 
 
 def _view(value: Any) -> npt.NDArray[Any]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from graphopt._version import __version__
-from graphopt.calibration import collect_ranges
+from graphopt.calibration import Calibrator
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
 from graphopt.ir import Checkpoint, external_files, is_text_file, nodes, save, weight_bytes
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
-from graphopt.rewrite import Approximate, RangeMethod, ValueRange
+from graphopt.rewrite import Approximate
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
@@ -90,7 +90,11 @@ def plan_candidates(bench: Workbench) -> tuple[list[Candidate], list[Rejected]]:
 
 
 def manager_for(
-    bench: Workbench, report: Reporter, *, feeds: Sequence[Feeds] | None = None
+    bench: Workbench,
+    report: Reporter,
+    *,
+    feeds: Sequence[Feeds] | None = None,
+    calibrator: Calibrator | None = None,
 ) -> PassManager:
     """Return a pass manager that knows the target and the samples, and drops failing passes.
 
@@ -98,30 +102,18 @@ def manager_for(
         bench: What it may know.
         report: Where progress goes.
         feeds: Inputs on which numbers are compared; generated at two or more sizes by default.
+        calibrator: Measures ranges; passes that need some fail without it.
     """
 
     def progress(event: PassEvent) -> None:
         report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
-
-    def statistics(
-        model: ir.Model, names: tuple[str, ...], method: RangeMethod
-    ) -> Mapping[str, ValueRange]:
-        del method
-        assert bench.calibration is not None
-        return collect_ranges(
-            model,
-            bench.calibration,
-            names,
-            worker=bench.worker,
-            progress=lambda done, total: report("calibrating", done, total),
-        )
 
     return PassManager(
         on_error="drop",
         seed=bench.seed,
         feeds=feeds,
         target=bench.target.to_facts(),
-        statistics_provider=statistics if bench.calibration is not None else None,
+        statistics_provider=calibrator,
         progress=progress,
     )
 
@@ -143,12 +135,16 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
     report = bench.report.at(f"candidate {candidate.name}")
     report("building")
     model = shared.state.new_model()
+    calibrator = bench.calibrator(lambda done, total: report("calibrating", done, total))
     pipeline = Pipeline.parse(candidate.pipeline) if candidate.pipeline else Pipeline()
     try:
-        result = manager_for(bench, report, feeds=bench.feeds[:DRIFT_SAMPLES]).run(model, pipeline)
+        result = manager_for(
+            bench, report, feeds=bench.feeds[:DRIFT_SAMPLES], calibrator=calibrator
+        ).run(model, pipeline)
     except (PassError, RuntimeFailure, VerificationError) as error:
         return Rejected(candidate=candidate, reason=error.message, error=error)
     ledger = result.ledger
+    ledger.notes += calibrator.notes if calibrator is not None else []
     if dropped := ledger.rolled_back():
         reasons = "; ".join(f"{entry.pass_name}: {entry.reason}" for entry in dropped)
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import Samples, load_samples
+from graphopt.calibration import Calibrator, Samples, load_samples
 from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
 from graphopt.ir import load
 from graphopt.runtime import (
@@ -53,6 +53,7 @@ class Workbench:
         latency_feed: The input that is timed: the middle one by size of the real ones, or one
             generated input of the size that benchmarks use.
         calibration: Samples for calibration.
+        calibration_cache: Folder of what was measured on samples before; ``None``: none.
         evaluation: Samples for the task metric.
         metric: The task metric.
         metric_before: Its value for the original.
@@ -69,6 +70,7 @@ class Workbench:
     feeds_are_real: bool
     latency_feed: Feeds
     calibration: Samples | None
+    calibration_cache: Path | None
     evaluation: Samples | None
     metric: Metric | None
     metric_before: float | None
@@ -80,6 +82,12 @@ class Workbench:
     def worker(self) -> Worker:
         """The process in which sessions live; another one after a crash."""
         return shared_worker()
+
+    def calibrator(self, progress: Callable[[int, int], None]) -> Calibrator | None:
+        """Return what measures ranges on the samples; ``None`` without samples."""
+        if self.calibration is None:
+            return None
+        return Calibrator(samples=self.calibration, cache=self.calibration_cache, progress=progress)
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of symbolic dimensions in the inputs on which latency is measured."""
@@ -108,6 +116,7 @@ def prepare(
     target: Target,
     *,
     calibration: SampleSource | None,
+    calibration_cache: Path | None = None,
     evaluation: SampleSource | None,
     metric: MetricSource | None,
     latency_budget_s: float | None,
@@ -142,6 +151,7 @@ def prepare(
         feeds_are_real=real is not None,
         latency_feed=timed,
         calibration=calibration_samples,
+        calibration_cache=calibration_cache,
         evaluation=evaluation_samples,
         metric=chosen,
         metric_before=None,

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from graphopt.calibration import collect_ranges, load_samples
+from graphopt.calibration import Calibrator, load_samples
 from graphopt.errors import RunError
 from graphopt.ir import from_text, model_bytes
-from graphopt.rewrite import ValueRange
-from graphopt.runtime import shared_worker
+from graphopt.rewrite import RangeMethod, ValueRange
 
 MODEL = """(float[N] x, int64[1] i) => (float[N] y) <float[1] w = {2.0}>
 { a = Neg(x)  b = Mul(a, w)  c = Log(x)  d = Compress(x, m)  y = Add(a, b) }""".replace(
@@ -17,13 +16,21 @@ MODEL = """(float[N] x, int64[1] i) => (float[N] y) <float[1] w = {2.0}>
 )
 
 
+# Extremes are reduced in the graph; where cells are counted too, all is counted in the worker.
+METHODS = [RangeMethod(), RangeMethod(name="percentile", percentile=100.0)]
+METHOD = METHODS[0]
+
+
+@pytest.fixture(params=METHODS, ids=lambda method: method.name, autouse=True)
+def method(request, monkeypatch):
+    monkeypatch.setitem(globals(), "METHOD", request.param)
+
+
 def ranges(names, *arrays, progress=None):
     model = from_text(MODEL)
     before = model_bytes(model)
     feeds = [{"x": np.array(x, np.float32), "i": np.array([n])} for n, x in enumerate(arrays)]
-    found = collect_ranges(
-        model, load_samples(feeds), names, worker=shared_worker(), progress=progress
-    )
+    found = Calibrator(samples=load_samples(feeds), progress=progress)(model, names, METHOD)
     assert model_bytes(model) == before
     return found
 
@@ -65,7 +72,7 @@ def test_progress_counts_samples():
 
 
 def test_sample_that_the_runtime_refuses_is_an_error():
-    with pytest.raises(RunError):
-        collect_ranges(
-            from_text(MODEL), load_samples([{"x": np.zeros(1)}]), ["a"], worker=shared_worker()
-        )
+    samples = load_samples([{"x": np.ones(1, np.float32), "i": np.array([1])}, {"x": np.zeros(1)}])
+    with pytest.raises(RunError) as caught:
+        Calibrator(samples=samples)(from_text(MODEL), ["a"], METHOD)
+    assert caught.value.where == "sample 2 of `list of feeds`"

@@ -1,0 +1,273 @@
+"""Values of a model counted over samples, in a streaming pass whose memory samples do not grow."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import onnx_ir as ir
+
+from graphopt.calibration.padding import padded_positions
+from graphopt.calibration.reductions import Reductions, save_reduced
+from graphopt.calibration.samples import Feed, Samples
+from graphopt.errors import RuntimeFailure
+from graphopt.ir import clone, save
+from graphopt.ir.scratch import scratch_folder
+from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
+
+__all__ = ["MEMORY_BYTES", "Observation", "Observer"]
+
+MEMORY_BYTES = 256 << 20
+"""Bytes of values that are held at once; a model with more of them is run several times."""
+
+# The runtime may optimize: a range does not hang on the last bit. Threads that spin while they
+# wait steal time from the counting, which runs on one.
+_OPTIONS = SessionOptions(
+    optimization="all", threads=0, config={"session.intra_op.allow_spinning": "0"}
+)
+# For one run, to load fast is worth more than to run fast.
+_ONCE = SessionOptions(
+    optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
+)
+_LARGEST_ELEMENT_BYTES = 4
+
+
+@dataclass
+class Observation:
+    """What was counted so far.
+
+    Attributes:
+        histograms: By value name.
+        seen: By value name, how many samples are counted; those that are missing have none.
+    """
+
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+
+
+class _Group(NamedTuple):
+    """Values that are counted in the same runs, from sample number ``start`` on."""
+
+    start: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class _Counter(Protocol):
+    def add(self, feed: Feed) -> None: ...
+
+    def found(self) -> dict[str, Histogram]: ...
+
+
+@dataclass
+class _InWorker:
+    """Counts whole values in the worker."""
+
+    session: Session
+    group: _Group
+    padding: Mapping[str, Padding]
+    is_counted: bool
+
+    def add(self, feed: Feed) -> None:
+        self.session.collect(
+            feed,
+            self.group.outputs,
+            inputs=self.group.inputs,
+            padding=padded_positions(feed, self.padding),
+            is_counted=self.is_counted,
+        )
+
+    def found(self) -> dict[str, Histogram]:
+        return self.session.collected()
+
+
+@dataclass(kw_only=True)
+class Observer:
+    """Counts what values of a model hold over samples.
+
+    Where extremes alone are wanted and nothing is left out, they are computed by reductions in a
+    copy of the model, so that memory is that of a plain run. Else values are counted in the worker,
+    as many at a time as fit into `memory_bytes` on the largest sample; the model is run once for
+    each such group.
+
+    Attributes:
+        model: The model; it is left as it was.
+        samples: Feeds.
+        worker: Where the model runs.
+        is_counted: Count cells; extremes alone otherwise.
+        padding: Positions that are left out where they are padded, by value name.
+        memory_bytes: Bytes of values held at once.
+        progress: Told after each sample how many runs are done, and how many there are.
+        checkpoint: Given what was counted so far, every `checkpoint_s` seconds.
+    """
+
+    model: ir.Model
+    samples: Samples
+    worker: Worker
+    is_counted: bool = True
+    padding: Mapping[str, Padding] = field(default_factory=dict)
+    memory_bytes: int = MEMORY_BYTES
+    progress: Callable[[int, int], None] | None = None
+    checkpoint: Callable[[Observation], None] | None = None
+    checkpoint_s: float = 5.0
+
+    def run(self, names: Sequence[str], known: Observation | None = None) -> Observation:
+        """Count the named values.
+
+        Args:
+            names: Inputs of the model, and float values of its main graph; others are ignored.
+            known: An earlier observation that was interrupted, to go on with; it is changed.
+
+        Returns:
+            The histograms of the named values; one that was always empty may be missing.
+
+        Raises:
+            SessionLoadError: The runtime refuses the model.
+            RuntimeFailure: The runtime fails on a sample, which is named.
+        """
+        state = known or Observation()
+        total = len(self.samples)
+        groups = self._groups(names, state.seen)
+        planned = sum(total - group.start for group in groups)
+        runs = itertools.count(1)
+        for group in groups:
+            with self._counter(group) as counter:
+                self._run_group(group, counter, state, lambda: self._tell(next(runs), planned))
+        return state
+
+    def _run_group(
+        self, group: _Group, counter: _Counter, state: Observation, tell: Callable[[], None]
+    ) -> None:
+        names = (*group.inputs, *group.outputs)
+        earlier = {name: state.histograms[name] for name in names if name in state.histograms}
+        saved = time.monotonic()
+        feeds = itertools.islice(self.samples, group.start, None)
+        done = group.start
+        for done, feed in enumerate(feeds, start=group.start + 1):
+            with self._naming(done):
+                counter.add(feed)
+            tell()
+            if self.checkpoint and time.monotonic() - saved >= self.checkpoint_s:
+                self._enter(state, names, earlier, counter.found(), done)
+                self.checkpoint(state)
+                saved = time.monotonic()
+        self._enter(state, names, earlier, counter.found(), done)
+
+    def _enter(
+        self,
+        state: Observation,
+        names: Sequence[str],
+        earlier: Mapping[str, Histogram],
+        found: Mapping[str, Histogram],
+        done: int,
+    ) -> None:
+        """Enter into ``state`` what was counted by now, on top of what it held at the start."""
+        for name in names:
+            state.seen[name] = done
+            parts = [item[name] for item in (earlier, found) if name in item]
+            if parts:
+                state.histograms[name] = whole = Histogram(is_counted=self.is_counted)
+                for part in parts:
+                    whole.merge(part)
+
+    def _tell(self, done: int, planned: int) -> None:
+        if self.progress is not None:
+            self.progress(done, planned)
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Say in an error of the runtime which sample it was."""
+        try:
+            yield
+        except RuntimeFailure as error:
+            error.where = f"sample {number} of `{self.samples.source}`"
+            raise
+
+    # -- what is counted together --------------------------------------------------------------
+
+    @property
+    def _is_reduced(self) -> bool:
+        return not self.is_counted and not self.padding
+
+    def _groups(self, names: Sequence[str], seen: Mapping[str, int]) -> list[_Group]:
+        """Divide values by how far they are, and by what can be held at once."""
+        wanted = dict.fromkeys(names)
+        fed = [value.name for value in self.model.graph.inputs if value.name in wanted]
+        computed = [
+            output.name
+            for node in self.model.graph
+            for output in node.outputs
+            if output.name in wanted
+        ]
+        inputs: defaultdict[int, list[str]] = defaultdict(list)
+        outputs: defaultdict[int, list[str]] = defaultdict(list)
+        for found, place in ((fed, inputs), (computed, outputs)):
+            for name in found:
+                place[seen.get(name or "", 0)].append(name or "")
+        groups: list[_Group] = []
+        for start in sorted({*inputs, *outputs}):
+            if start < len(self.samples):
+                first, *others = self._packed(outputs[start]) or [()]
+                groups.append(_Group(start, tuple(inputs[start]), first))
+                groups += [_Group(start, (), part) for part in others]
+        return groups
+
+    def _packed(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """Divide values into groups that fit into memory on the largest sample."""
+        if self._is_reduced or not names:
+            return [tuple(names)] if names else []
+        sizes = self._sizes(names)
+        packed: list[list[str]] = [[]]
+        held = 0
+        for name in names:
+            size = sizes[name] * _LARGEST_ELEMENT_BYTES
+            if packed[-1] and held + size > self.memory_bytes:
+                packed.append([])
+                held = 0
+            packed[-1].append(name)
+            held += size
+        return [tuple(part) for part in packed]
+
+    def _sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the elements of each value on the largest sample, from one plain run."""
+        largest = max(self.samples, key=lambda feed: sum(item.size for item in feed.values()))
+        copy = clone(self.model)
+        values = {output.name: output for node in copy.graph for output in node.outputs}
+        for name in names:
+            node = ir.node("Size", [values[name]], name=f"{name}//Size")
+            node.outputs[0].name = f"{name}//Size"
+            copy.graph.append(node)
+            copy.graph.outputs.append(node.outputs[0])
+        with scratch_folder() as folder:
+            path = save(copy, folder / "sizes.onnx")[0]
+            with self.worker.load(path, _ONCE) as session:
+                found = session.run(largest, [f"{name}//Size" for name in names])
+        return {name: int(found[f"{name}//Size"]) for name in names}
+
+    @contextmanager
+    def _counter(self, group: _Group) -> Iterator[_Counter]:
+        with scratch_folder() as folder:
+            path = (
+                save_reduced(self.model, group.outputs, folder)
+                if self._is_reduced
+                else self._save_exposed(group.outputs, folder)
+            )
+            with self.worker.load(path, _OPTIONS) as session:
+                if self._is_reduced:
+                    yield Reductions(session, group.inputs, group.outputs)
+                else:
+                    yield _InWorker(session, group, self.padding, self.is_counted)
+
+    def _save_exposed(self, names: Sequence[str], folder: Path) -> Path:
+        """Write a copy of the model that also returns the named values."""
+        copy = clone(self.model)
+        returned = {value.name for value in copy.graph.outputs}
+        values = {output.name: output for node in copy.graph for output in node.outputs}
+        copy.graph.outputs.extend(values[name] for name in names if name not in returned)
+        return save(copy, folder / "exposed.onnx")[0]
