@@ -19,15 +19,20 @@ __all__ = ["atomic_file", "finish", "output_error", "temporary_file"]
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
 
+    A file that was there before is there until the new one is safe on the disk, also when the
+    power fails. Where there was none, nothing waits for the disk.
+
     Raises:
         OutputError: The folder is missing or cannot be written, or the disk is full.
     """
     file = Path(path).absolute()
     with temporary_file(file) as (stream, temporary):
         yield stream
-        finish(stream, temporary)
+        is_replaced = file.exists()
+        finish(stream, temporary, is_synced=is_replaced)
         temporary.replace(file)
-        _sync_folder(file.parent)
+        if is_replaced:
+            _sync_folder(file.parent)
 
 
 @contextmanager
@@ -51,10 +56,11 @@ def temporary_file(file: Path) -> Iterator[tuple[BinaryIO, Path]]:
         temporary.unlink(missing_ok=True)
 
 
-def finish(stream: BinaryIO, temporary: Path) -> None:
-    """Put what was written to a temporary file on the disk, with the permissions of a new file."""
+def finish(stream: BinaryIO, temporary: Path, *, is_synced: bool) -> None:
+    """Complete a temporary file, on the disk if need be, with the permissions of a new file."""
     stream.flush()
-    os.fsync(stream.fileno())
+    if is_synced:
+        os.fsync(stream.fileno())
     temporary.chmod(0o666 & ~_umask())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import glob
 import os
 import re
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from graphopt.errors import OutputError
 from graphopt.ir.atomic import atomic_file, finish, temporary_file
 from graphopt.ir.constants import weight_bytes
-from graphopt.ir.copying import ByteProgress, Checksum, TensorWriter
+from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled_digest
 from graphopt.ir.file_tensor import FileTensor, stored_bytes
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece, StandIns
 from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
@@ -164,14 +165,11 @@ def _save_external(
     places, total = _layout([tensor for _, tensor in apart], alignment)
     with temporary_file(file.parent / (name or f"{file.stem}.data")) as (stream, temporary):
         writer = TensorWriter(stream, total=total, progress=progress)
-        with Checksum() as checksum:
-            for offset, tensor in places.values():
-                if name is None:
-                    checksum.add(offset, tensor)
-                writer.write(bytes(offset - writer.position))
-                writer.tensor(tensor)
-            data_name = name or f"{file.stem}-{checksum.hexdigest()[:16]}.data"
-        finish(stream, temporary)
+        for offset, tensor in places.values():
+            writer.write(bytes(offset - writer.position))
+            writer.tensor(tensor)
+        finish(stream, temporary, is_synced=file.exists())
+        data_name = name or _data_name(file, sampled_digest(places.values()), temporary)
         for proto, tensor in apart:
             _locate(proto, data_name, places[_content_key(tensor)][0], tensor.nbytes)
         data_file = file.parent / data_name
@@ -181,6 +179,16 @@ def _save_external(
             temporary.replace(data_file)
     _remove_stale_data(file, keep=data_file)
     return (file, data_file)
+
+
+def _data_name(file: Path, digest: str, written: Path) -> str:
+    """Return a name for the data file ``written``, other than that of one with other content."""
+    name = f"{file.stem}-{digest[:16]}.data"
+    older = file.parent / name
+    # An older model may have all samples in common with this one, and must stay whole.
+    if older.exists() and not filecmp.cmp(older, written, shallow=False):
+        name = f"{file.stem}-{file_digest(written)[:16]}.data"
+    return name
 
 
 def _layout(
