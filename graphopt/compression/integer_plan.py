@@ -147,7 +147,7 @@ class _Planner:
             needed.append(self._result(node)[0])
         for value in needed:
             if value in self._without_range:
-                why = f"`{value.name}` has no finite range, or was 0 in every sample"
+                why = f"`{value.name}` has no usable range, or was 0 in every sample"
                 return LayerRefused("range-unknown", why)
         return layer
 

@@ -36,6 +36,7 @@ from graphopt.rewrite import (
     Facts,
     Needs,
     Pass,
+    RangeMethod,
     ValueRange,
     option,
 )
@@ -43,6 +44,9 @@ from graphopt.rewrite import (
 __all__ = ["QuantizeStatic"]
 
 _MINIMUM_OPSET = 13  # DequantizeLinear with one scale per channel
+_LEVELS, _SYMMETRIC_LEVELS = 256, 255
+# Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
+_LARGEST_VALUE = 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,9 @@ class QuantizeStatic(Pass):
         result somebody reads as float, keep a float result.
 
     When it refuses
-        `range-unknown`        a value that the layer reads or computes has no finite range, or was
-                               0 in every sample.
+        `range-unknown`        a value that the layer reads or computes has no finite range, or one
+                               that reaches what stands for infinity (1e30), or was 0 in every
+                               sample.
         `weight-not-constant`  the layer has no constant weight.
         `weight-overridable`   the weight is also an input of the model.
         `already-quantized`    the weight comes from integers.
@@ -111,6 +116,14 @@ class QuantizeStatic(Pass):
     symmetric: bool = option(False, help="activations have their zero point in the middle")
     per_channel: bool = option(True, help="one weight scale per output channel, not per tensor")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
+    method: str = option(
+        "minmax",
+        help="how ranges are taken from samples",
+        choices=("minmax", "percentile", "entropy", "mse"),
+    )
+    percentile: float = option(
+        99.99, help="values that `percentile` keeps", unit="percent", minimum=50.0, maximum=100.0
+    )
     exclude: tuple[str, ...] = option((), help="nodes that stay in float", unit="name pattern")
 
     def needs(self, model: ir.Model) -> Needs:
@@ -120,7 +133,7 @@ class QuantizeStatic(Pass):
         names = {
             carried.like.name or "": None for carried in self._plan(model, frozenset()).carried
         }
-        return Needs(ranges=tuple(names), target=bool(names))
+        return Needs(ranges=tuple(names), range_method=self._method(), target=bool(names))
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer that allows it; refuse the others one by one."""
@@ -135,6 +148,14 @@ class QuantizeStatic(Pass):
             with edit.rewrite(model.graph, because="one scale per channel") as change:
                 change.set_opset("", _MINIMUM_OPSET)
         _Quantizer(self, plan, edit, facts).run()
+
+    def _method(self) -> RangeMethod:
+        return RangeMethod(
+            name=self.method,
+            percentile=self.percentile,
+            levels=_SYMMETRIC_LEVELS if self.symmetric else _LEVELS,
+            symmetric=self.symmetric,
+        )
 
     def _plan(self, model: ir.Model, without_range: frozenset[ir.Value]) -> IntegerPlan:
         return plan_integers(
@@ -174,7 +195,7 @@ def _is_known(found: ValueRange | None) -> bool:
     if found is None or not np.isfinite([found.minimum, found.maximum]).all():
         return False
     # What was 0 in every sample has no scale: any other value that it takes later would be lost.
-    return (found.minimum, found.maximum) != (0.0, 0.0)
+    return 0.0 < max(-found.minimum, found.maximum) < _LARGEST_VALUE
 
 
 def _refuse_layers(model: ir.Model, edit: Editor, slug: str, why: str) -> None:
