@@ -38,17 +38,24 @@ class _Followed(NamedTuple):
     axes: tuple[int | None, ...]  # for each axis the axis of the mask; `None`: of size 1, expanded
 
 
-def find_key_mask(addend: ir.Value, masks: frozenset[str]) -> KeyMask | None:
+def find_key_mask(
+    addend: ir.Value, masks: frozenset[str], chosen: tuple[float, bool] | None = None
+) -> KeyMask | None:
     """Return the mask that ``addend``, (B, 1, S or 1, T), is computed of by single elements.
 
     Args:
-        addend: What is added to the scores.
+        addend: What is added to the scores, or a condition.
         masks: Names of the inputs that hold zeros and ones; boolean values do so anyway.
+        chosen: Scores become this number where the condition is so, else nothing is added.
     """
     found = _follow(addend, masks, _MAX_STEPS)
     if found is None or found.base is None or found.axes != (0, None, None, 1):
         return None
-    masked, kept = (float(number) for number in found.pair)
+    pair = found.pair
+    if chosen is not None:
+        number, holds = chosen
+        pair = np.where(pair.astype(bool) == holds, number, 0.0)
+    masked, kept = (float(number) for number in pair)
     if kept != 0 or not masked <= -_LEAST_PENALTY or not np.isfinite(masked):
         return None
     return KeyMask(found.base, masked)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphopt.analysis.operands import int_attribute
 from graphopt.ir import constant_tensor
 
-__all__ = ["Linear", "find_linear"]
+__all__ = ["Linear", "common_source", "find_linear"]
 
 _MATRIX_RANK = 2
 
@@ -51,6 +53,19 @@ def find_linear(value: ir.Value) -> Linear | None:
             return Linear(found.source, found.product, found.weight, bias)
         return None
     return _product(value)
+
+
+def common_source(parts: Sequence[ir.Value], rank: int) -> ir.Value | None:
+    """Return what a Split along the last axis splits into ``parts``, in order and without rest.
+
+    Args:
+        parts: Values.
+        rank: The number of dimensions that they have.
+    """
+    node = parts[0].producer()
+    if node is None or node.op_type != "Split" or node.domain or list(node.outputs) != list(parts):
+        return None
+    return node.inputs[0] if int_attribute(node, "axis", 0) in (-1, rank - 1) else None
 
 
 def _product(value: ir.Value | None) -> Linear | None:

@@ -65,9 +65,9 @@ def smallest(symbols: Symbols, *items: Integer) -> Integer:
     """Return the smallest number."""
     best = items[0]
     for item in items[1:]:
-        if is_nonnegative(best - item):
+        if is_nonnegative(best - item) or limit_of(item, best) is not None:
             best = item
-        elif not is_nonnegative(item - best):
+        elif not is_nonnegative(item - best) and limit_of(best, item) is None:
             best = _undecided(symbols, "smallest", best, item)
     return best
 

@@ -23,7 +23,7 @@ class SymbolicTable(ShapeTable):
         self.symbolic = SymbolicShapes(model, table)
         self._table = table
         self._names: dict[Expression, str] = {}
-        self._taken: set[str] = set()
+        self._taken: dict[str, Expression] = {}
 
     def of(self, value: ir.Value | None) -> ValueShape | None:
         """Return what is known of ``value``, or ``None`` where nothing is."""
@@ -37,6 +37,16 @@ class SymbolicTable(ShapeTable):
         found = self.symbolic.elements(value)
         return None if found is None else tuple(map(self._named, found.reshape(-1).tolist()))
 
+    def name_of(self, dim: Integer) -> int | str:
+        """Return how dimensions of this size are written."""
+        return self._named(dim)
+
+    def size_of(self, dim: int | str) -> Integer:
+        """Return what a dimension is that this table named; other names are sizes of their own."""
+        if isinstance(dim, int):
+            return dim
+        return self._taken.get(dim) or self.symbolic.symbols.named(dim)
+
     def _named(self, dim: Integer) -> int | str:
         if isinstance(dim, int):
             return dim
@@ -44,6 +54,6 @@ class SymbolicTable(ShapeTable):
             name = repr(dim)
             while name in self._taken:  # a model may call a dimension as it likes
                 name += "'"
-            self._taken.add(name)
+            self._taken[name] = dim
             self._names[dim] = name
         return self._names[dim]

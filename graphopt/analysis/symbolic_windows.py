@@ -1,4 +1,4 @@
-"""Dimensions of what convolutions, pooling and look-ups by many indices make of expressions."""
+"""Dimensions of what convolutions, pooling, resizing and look-ups make of expressions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.analysis.operands import int_attribute, operand
-from graphopt.analysis.symbolic_expressions import Integer
+from graphopt.analysis.operands import int_attribute, ints_attribute, operand
+from graphopt.analysis.symbolic_expressions import Integer, is_nonnegative
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
@@ -51,10 +51,27 @@ def _gather_nd(node: ir.Node, known: SymbolicShapes) -> _Found:
     return [(*indices[:-1], *data[batch + indices[-1] :])]
 
 
+def _resize(node: ir.Node, known: SymbolicShapes) -> _Found:
+    """What is resized to given sizes has them; `axes` since opset 18, `sizes` since 11."""
+    data, sizes = known.dims(operand(node, 0)), known.elements(operand(node, 3))
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    if data is None or sizes is None or (policy is not None and policy.as_string() != "stretch"):
+        return None
+    items = sizes.reshape(-1).tolist()
+    axes = ints_attribute(node, "axes") if "axes" in node.attributes else range(len(data))
+    if axes is None or len(items) != len(axes):
+        return None
+    dims = list(data)
+    for axis, item in zip(axes, items, strict=True):
+        dims[axis] = item
+    return [tuple(dims)] if all(map(is_nonnegative, dims)) else None
+
+
 WINDOW_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "AveragePool": _pool,
     "Conv": _conv,
     "GatherND": _gather_nd,
     "GlobalAveragePool": _pool,
     "MaxPool": _pool,
+    "Resize": _resize,
 }

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, infer_shapes, mask_inputs
 from graphopt.analysis.attention_blocks import Attention, Mismatch, find_attention
+from graphopt.analysis.attention_masks import Masks, plan_masks
+from graphopt.analysis.attention_operands import AttentionOperands
+from graphopt.analysis.attention_projections import (
+    packable_layers,
+    packed_bias,
+    packed_weight,
+    separate_operands,
+)
 from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib, is_supported_type
-from graphopt.analysis.key_masks import KeyMask, find_key_mask
-from graphopt.analysis.linear_layers import Linear, find_linear
+from graphopt.analysis.equal_sizes import EqualSizes, sizes_forced_equal
+from graphopt.analysis.key_masks import KeyMask
 from graphopt.analysis.orphans import orphans
 from graphopt.analysis.symbolic_table import SymbolicTable
-from graphopt.ir import constant_tensor, graphs
+from graphopt.ir import graphs
 from graphopt.rewrite import (
-    Change,
     Contract,
     Editor,
     Facts,
@@ -33,7 +38,6 @@ from graphopt.rewrite import (
 
 __all__ = ["FuseAttention"]
 
-_RANK = 4
 _FOR_WANT_OF_SHAPES = frozenset({"heads-not-split", "mask-shape", "unknown-shapes"})
 
 
@@ -118,10 +122,11 @@ def _fuse_around(
     softmax: ir.Node, fusion: _Fusion, target: TargetFacts, *, packed: bool
 ) -> Mismatch | None:
     version = fusion.operators.version(softmax) or 1
-    found = find_attention(softmax, fusion.shapes, version)
+    sizes = fusion.sizes_at(softmax)
+    found = find_attention(softmax, fusion.shapes, version, sizes)
     if isinstance(found, Mismatch):
         return found
-    masks = _refusal(found, fusion, target) or fusion.masks(found)
+    masks = _refusal(found, fusion, target) or plan_masks(found, fusion.shapes, sizes, fusion.bits)
     if isinstance(masks, Mismatch):
         return masks
     fusion.fuse(found, masks, packed=packed)
@@ -130,27 +135,22 @@ def _fuse_around(
 
 def _refusal(found: Attention, fusion: _Fusion, target: TargetFacts) -> Mismatch | None:
     if not is_supported_type(found.result, fusion.shapes, target):
-        return Mismatch("element-type", "")
-    if found.choices or found.is_guarded:
-        return Mismatch("mask-form", "the fused kernels add masks only")
+        known = fusion.shapes.of(found.result)
+        dtype = known.dtype if known is not None else None
+        return Mismatch("element-type", f"`{found.result.name}` is {dtype}")
     if found.softmax not in _replaced(found, (), fusion.operators):
-        return Mismatch("read-elsewhere", "")
+        return Mismatch("read-elsewhere", f"`{found.softmax.outputs[0].name}`")
     return None
 
 
-def _replaced(
-    found: Attention, kept: Sequence[ir.Value | None], operators: Operators
-) -> list[ir.Node]:
-    last = found.result.producer()
-    assert last is not None
-    return orphans([last], [value for value in kept if value is not None], operators)
+def _replaced(found: Attention, kept: Sequence[ir.Value], operators: Operators) -> list[ir.Node]:
+    """Return the nodes that give way; where presents come from the operator, their Concats too."""
+    joins = [value.producer() for value in _presents(found)]
+    return orphans([found.merge, *(node for node in joins if node is not None)], kept, operators)
 
 
-class _Masks(NamedTuple):
-    """What masks the scores: one mask of keys, and what is added."""
-
-    key: KeyMask | None
-    added: tuple[ir.Value, ...]
+def _presents(found: Attention) -> list[ir.Value]:
+    return [heads.joined for heads in (found.key, found.value) if heads.joined is not None]
 
 
 class _Fusion:
@@ -159,162 +159,98 @@ class _Fusion:
     def __init__(self, model: ir.Model, shapes: SymbolicTable, edit: Editor) -> None:
         self.model, self.shapes, self._edit = model, shapes, edit
         self.operators = Operators(model)
-        self._bits = mask_inputs(model)
+        self.bits = mask_inputs(model)
+        self._sizes = sizes_forced_equal(model, shapes)
         self._made: dict[Any, ir.Value] = {}
 
-    def masks(self, found: Attention) -> _Masks | Mismatch:
-        """Return the masks as the operators take them, or why they cannot."""
-        key: KeyMask | None = None
-        added: list[ir.Value] = []
-        for mask in found.masks:
-            of_keys = find_key_mask(mask, self._bits) if key is None else None
-            if of_keys is not None and self._dims(of_keys.mask) == found.key.dims[:2]:
-                key = of_keys
-            else:
-                added.append(mask)
-        for mask in added:
-            if not self._is_addable(mask, found):
-                why = f"{self._dims(mask)} for queries {found.query.dims} and keys {found.key.dims}"
-                return Mismatch("mask-shape", why)
-        return _Masks(key, tuple(added))
+    def sizes_at(self, softmax: ir.Node) -> EqualSizes:
+        """Return the sizes that are equal; what a branch demands holds in that branch alone."""
+        return self._sizes if softmax.graph is self.model.graph else self._sizes.copy()
 
-    def _dims(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        known = self.shapes.of(value)
-        return None if known is None else known.dims
-
-    def _is_addable(self, mask: ir.Value, found: Attention) -> bool:
-        """Tell whether a mask is (B or 1, H or 1, S, T); the first two cannot be anything else."""
-        dims = self._dims(mask)
-        return (
-            dims is not None
-            and len(dims) == _RANK
-            and dims[2:]
-            == (
-                found.query.dims[1],
-                found.key.dims[1],
-            )
-        )
-
-    def fuse(self, found: Attention, masks: _Masks, *, packed: bool) -> None:
+    def fuse(self, found: Attention, masks: Masks, *, packed: bool) -> None:
         """Put one operator in the place of an attention."""
-        root = found.result.producer()
-        assert root is not None
-        layers = self._packable(found, masks) if packed else None
-        with self._edit.rewrite(root, because="attention around a Softmax") as change:
+        found = self._with_own_presents(found)
+        kept = [one.value for one in masks.added]
+        kept += [masks.key.mask] if masks.key else []
+        removed = _replaced(found, kept, self.operators)
+        layers = packable_layers(found, removed) if packed else None
+        with self._edit.rewrite(found.merge, because=_described(found, masks)) as change:
             import_contrib(self._edit.model, change)
-            attributes = _attributes(found, masks)
-            mask, added = self._key_mask(masks.key, root, change), _sum(masks.added, change)
+            operands = AttentionOperands(self.model, found, self.shapes, change)
+            mask, added = self._key_mask(masks.key, found, operands), operands.bias(masks)
             inputs: list[ir.Value | None]
             if layers is not None:
-                inputs = [layers[0].source, _packed_weight(layers, change)]
-                inputs += [_packed_bias(layers, change), mask, None, added]
-                attributes |= _sizes(layers)
+                kind, weight = "Attention", packed_weight(layers, change)
+                bias = packed_bias(layers, change)
+                inputs = [layers[0].source, weight, bias, mask, None, added]
             else:
-                inputs = [*self._separate(found, change), mask, added]
-            kind = "MultiHeadAttention" if layers is None else "Attention"
-            fused = change.node(
-                kind, _trimmed(inputs), attributes=attributes, domain=CONTRIB_DOMAIN
+                kind = "MultiHeadAttention"
+                inputs = separate_operands(self.model, found, operands, change, removed)
+                inputs += [mask, added, found.key.past, found.value.past]
+            presents = _presents(found)
+            fused, *new = operands.node(
+                kind,
+                _trimmed(inputs),
+                _attributes(found, masks, kind),
+                outputs=1 + len(presents),
+                domain=CONTRIB_DOMAIN,
             )
-            change.replace(found.result, fused)
-            kept = [*inputs, *masks.added, *([masks.key.mask] if masks.key else [])]
-            removed = _replaced(found, kept, self.operators)
+            change.replace(found.result, operands.result(fused, is_finite=masks.is_finite))
+            for old, present in zip(presents, new, strict=True):
+                change.replace(old, present)
+            removed = _replaced(found, operands.read, self.operators)
             for node in removed:
                 change.remove(node)
-            for weight in _unread(removed, inputs):
-                change.remove_initializer(weight)
+            for unread in _unread(removed, operands.read):
+                change.remove_initializer(unread)
 
-    def _packable(self, found: Attention, masks: _Masks) -> tuple[Linear, ...] | None:
-        """Return the layers of queries, keys and values, where nobody else needs them."""
-        sources = (found.query.source, found.key.source, found.value.source)
-        layers = [layer for layer in map(find_linear, sources) if layer is not None]
-        if len(layers) < len(sources) or len({layer.source for layer in layers}) > 1:
-            return None
-        kept = [layers[0].source, *masks.added]
-        removed = set(_replaced(found, kept, self.operators))
-        is_free = all(layer.product.producer() in removed for layer in layers)
-        is_own = all(len(layer.weight.uses()) == 1 for layer in layers)
-        is_plain = not any(layer.weight.is_graph_output() for layer in layers)
-        return tuple(layers) if is_free and is_own and is_plain else None
+    def _with_own_presents(self, found: Attention) -> Attention:
+        """Let the operator join past and present where nobody asks for them before it is done."""
+        removed = set(_replaced(found, (), self.operators))
+        if all(user in removed for value in _presents(found) for user, _ in value.uses()):
+            return found
+        return replace(found, key=found.key.without_past(), value=found.value.without_past())
 
-    def _separate(self, found: Attention, change: Change) -> list[ir.Value | None]:
-        """Return queries, keys and values without their biases, and the biases packed."""
-        sources = (found.query.source, found.key.source, found.value.source)
-        layers = [find_linear(source) for source in sources]
-        if all(layer is None or layer.bias is None for layer in layers):
-            return [*sources, None]
-        widths = [heads.count * heads.size for heads in (found.query, found.key, found.value)]
-        biases = [
-            np.zeros(width, np.float32) if layer is None else _bias(layer)
-            for layer, width in zip(layers, widths, strict=True)
-        ]
-        products = [
-            source if layer is None else layer.product
-            for layer, source in zip(layers, sources, strict=True)
-        ]
-        return [*products, change.initializer(np.concatenate(biases), name="packed_bias")]
-
-    def _key_mask(self, key: KeyMask | None, root: ir.Node, change: Change) -> ir.Value | None:
+    def _key_mask(
+        self, key: KeyMask | None, found: Attention, operands: AttentionOperands
+    ) -> ir.Value | None:
         """Return the mask as 32-bit integers, converted once in each graph."""
-        if key is None:
-            return None
-        if key.mask.dtype == ir.DataType.INT32:
-            return key.mask
-        graph = root.graph
+        if key is None or key.mask.dtype == ir.DataType.INT32:
+            return None if key is None else key.mask
+        graph = found.merge.graph
         assert isinstance(graph, ir.Graph)
         made = self._made.get((graph, key.mask))
         if made is None or made.producer() is None:  # never applied
             attributes = {"to": ir.DataType.INT32.value}
-            made = change.node("Cast", [key.mask], attributes=attributes, before=graph[0])
+            made = operands.node("Cast", [key.mask], attributes, before=graph[0])[0]
             self._made[graph, key.mask] = made
         return made
 
 
-def _attributes(found: Attention, masks: _Masks) -> dict[str, Any]:
+def _described(found: Attention, masks: Masks) -> str:
+    query, key = found.query, found.key
+    parts = [f"attention, {query.count} heads of {query.size}"]
+    if masks.key is not None:
+        parts.append(f"keys masked by `{masks.key.mask.name}`")
+    parts += [
+        f"`{one.value.name}` {'masks' if one.choice else 'is added to'} the scores"
+        for one in masks.added
+    ]
+    if key.past is not None:
+        parts.append(f"keys continue `{key.past.name}`")
+    return ", ".join(parts)
+
+
+def _attributes(found: Attention, masks: Masks, kind: str) -> dict[str, Any]:
     attributes: dict[str, Any] = {"num_heads": found.query.count}
     if not math.isclose(found.scale, found.query.size**-0.5, rel_tol=1e-6):
         attributes["scale"] = found.scale
     if masks.key is not None:
         attributes["mask_filter_value"] = masks.key.penalty
+    widths = [one.count * one.size for one in (found.query, found.key, found.value)]
+    if kind == "Attention" and len(set(widths)) > 1:
+        attributes["qkv_hidden_sizes"] = widths
     return attributes
-
-
-def _sizes(layers: Sequence[Linear]) -> dict[str, list[int]]:
-    widths = [layer.width for layer in layers]
-    return {} if len(set(widths)) == 1 else {"qkv_hidden_sizes": widths}
-
-
-def _sum(added: Sequence[ir.Value], change: Change) -> ir.Value | None:
-    total: ir.Value | None = None
-    for mask in added:
-        total = mask if total is None else change.node("Add", [total, mask])
-    return total
-
-
-def _bias(layer: Linear) -> npt.NDArray[Any]:
-    tensor, weight = constant_tensor(layer.bias), constant_tensor(layer.weight)
-    assert weight is not None
-    return np.zeros(layer.width, weight.dtype.numpy()) if tensor is None else tensor.numpy()
-
-
-def _packed_bias(layers: Sequence[Linear], change: Change) -> ir.Value | None:
-    if all(layer.bias is None for layer in layers):
-        return None
-    bias = np.concatenate([_bias(layer) for layer in layers])
-    return change.initializer(bias, name=f"{layers[0].weight.name}_packed_bias")
-
-
-def _packed_weight(layers: Sequence[Linear], change: Change) -> ir.Value:
-    """Return (in_features, all out_features); it is joined when it is read, not before."""
-    tensors = [tensor for layer in layers if (tensor := constant_tensor(layer.weight)) is not None]
-    rows = int(tensors[0].shape.numpy()[0])
-    name = f"{layers[0].weight.name}_packed"
-    packed = ir.LazyTensor(
-        lambda: ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], axis=1)),
-        dtype=tensors[0].dtype,
-        shape=ir.Shape([rows, sum(layer.width for layer in layers)]),
-        name=name,
-    )
-    return change.initializer(packed, name=name)
 
 
 def _trimmed(inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
@@ -322,14 +258,14 @@ def _trimmed(inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
     return list(inputs[: count + 1])
 
 
-def _unread(removed: Sequence[ir.Node], inputs: Sequence[ir.Value | None]) -> list[ir.Value]:
+def _unread(removed: Sequence[ir.Node], read: Sequence[ir.Value]) -> list[ir.Value]:
     """Return the initializers that only the removed nodes read."""
     gone = set(removed)
-    read = {value: None for node in removed for value in node.inputs if value is not None}
+    values = {value: None for node in removed for value in node.inputs if value is not None}
     return [
         value
-        for value in read
+        for value in values
         if value.is_initializer()
-        and not (value.is_graph_input() or value.is_graph_output() or value in inputs)
+        and not (value.is_graph_input() or value.is_graph_output() or value in read)
         and all(user in gone for user, _ in value.uses())
     ]
