@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 from graphopt.deploy import Bundle, BundleParts, check_destination, is_bundle
 from graphopt.errors import BudgetExceeded
-from graphopt.ir import load, model_digest
+from graphopt.ir import load, model_digest, scratch_folder
 from graphopt.pipeline import PassManager, Pipeline
 from graphopt.report import OptimizeResult, PlanReport, to_text
 from graphopt.search import (
@@ -124,7 +123,7 @@ def optimize(
         check_destination(output, force=force, is_replaceable=is_bundle)
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
     report = Reporter(progress, "prepare")
-    with TemporaryDirectory(prefix="graphopt-") as work:
+    with scratch_folder() as work:
         workbench = prepare(
             source,
             profile,
@@ -137,7 +136,7 @@ def optimize(
             report=report,
         )
         digest = model_digest(workbench.model)
-        outcome = explore(workbench, Path(work))
+        outcome = explore(workbench, work)
         seconds = time.monotonic() - start
         result = result_of(outcome, seconds=seconds, source_sha256=digest)
         if outcome.chosen is None:
@@ -152,14 +151,11 @@ def optimize(
 
 def _kept_temporarily(result: OptimizeResult, parts: BundleParts) -> Optimization:
     """Build the bundle in a folder that lives as long as the returned value."""
-    folder = mkdtemp(prefix="graphopt-bundle-")
-    try:
-        bundle = Bundle.build(parts, Path(folder) / "bundle")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    made = Optimization(report=result, _bundle=bundle)
-    weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder())
+        bundle = Bundle.build(parts, folder / "bundle")
+        made = Optimization(report=result, _bundle=bundle)
+        weakref.finalize(made, stack.pop_all().close)
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,10 @@ def command(settings: Settings, output: Path | None, files: Path | None, force: 
         return _copy_files(settings, files)
     if output is not None:
         return _demonstrate(settings, output, force=force)
-    with tempfile.TemporaryDirectory(prefix="graphopt-demo-") as folder:
-        return _demonstrate(settings, Path(folder) / "digits.cpu-int8", force=False)
+    from graphopt.ir import scratch_folder
+
+    with scratch_folder() as folder:
+        return _demonstrate(settings, folder / "digits.cpu-int8", force=False)
 
 
 def _copy_files(settings: Settings, folder: Path) -> int:

@@ -16,6 +16,7 @@ from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save
+from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
 from graphopt.ir.walk import graphs, nodes, subgraphs_of
@@ -46,6 +47,7 @@ __all__ = [
     "output_error",
     "sample_bytes",
     "save",
+    "scratch_folder",
     "structure_digest",
     "subgraphs_of",
     "take_structure",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,10 +155,10 @@ def _session_for(model: ir.Model, session: Session | None) -> Iterator[Session]:
     if session is not None:
         yield session
         return
-    from graphopt.ir import save
+    from graphopt.ir import save, scratch_folder
 
-    with tempfile.TemporaryDirectory(prefix="graphopt-feeds-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         save(model, path)
         options = SessionOptions(optimization="disabled")
         with shared_worker().load(path, options) as own:
