@@ -7,7 +7,6 @@ its outputs become the reference of the next.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
-from graphopt.ir import Checkpoint, load, model_bytes, save, weight_bytes
+from graphopt.ir import Checkpoint, load, model_bytes, save, scratch_folder, weight_bytes
 from graphopt.pipeline.half_precision import runtime_tolerance
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
@@ -165,8 +164,8 @@ class NumericJudge:
         model = source.new_model() if isinstance(source, Checkpoint) else source
         if weight_bytes(model) <= SENT_WEIGHT_BYTES:
             return worker.load(model_bytes(model), _PLAIN)
-        with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
-            path = Path(folder) / "model.onnx"
+        with scratch_folder() as folder:
+            path = folder / "model.onnx"
             save(model, path, external_data=True)  # which the runtime maps, and does not copy
             return worker.load(path, _PLAIN)
 
