@@ -75,6 +75,7 @@ def run_pipeline(
         print_after=print_after,
     )
     result = manager.run(model, steps, source=path, shapes=shapes)
+    result.ledger.notes += calibrator.notes if calibrator is not None else []
     files = save(result.model, output) if output is not None else ()
     after = summarise(model, shapes=shapes.renewed(model))
     return RunReport(source=path, files=files, before=before, after=after, ledger=result.ledger)
