@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.analysis.operands import operand
+from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.symbolic_expressions import Integer
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
 
 __all__ = ["CONTRIB_DIMS"]
+
+_ROWS, _SPLIT = 3, 4  # the ranks of (B, S, H * d) and (B, H, S, d)
+_PAST = 6  # the first input that holds keys of earlier runs
 
 _Dims = tuple[Integer, ...]
 _Found = Sequence[_Dims | None] | None
@@ -39,10 +42,19 @@ def _attention(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 
 def _multi_head_attention(node: ir.Node, known: SymbolicShapes) -> _Found:
-    query, value = known.dims(operand(node, 0)), known.dims(operand(node, 2))
-    if query is None or value is None or not len(query) == len(value) == 3:  # noqa: PLR2004
+    query, key, value = (known.dims(operand(node, index)) for index in range(3))
+    if query is None or key is None or value is None or len(query) != _ROWS:
         return None
-    return [(*query[:-1], value[-1])]
+    heads = int_attribute(node, "num_heads", 0)
+    past = known.dims(operand(node, _PAST))
+    if past is not None and len(past) == len(key) + 1 == _SPLIT:
+        present = (*past[:2], past[2] + key[1], past[3])
+        return [query, present, present]
+    if operand(node, _PAST) is not None or not heads or len(node.outputs) > 1:
+        return None
+    if len(key) == len(value) == _SPLIT:
+        return [(*query[:-1], value[1] * value[3])]
+    return [(*query[:-1], value[-1])] if len(key) == len(value) == _ROWS else None
 
 
 def _embedding(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -58,6 +70,7 @@ CONTRIB_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "Gelu": _first,
     "MultiHeadAttention": _multi_head_attention,
     "QuickGelu": _first,
+    "RotaryEmbedding": _first,
     "SkipLayerNormalization": _first_and_sum,
     "SkipSimplifiedLayerNormalization": _first_and_sum,
 }

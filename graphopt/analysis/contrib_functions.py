@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.operands import ints_attribute, reshape_target
+
 __all__ = ["contrib_functions", "stand_in_name"]
 
 _DOMAIN = "com.microsoft"
@@ -44,6 +46,7 @@ _BODIES: Mapping[str, Sequence[_Node]] = {
         ("MatMul", ["s", "i2"], ["o0"]),
     ],
     "QuickGelu": _LIKE_INPUT,
+    "RotaryEmbedding": _LIKE_INPUT,
     "SkipLayerNormalization": _LIKE_INPUT_AND_SUM,
     "SkipSimplifiedLayerNormalization": _LIKE_INPUT_AND_SUM,
 }
@@ -56,7 +59,8 @@ def stand_in_name(node: ir.Node) -> str | None:
     """
     if node.domain != _DOMAIN or not _is_known(node):
         return None
-    return f"{node.op_type}_{len(node.inputs)}_{len(node.outputs)}"
+    form = "like_first" if _body(node) is _LIKE_INPUT else "own"
+    return f"{node.op_type}_{form}_{len(node.inputs)}_{len(node.outputs)}"
 
 
 def contrib_functions(nodes: Iterable[ir.Node], version: int) -> Iterator[onnx.FunctionProto]:
@@ -79,9 +83,34 @@ def _is_known(node: ir.Node) -> bool:
     if node.op_type == "Attention":
         return "qkv_hidden_sizes" not in node.attributes
     if node.op_type == "MultiHeadAttention":
-        past = node.inputs[_PAST:]
-        return None not in node.inputs[1:3] and len(node.inputs) > 2 and not any(past)  # noqa: PLR2004
+        return None not in node.inputs[1:3] and len(node.inputs) > 2  # noqa: PLR2004
     return node.op_type in _BODIES
+
+
+def _body(node: ir.Node) -> Sequence[_Node]:
+    if node.op_type == "MultiHeadAttention":
+        has_past = any(value is not None for value in node.inputs[_PAST : _PAST + 2])
+        # Heads of keys and values are of one size then, so that the result is as wide as queries.
+        if has_past or _rank_of(node.inputs[1]) == 4:  # noqa: PLR2004
+            return _LIKE_INPUT
+    return _BODIES[node.op_type]
+
+
+def _rank_of(value: ir.Value | None, steps: int = 4) -> int | None:
+    """Return the number of dimensions where that is plain to see; ``None``: it is not."""
+    if value is not None and value.shape is not None:
+        return len(value.shape)
+    node = value.producer() if value is not None else None
+    if node is None or node.domain or not steps:
+        return None
+    if node.op_type in ("Reshape", "Transpose"):
+        is_reshape = node.op_type == "Reshape"
+        target = reshape_target(node) if is_reshape else (ints_attribute(node, "perm"), False)
+        return None if target is None or target[0] is None else len(target[0])
+    if node.op_type in ("Add", "Concat", "Div", "MatMul", "Mul"):
+        ranks = [_rank_of(given, steps - 1) for given in node.inputs]
+        return max((rank for rank in ranks if rank is not None), default=None)
+    return None
 
 
 def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
@@ -91,7 +120,7 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
     attributes = _ATTRIBUTES.get(node.op_type, {})
     proto.attribute.extend(attributes)
-    for kind, inputs, outputs in _BODIES[node.op_type]:
+    for kind, inputs, outputs in _body(node):
         if outputs == ["o3"] and len(node.outputs) <= _SUM:
             continue
         written = proto.node.add(op_type=kind, input=inputs, output=outputs)

@@ -121,3 +121,25 @@ def test_a_growing_table_knows_what_takes_the_place_of_what():
     assert shapes.of(new) is None
     shapes.alias(new, result)
     assert shapes.of(new).dims == ("N",)
+
+
+CACHED = """<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+g (float[B,S,4] x, float[B,T,4] k, float[B,2,P,2] p, float[B,2,T,2] split)
+  => (float z, float w, float y) {
+  z, c, d = com.microsoft.MultiHeadAttention <num_heads = 2> (x, k, k, , , , p, p)
+  w = com.microsoft.MultiHeadAttention <num_heads = 2> (x, split, split)
+  y = com.microsoft.RotaryEmbedding (x, k, k, k)
+}"""
+
+
+@pytest.mark.parametrize("kind", ["inferred", "symbolic"])
+def test_shapes_of_attention_with_a_past_or_split_heads(kind):
+    model = from_text(CACHED)
+    table = infer_shapes(model)
+    table = SymbolicTable(model, table) if kind == "symbolic" else table
+    values = {value.name: table.of(value) for node in model.graph for value in node.outputs}
+    assert [values[name].dims for name in "zwy"] == [("B", "S", 4)] * 3
+    assert all(str(values[name].dtype) == "FLOAT" for name in "zwy")
+    if kind == "symbolic":
+        assert values["c"].dims == values["d"].dims
+        assert str(values["c"].dims).replace("T+P", "P+T") == "('B', 2, 'P+T', 2)"
