@@ -9,13 +9,19 @@ from graphopt.ir.constants import (
     opset_version,
     weight_bytes,
 )
-from graphopt.ir.copying import ByteProgress
+from graphopt.ir.copying import ByteProgress, TensorWriter
 from graphopt.ir.digest import model_digest, structure_digest, tensor_digest
-from graphopt.ir.file_tensor import FileTensor, blocks, external_files, sample_bytes
+from graphopt.ir.file_tensor import (
+    FileTensor,
+    SourceFile,
+    blocks,
+    external_files,
+    sample_bytes,
+)
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save
+from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
@@ -26,7 +32,9 @@ __all__ = [
     "ByteProgress",
     "Checkpoint",
     "FileTensor",
+    "SourceFile",
     "Structure",
+    "TensorWriter",
     "as_tensor",
     "atomic_file",
     "blocks",
@@ -47,6 +55,7 @@ __all__ = [
     "output_error",
     "sample_bytes",
     "save",
+    "save_referring",
     "scratch_folder",
     "structure_digest",
     "subgraphs_of",

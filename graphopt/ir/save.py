@@ -6,20 +6,21 @@ import filecmp
 import glob
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import OutputError
-from graphopt.ir.atomic import atomic_file, finish, temporary_file
+from graphopt.ir.atomic import atomic_file, finish, output_error, temporary_file
 from graphopt.ir.constants import weight_bytes
 from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled_digest
 from graphopt.ir.file_tensor import FileTensor, stored_bytes
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece, StandIns
 from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
 
-__all__ = ["INLINE_LIMIT_BYTES", "PROTOBUF_LIMIT_BYTES", "model_bytes", "save"]
+__all__ = ["INLINE_LIMIT_BYTES", "PROTOBUF_LIMIT_BYTES", "model_bytes", "save", "save_referring"]
 
 INLINE_LIMIT_BYTES = 1 << 30
 """Weights above this many bytes go to a file of their own; protobuf ends at 2 GiB."""
@@ -77,6 +78,33 @@ def save(
             why=f"expected the name of another file in the folder of `{file.name}`",
         )
     return _save_external(structure, file, name, alignment, progress)
+
+
+def save_referring(
+    model: ir.Model,
+    path: Path,
+    place: Callable[[ir.TensorProtocol], tuple[str, int]],
+) -> None:
+    """Write a model whose large initializers lie in files beside ``path``, for a short time only.
+
+    Args:
+        model: The model; it is left as it was.
+        path: Where to write it.
+        place: Puts a weight into a file and returns the name of the file, and the offset.
+
+    Raises:
+        OutputError: The disk is full.
+    """
+    structure = take_structure(model)
+    try:
+        for proto, tensor in structure.weights(initializers_only=True):
+            if tensor.nbytes >= LARGE_BYTES and tensor.dtype != ir.DataType.STRING:
+                _locate(proto, *place(tensor), tensor.nbytes)
+        with path.open("wb") as stream:
+            pieces, weights, _ = _inline(structure)
+            _write(TensorWriter(stream), pieces, weights)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def model_bytes(model: ir.Model) -> bytes:

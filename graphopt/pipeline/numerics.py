@@ -16,9 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
-from graphopt.ir import Checkpoint, load, model_bytes, save, scratch_folder, weight_bytes
+from graphopt.ir import Checkpoint, load, model_bytes, weight_bytes
 from graphopt.pipeline.half_precision import runtime_tolerance
 from graphopt.pipeline.ledger import Drift
+from graphopt.pipeline.state_folder import StateFolder
 from graphopt.rewrite import Numerics
 from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
 from graphopt.verification import ErrorSummary, contract_fault, random_outputs
@@ -59,6 +60,7 @@ class NumericJudge:
     _expected: list[Outputs] | None = None
     _generated: Sequence[Feeds] | None = None
     _latest: list[Outputs] | None = None
+    _folder: StateFolder | None = None
 
     def check(self, model: ir.Model, numerics: Numerics) -> None:
         """Check a model against the reference.
@@ -164,9 +166,9 @@ class NumericJudge:
         model = source.new_model() if isinstance(source, Checkpoint) else source
         if weight_bytes(model) <= SENT_WEIGHT_BYTES:
             return worker.load(model_bytes(model), _PLAIN)
-        with scratch_folder() as folder:
-            path = folder / "model.onnx"
-            save(model, path, external_data=True)  # which the runtime maps, and does not copy
+        if self._folder is None:
+            self._folder = StateFolder()
+        with self._folder.written(model) as path:
             return worker.load(path, _PLAIN)
 
 

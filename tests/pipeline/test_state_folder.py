@@ -1,0 +1,108 @@
+"""States of a model that the runtime loads: each weight is written once, or only linked to."""
+
+import gc
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt import ir as gir
+from graphopt.pipeline import numerics
+from graphopt.pipeline.numerics import NumericJudge
+from graphopt.pipeline.state_folder import StateFolder
+from graphopt.rewrite import Exact
+from graphopt.runtime import shared_worker
+
+
+def model_with_weights():
+    model = gir.from_text("(float[N,64] x) => (float[N,64] z) { z = Relu(x) }")
+    rng = np.random.default_rng(0)
+    relu, source = model.graph[0], model.graph.inputs[0]
+    for name in ("first", "second"):
+        tensor = ir.tensor(rng.standard_normal((64, 64), dtype=np.float32), name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        )
+        model.graph.register_initializer(value)
+        node = ir.Node("", "MatMul", [source, value])
+        model.graph.insert_before(relu, node)
+        source = node.outputs[0]
+    relu.replace_input_with(0, source)
+    return model
+
+
+@pytest.fixture(params=[False, True], ids=["inline", "external"])
+def loaded(request, tmp_path):
+    gir.save(model_with_weights(), tmp_path / "m.onnx", external_data=request.param)
+    return gir.load(tmp_path / "m.onnx")
+
+
+def outputs(worker, path):
+    feed = {"x": np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64)}
+    with worker.load(path) as session:
+        return session.run(feed)["z"]
+
+
+def test_states_compute_what_the_model_computes(loaded, tmp_path):
+    expected = outputs(shared_worker(), tmp_path / "m.onnx")
+    folder = StateFolder()
+    for _ in range(2):
+        with folder.written(loaded) as path:
+            np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
+        assert not path.exists()
+
+
+def test_only_new_weights_are_written_for_another_state(loaded, tmp_path):
+    folder = StateFolder()
+    sizes = []
+    weights = loaded.graph.initializers
+    for _ in range(3):
+        with folder.written(loaded) as path:
+            sizes.append((path.parent / "weights").stat().st_size)
+        changed = ir.tensor(np.ones((64, 64), np.float32), name="first")
+        weights["first"].const_value = changed
+    is_linked = len(gir.external_files(gir.load(tmp_path / "m.onnx"))) > 0
+    before = 0 if is_linked else 2 * 64 * 64 * 4
+    assert sizes == [before, before + 64 * 64 * 4, before + 64 * 64 * 4]
+
+
+def test_a_file_that_another_has_replaced_is_not_linked_to(tmp_path):
+    gir.save(model_with_weights(), tmp_path / "m.onnx", external_data="w.data")
+    model = gir.load(tmp_path / "m.onnx")
+    expected = outputs(shared_worker(), tmp_path / "m.onnx")
+    (tmp_path / "w.data").rename(tmp_path / "old")
+    (tmp_path / "w.data").write_bytes(bytes(2 * 64 * 64 * 4))
+    folder = StateFolder()
+    with folder.written(model) as path:
+        np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
+
+
+def test_where_links_fail_weights_are_copied(loaded, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    expected = outputs(shared_worker(), tmp_path / "m.onnx")
+    monkeypatch.setattr("graphopt.pipeline.state_folder.os.link", fail)
+    with StateFolder().written(loaded) as path:
+        np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
+
+
+def test_the_folder_goes_with_its_owner(loaded):
+    folder = StateFolder()
+    with folder.written(loaded) as path:
+        parent = path.parent
+    assert parent.exists()
+    del folder
+    gc.collect()
+    assert not parent.exists()
+
+
+def test_the_judge_finds_a_changed_weight_of_a_large_model(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(numerics, "SENT_WEIGHT_BYTES", 0)
+    judge = NumericJudge(tmp_path / "m.onnx")
+    judge.check(loaded, Exact())
+    changed = loaded.graph.initializers["first"].const_value.numpy().copy()
+    changed[3, 3] += 1
+    loaded.graph.initializers["first"].const_value = ir.tensor(changed, name="first")
+    with pytest.raises(numerics.NumericMismatch):
+        judge.check(loaded, Exact())
