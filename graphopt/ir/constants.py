@@ -32,7 +32,7 @@ def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.T
             dtype=object,
         )
         return ir.StringTensor(encoded.reshape(data.shape), shape=ir.Shape(data.shape), name=name)
-    return ir.tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+    return ir.Tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -40,14 +40,14 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 
     An initializer counts unless it is also an input of a graph, which a caller may override.
     """
-    if value is None or value.is_graph_input():
+    if value is None:
         return None
-    if value.is_initializer():
-        return value.const_value
     producer = value.producer()
-    if producer is None or producer.op_type != "Constant" or producer.domain:
+    if producer is None:
+        return value.const_value if value.is_initializer() and not value.is_graph_input() else None
+    if producer.op_type != "Constant" or producer.domain:
         return None
-    attributes = list(producer.attributes.values())
+    attributes = list(producer.attributes.data.values())
     if len(attributes) != 1 or attributes[0].is_ref():
         return None
     return _attribute_tensor(attributes[0], value.name or "")

@@ -216,12 +216,13 @@ class FileTensor(ir.TensorProtocol):
         self.dtype = dtype
         self.shape = shape
         shape.freeze()
+        self._size = math.prod(shape.numpy())  # asked for again and again
         self._array: weakref.ref[Array] | None = None
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return math.prod(self.shape.numpy())
+        return self._size
 
     @property
     def nbytes(self) -> int:

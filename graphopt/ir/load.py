@@ -24,6 +24,7 @@ from graphopt.ir.file_tensor import FileTensor, SourceFile
 from graphopt.ir.forms import ONNX_TEXT_SUFFIXES, TEXTPROTO_SUFFIXES
 from graphopt.ir.inline_weights import NOTHING_STRIPPED, Stripped, strip_weights
 from graphopt.ir.normalise import normalise
+from graphopt.ir.parsed_tensor import ParsedTensor
 from graphopt.ir.save import PROTOBUF_LIMIT_BYTES
 from graphopt.ir.walk import nodes
 
@@ -123,17 +124,21 @@ def _parse(source: SourceFile) -> tuple[onnx.ModelProto, Stripped]:
 
 
 def _adopt_weights(model: ir.Model, sources: Mapping[str, SourceFile]) -> None:
-    """Let the tensors that lie in files be read by us, from files that are held open."""
+    """Let tensors be ours: those that lie in files are read from files that are held open."""
     for value, tensor in initializer_tensors(model):
         value.const_value = _adopted(tensor, sources)
     for node in nodes(model):
         for attr in tuple(node.attributes.data.values()):
-            if attr.type == ir.AttributeType.TENSOR and isinstance(attr.value, ir.ExternalTensor):
-                tensor = _adopted(attr.value, sources)
+            if attr.type is not ir.AttributeType.TENSOR or attr.is_ref():
+                continue
+            tensor = _adopted(attr.value, sources)
+            if tensor is not attr.value:
                 node.attributes[attr.name] = ir.AttrTensor(attr.name, tensor, attr.doc_string)
 
 
 def _adopted(tensor: ir.TensorProtocol, sources: Mapping[str, SourceFile]) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.TensorProtoTensor):
+        return ParsedTensor.of(tensor)
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
     return FileTensor(

@@ -1,0 +1,58 @@
+"""Small tensors that came with the model's own bytes.
+
+The IR's own class asks the protobuf again each time, for shape, type and elements. Passes ask about
+the constants of a graph often, so that this is remembered here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+__all__ = ["ParsedTensor"]
+
+
+class ParsedTensor(ir.TensorProtoTensor):
+    """A tensor of a parsed model, with what it is made of at hand."""
+
+    def __init__(self, proto: onnx.TensorProto) -> None:
+        super().__init__(proto)
+        self._dtype = ir.DataType(proto.data_type)
+        self._shape = ir.Shape(proto.dims, frozen=True)
+        self._size: int = math.prod(proto.dims)
+        self._array: np.ndarray[Any, Any] | None = None
+
+    @classmethod
+    def of(cls, tensor: ir.TensorProtoTensor) -> ir.TensorProtoTensor:
+        """Return ``tensor`` as one of these; as it is where its type is none that is known."""
+        known = tensor.raw.data_type in _KNOWN_TYPES
+        return cls(tensor.raw) if known else tensor
+
+    @property
+    def dtype(self) -> ir.DataType:  # type: ignore[override]
+        """Element type."""
+        return self._dtype
+
+    @property
+    def shape(self) -> ir.Shape:  # type: ignore[override]
+        """Its sizes."""
+        return self._shape
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._size
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return the elements, read-only."""
+        if self._array is None:
+            self._array = super().numpy()
+            self._array.flags.writeable = False
+        return self._array
+
+
+_KNOWN_TYPES = frozenset(dtype.value for dtype in ir.DataType)
