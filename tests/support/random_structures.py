@@ -1,5 +1,7 @@
 """Chains and cuts that exporters write: what random nodes would hardly ever come to."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 from random_models import BATCH, FLOAT, shape_constant
@@ -37,7 +39,79 @@ def rearrangement(scope):
     return _permuted(scope, x, scope.draw(st.permutations([1, 2, 3]).map(lambda p: [0, *p])))
 
 
+def _vector(scope, *numbers):
+    return shape_constant(scope, numbers)
+
+
+def _sliced(scope, x, axis, bounds):
+    """Take a part of an axis of known size."""
+    start, end, *step = bounds
+    size = len(range(*slice(start, end, *(step or [1])).indices(x.dims[axis])))
+    places = [_vector(scope, number) for number in (start, end, axis, *step)]
+    dims = [*x.dims[:axis], size, *x.dims[axis + 1 :]]
+    return scope.node("Slice", [x, *places], FLOAT, dims)
+
+
+def _cuttable(scope):
+    where = lambda v: len(v.dims) > 1 and v.dims[1] in (3, 4)  # noqa: E731
+    return scope.pick(FLOAT, where=where) or _stored(scope, (2, 4, 32))
+
+
+def nested_slices(scope):
+    """A Slice of a Slice, of the same axis or of another one."""
+    x = _cuttable(scope)
+    bounds = st.tuples(st.integers(0, 3), st.sampled_from([1, 3, 4, 2**63 - 1]), st.integers(1, 2))
+    for _ in range(2):
+        axes = [axis for axis, size in enumerate(x.dims) if size != BATCH]
+        axis = scope.draw(st.sampled_from(axes))
+        x = _sliced(scope, x, axis, scope.draw(bounds))
+    return x
+
+
+def parts(scope):
+    """Parts of one axis, by Slices or by a Split, and perhaps put together again."""
+    x = _cuttable(scope)
+    border = scope.draw(st.integers(1, x.dims[1] - 1))
+    borders = [0, border, x.dims[1]]
+    if scope.draw(st.booleans()):
+        borders = sorted({*borders, 1})
+    found = [_sliced(scope, x, 1, pair) for pair in itertools.pairwise(borders)]
+    if scope.draw(st.booleans()):
+        return found[0]
+    found = scope.draw(st.permutations(found))
+    total = sum(part.dims[1] for part in found)
+    joined = scope.node("Concat", found, FLOAT, (x.dims[0], total, *x.dims[2:]), axis=1)
+    return _sliced(scope, joined, 1, (0, border)) if scope.draw(st.booleans()) else joined
+
+
+def phases(scope):
+    """Every second or third row, joined at the end."""
+    x = _stored(scope, (2, 6, scope.draw(st.sampled_from([2, 8]))))
+    step = scope.draw(st.sampled_from([2, 3]))
+    found = [_sliced(scope, x, 1, (start, 2**63 - 1, step)) for start in range(step)]
+    if scope.draw(st.booleans()):
+        found.reverse()
+    return scope.node("Concat", found, FLOAT, (2, 6 // step, step * x.dims[2]), axis=2)
+
+
+def nested_concats(scope):
+    """A Concat of a Concat."""
+    x = _cuttable(scope)
+    axis = scope.draw(st.sampled_from([1, 1, len(x.dims) - 1]))
+    joined = scope.node("Concat", [x, x], FLOAT, (x.dims[0], 2 * x.dims[1], *x.dims[2:]), axis=1)
+    if axis != 1:
+        x = joined
+    dims = [size + other if place == axis else size for place, (size, other) in _sizes(joined, x)]
+    return scope.node("Concat", [joined, x], FLOAT, dims, axis=axis)
+
+
+def _sizes(first, second):
+    return enumerate(zip(first.dims, second.dims, strict=True))
+
+
 STRUCTURES = {
+    "collapse-concats": (parts, phases, nested_concats),
+    "collapse-slices": (nested_slices, parts),
     "collapse-rearrangements": (rearrangement,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
