@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, operand
+from graphopt.analysis.symbolic_dims import broadcast
 from graphopt.analysis.symbolic_expressions import Integer
+from graphopt.analysis.symbolic_windows import WINDOW_DIMS
 
 if TYPE_CHECKING:
     from graphopt.analysis.symbolic_shapes import SymbolicShapes
@@ -18,6 +20,7 @@ __all__ = ["CONTRIB_DIMS"]
 _ROWS, _SPLIT = 3, 4  # the ranks of (B, S, H * d) and (B, H, S, d)
 _PAST = 6  # the first input that holds keys of earlier runs
 
+_MATRIX_RANK = 2
 _Dims = tuple[Integer, ...]
 _Found = Sequence[_Dims | None] | None
 
@@ -62,11 +65,26 @@ def _embedding(node: ir.Node, known: SymbolicShapes) -> _Found:
     return None if indices is None or table is None else [(*indices, table[-1])]
 
 
+def _fused_matmul(node: ir.Node, known: SymbolicShapes) -> _Found:
+    operands = [known.dims(operand(node, index)) for index in (0, 1)]
+    turned = []
+    for side, dims in zip("AB", operands, strict=True):
+        # Vectors are not turned, and no pass makes a product of them.
+        if dims is None or len(dims) < _MATRIX_RANK or int_attribute(node, f"transBatch{side}", 0):
+            return None
+        is_turned = int_attribute(node, f"trans{side}", 0)
+        turned.append((*dims[:-2], dims[-1], dims[-2]) if is_turned else dims)
+    left, right = turned
+    return [(*broadcast(known, [left[:-2], right[:-2]]), left[-2], right[-1])]
+
+
 CONTRIB_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "Attention": _attention,
     "BiasGelu": _first,
     "EmbedLayerNormalization": _embedding,
     "FastGelu": _first,
+    "FusedConv": WINDOW_DIMS["Conv"],
+    "FusedMatMul": _fused_matmul,
     "Gelu": _first,
     "MultiHeadAttention": _multi_head_attention,
     "QuickGelu": _first,

@@ -13,6 +13,7 @@ __all__ = ["contrib_functions", "stand_in_name"]
 
 _DOMAIN = "com.microsoft"
 _SPLIT_COUNT_SINCE = 18
+_EINSUM_SINCE = 12
 _PAST = 6  # the first input that holds keys of earlier runs
 _SUM = 3  # the output that is the sum
 _Node = tuple[str, Sequence[str], Sequence[str]]
@@ -39,6 +40,7 @@ _BODIES: Mapping[str, Sequence[_Node]] = {
     "EmbedLayerNormalization": [("Gather", ["i2", "i0"], ["o0"])],
     "FastGelu": _LIKE_INPUT,
     "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
+    "FusedMatMul": [("Einsum", ["i0", "i1"], ["o0"])],
     "Gelu": _LIKE_INPUT,
     "MultiHeadAttention": [
         ("Transpose", ["i1"], ["t"]),
@@ -60,6 +62,7 @@ def stand_in_name(node: ir.Node) -> str | None:
     if node.domain != _DOMAIN or not _is_known(node):
         return None
     form = "like_first" if _body(node) is _LIKE_INPUT else "own"
+    form += _equation(node)[1]
     return f"{node.op_type}_{form}_{len(node.inputs)}_{len(node.outputs)}"
 
 
@@ -78,10 +81,22 @@ def contrib_functions(nodes: Iterable[ir.Node], version: int) -> Iterator[onnx.F
             yield _function(node, name, version)
 
 
+def _equation(node: ir.Node) -> tuple[str, str]:
+    """Return what FusedMatMul multiplies with what, and a word for it that is fit for a name."""
+    if node.op_type != "FusedMatMul":
+        return "", ""
+    left, right = (node.attributes.get_int(f"trans{side}", 0) for side in "AB")
+    equation = f"...{'ji' if left else 'ij'},...{'kj' if right else 'jk'}->...ik"
+    return equation, f"_{left}{right}"
+
+
 def _is_known(node: ir.Node) -> bool:
     """Tell whether there is a body that holds for this node: some forms have other shapes."""
     if node.op_type == "Attention":
         return "qkv_hidden_sizes" not in node.attributes
+    if node.op_type == "FusedMatMul":
+        batch = [node.attributes.get_int(f"transBatch{side}", 0) for side in "AB"]
+        return not any(batch)
     if node.op_type == "MultiHeadAttention":
         return None not in node.inputs[1:3] and len(node.inputs) > 2  # noqa: PLR2004
     return node.op_type in _BODIES
@@ -115,7 +130,8 @@ def _rank_of(value: ir.Value | None, steps: int = 4) -> int | None:
 
 def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     proto = onnx.FunctionProto(name=name, domain=_DOMAIN)
-    proto.opset_import.add(domain="", version=version)
+    since = _EINSUM_SINCE if node.op_type == "FusedMatMul" else 1
+    proto.opset_import.add(domain="", version=max(version, since))
     proto.input.extend(f"i{index}" for index in range(len(node.inputs)))
     proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
     attributes = _ATTRIBUTES.get(node.op_type, {})
@@ -126,7 +142,9 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
         written = proto.node.add(op_type=kind, input=inputs, output=outputs)
         for attribute, form in attributes.items():
             written.attribute.add(name=attribute, ref_attr_name=attribute, type=form)
-        if kind == "Transpose":
+        if kind == "Einsum":
+            written.attribute.append(onnx.helper.make_attribute("equation", _equation(node)[0]))
+        elif kind == "Transpose":
             written.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 1]))
         elif kind == "Split":
             written.attribute.append(onnx.helper.make_attribute("axis", -1))

@@ -53,7 +53,28 @@ def _activation(scope, x):
     return scope.node("Clip", [x, *given], FLOAT, x.dims)
 
 
+def turned_product(scope):
+    """A product of a value with one of the same shape, turned, with scalars here and there."""
+    x = scope.pick(FLOAT, where=lambda v: len(v.dims) in (2, 3)) or _of_weights(scope, (2, 3))
+    y = scope.pick(FLOAT, where=lambda v: v.dims == x.dims)
+    axes = list(range(len(x.dims)))
+    axes[-2:] = reversed(axes[-2:])
+    dims = [x.dims[axis] for axis in axes]
+    y = scope.node("Transpose", [_scaled(scope, y)], FLOAT, dims, perm=axes)
+    x = _scaled(scope, x)
+    return _scaled(scope, scope.node("MatMul", [x, y], FLOAT, (*x.dims[:-1], x.dims[-2])))
+
+
+def _scaled(scope, x):
+    if _coin(scope):
+        return x
+    number = scope.draw(st.sampled_from([0.5, -3.0, 1e-9, 0.0, np.inf]))
+    scalar = scope.weight(np.full((1,) * scope.draw(st.integers(0, 2)), number, np.float32))
+    return scope.node(scope.draw(st.sampled_from(["Mul", "Div"])), [x, scalar], FLOAT, x.dims)
+
+
 FUSIONS = {
     "fuse-conv-activation": (conv_activation,),
+    "fuse-matmul": (turned_product,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
