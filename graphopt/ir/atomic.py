@@ -12,56 +12,95 @@ from typing import BinaryIO
 
 from graphopt.errors import OutputError
 
-__all__ = ["atomic_file", "finish", "output_error", "temporary_file"]
+__all__ = ["PendingFile", "atomic_file", "output_error", "pending_file"]
+
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes ``path`` when the block ends without an error.
 
-    A file that was there before is there until the new one is safe on the disk, also when the
-    power fails. Where there was none, nothing waits for the disk.
-
     Raises:
         OutputError: The folder is missing or cannot be written, or the disk is full.
     """
     file = Path(path).absolute()
-    with temporary_file(file) as (stream, temporary):
-        yield stream
-        is_replaced = file.exists()
-        finish(stream, temporary, is_synced=is_replaced)
-        temporary.replace(file)
-        if is_replaced:
+    with pending_file(file) as pending:
+        yield pending.stream
+        pending.publish(file)
+
+
+class PendingFile:
+    """A file that has no name yet, or a hidden one where the system knows no files without.
+
+    Attributes:
+        stream: Where to write it.
+        path: Where it can be read while it is pending.
+    """
+
+    def __init__(self, folder: Path, hidden: str) -> None:
+        self._hidden = folder / f".{hidden}.{os.getpid()}.{os.urandom(4).hex()}"
+        handle = _nameless(folder)
+        self.path = _DESCRIPTORS / str(handle) if handle is not None else self._hidden
+        if handle is None:
+            handle, name = tempfile.mkstemp(prefix=f".{hidden}.", dir=folder)
+            self.path = self._hidden = Path(name)
+            self._hidden.chmod(0o666 & ~_umask())
+        self.stream: BinaryIO = os.fdopen(handle, "wb")
+
+    def publish(self, file: Path) -> None:
+        """Give the file its name, in its folder; one that had it before is replaced.
+
+        The one before is there until this one is safe on the disk, also when the power fails.
+        Where there was none, nothing waits for the disk.
+        """
+        self.stream.flush()
+        is_replacing = file.exists()
+        if is_replacing:
+            os.fsync(self.stream.fileno())
+        if self.path != self._hidden:
+            # Without a descriptor, here of no use, Python links to the link that `path` is.
+            os.link(self.path, self._hidden, src_dir_fd=self.stream.fileno(), follow_symlinks=True)
+        self._hidden.replace(file)
+        if is_replacing:
             _sync_folder(file.parent)
+
+    def discard(self) -> None:
+        """Close the file; unless it was published it is gone."""
+        try:
+            self.stream.close()
+        finally:
+            self._hidden.unlink(missing_ok=True)
+
+
+def _nameless(folder: Path) -> int | None:
+    """Open a file without a name, of which nothing stays when the program is killed."""
+    if not hasattr(os, "O_TMPFILE") or not _DESCRIPTORS.exists():
+        return None
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None  # not every kind of disk has them; what else is wrong shows again
 
 
 @contextmanager
-def temporary_file(file: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a temporary file in the folder of ``file``; it is gone after the block, if not renamed.
+def pending_file(file: Path) -> Iterator[PendingFile]:
+    """Open a file that may become ``file``, or another one in its folder.
 
     Raises:
         OutputError: The folder is missing or cannot be written, or the disk is full.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        pending = PendingFile(file.parent, file.name)
     except OSError as error:
         raise output_error(file, error) from error
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream, temporary
+        try:
+            yield pending
+        finally:
+            pending.discard()
     except OSError as error:
         raise output_error(file, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def finish(stream: BinaryIO, temporary: Path, *, is_synced: bool) -> None:
-    """Complete a temporary file, on the disk if need be, with the permissions of a new file."""
-    stream.flush()
-    if is_synced:
-        os.fsync(stream.fileno())
-    temporary.chmod(0o666 & ~_umask())
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import OutputError
-from graphopt.ir.atomic import atomic_file, finish, output_error, temporary_file
+from graphopt.ir.atomic import atomic_file, output_error, pending_file
 from graphopt.ir.constants import weight_bytes
 from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled_digest
 from graphopt.ir.file_tensor import FileTensor, stored_bytes
@@ -191,20 +191,20 @@ def _save_external(
         if tensor.nbytes >= _EXTERNAL_MINIMUM_BYTES and tensor.dtype != ir.DataType.STRING
     ]
     places, total = _layout([tensor for _, tensor in apart], alignment)
-    with temporary_file(file.parent / (name or f"{file.stem}.data")) as (stream, temporary):
-        writer = TensorWriter(stream, total=total, progress=progress)
+    with pending_file(file.parent / (name or f"{file.stem}.data")) as data:
+        writer = TensorWriter(data.stream, total=total, progress=progress)
         for offset, tensor in places.values():
             writer.write(bytes(offset - writer.position))
             writer.tensor(tensor)
-        finish(stream, temporary, is_synced=file.exists())
-        data_name = name or _data_name(file, sampled_digest(places.values()), temporary)
+        data.stream.flush()
+        data_name = name or _data_name(file, sampled_digest(places.values()), data.path)
         for proto, tensor in apart:
             _locate(proto, data_name, places[_content_key(tensor)][0], tensor.nbytes)
         data_file = file.parent / data_name
-        with atomic_file(file) as model_stream:
+        with atomic_file(file) as stream:
             pieces, weights, _ = _inline(structure)
-            _write(TensorWriter(model_stream), pieces, weights)
-            temporary.replace(data_file)
+            _write(TensorWriter(stream), pieces, weights)
+            data.publish(data_file)
     _remove_stale_data(file, keep=data_file)
     return (file, data_file)
 
