@@ -108,6 +108,10 @@ def _calibrator(
     )
 
 
+def _byte_progress(report: Reporter) -> Callable[[int, int], None]:
+    return lambda done, total: report("writing MB", done // 10**6, total // 10**6)
+
+
 def _pass_progress(report: Reporter) -> Callable[[PassEvent], None]:
     return lambda event: report(f"{event.name}: {event.edits} edits, {event.seconds:.2f} s")
 
