@@ -142,9 +142,8 @@ def _reshape(node: ir.Node, known: SymbolicShapes) -> _Found:
         place = asked.index(-1)
         others = [*sizes[:place], *sizes[place + 1 :]]
         sizes[place] = _rest(known, data, others)
-        if not allow_zero:
-            for size in others:
-                known.assume_positive(node, size)
+        for size in others:  # with `allowzero`, too: see the assumptions of the analysis
+            known.assume_positive(node, size)
     return [tuple(sizes)]
 
 
