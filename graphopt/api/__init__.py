@@ -2,7 +2,7 @@
 
 from graphopt.api.comparing import bench, verify
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
-from graphopt.api.running import explain, inspect, run_pipeline
+from graphopt.api.running import explain, inspect, inspect_samples, run_pipeline
 
 __all__ = [
     "Optimization",
@@ -10,6 +10,7 @@ __all__ = [
     "default_output",
     "explain",
     "inspect",
+    "inspect_samples",
     "optimize",
     "plan",
     "run_pipeline",

@@ -8,18 +8,20 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes, ModelSummary, summarise
-from graphopt.calibration import Calibrator, load_samples
+from graphopt.calibration import Calibrator, lint_samples, load_samples
+from graphopt.calibration.lint import lint_survey
+from graphopt.calibration.survey import Survey
 from graphopt.errors import OutputError
 from graphopt.ir import load, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
-from graphopt.report import RunReport
+from graphopt.report import RunReport, SamplesReport
 from graphopt.rewrite import Journal, TargetFacts
 from graphopt.runtime import input_specs
 from graphopt.search import ProgressCallback, Reporter, SampleSource
 from graphopt.targets import load_target
 
-__all__ = ["explain", "inspect", "run_pipeline"]
+__all__ = ["explain", "inspect", "inspect_samples", "run_pipeline"]
 
 
 def run_pipeline(
@@ -66,6 +68,8 @@ def run_pipeline(
     before = summarise(model, shapes=shapes.renewed(model))
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
+    # Before any pass: what the model does to its inputs is plainest then.
+    warnings = lint_samples(model, calibrator.samples) if calibrator is not None else ()
     manager = PassManager(
         verify=verify,
         seed=seed,
@@ -76,9 +80,16 @@ def run_pipeline(
     )
     result = manager.run(model, steps, source=path, shapes=shapes)
     result.ledger.notes += calibrator.notes if calibrator is not None else []
-    files = save(result.model, output) if output is not None else ()
+    files = () if output is None else save(result.model, output, progress=_byte_progress(report))
     after = summarise(model, shapes=shapes.renewed(model))
-    return RunReport(source=path, files=files, before=before, after=after, ledger=result.ledger)
+    return RunReport(
+        source=path,
+        files=files,
+        before=before,
+        after=after,
+        ledger=result.ledger,
+        sample_warnings=warnings,
+    )
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:
@@ -123,6 +134,31 @@ def inspect(path: str | Path) -> ModelSummary:
         InputError: The file is not a usable model.
     """
     return summarise(load(path))
+
+
+def inspect_samples(
+    path: str | Path, samples: SampleSource, *, evaluation: SampleSource | None = None
+) -> SamplesReport:
+    """Return what samples for a model file are like, and what is doubtful about them.
+
+    Args:
+        path: ONNX file.
+        samples: Samples for calibration.
+        evaluation: Samples on which results are judged, for comparison.
+
+    Raises:
+        InputError: The file is not a usable model, or samples do not fit it.
+    """
+    model = load(path)
+    specs = input_specs(model)
+    loaded = load_samples(samples, inputs=specs)
+    loaded.check(specs)
+    judged = load_samples(evaluation, inputs=specs) if evaluation is not None else None
+    if judged is not None:
+        judged.check(specs)
+    survey = Survey.of(loaded)
+    warnings = lint_survey(model, survey, judged)
+    return SamplesReport(source=loaded.source, survey=survey, warnings=warnings)
 
 
 def explain(path: str | Path, pass_name: str) -> Journal:

@@ -2,6 +2,7 @@
 
 from graphopt.calibration.cache import CalibrationCache
 from graphopt.calibration.calibrator import Calibrator
+from graphopt.calibration.lint import SampleWarning, lint_samples
 from graphopt.calibration.samples import LABELS, Samples, SampleSource, load_samples
 from graphopt.calibration.thresholds import RANGE_METHODS, range_of
 from graphopt.calibration.user_functions import calling, import_function
@@ -12,9 +13,11 @@ __all__ = [
     "CalibrationCache",
     "Calibrator",
     "SampleSource",
+    "SampleWarning",
     "Samples",
     "calling",
     "import_function",
+    "lint_samples",
     "load_samples",
     "range_of",
 ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from graphopt.cli.options import cli_command, model_argument
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
+from graphopt.errors import UsageError
 
 if TYPE_CHECKING:
     from graphopt.analysis import ModelSummary, PortSummary
@@ -15,15 +18,35 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@cli_command("inspect")
+@cli_command(
+    "inspect",
+    examples=(
+        "graphopt inspect model.onnx",
+        "graphopt inspect model.onnx --samples samples/ --eval labelled.npz",
+    ),
+)
 @model_argument
-def command(settings: Settings, model: Path) -> int:
-    """Show what a model is made of."""
+@click.option(
+    "--samples", metavar="PATH|MODULE:FUNCTION", help="Show samples too, and doubts about them."
+)
+@click.option(
+    "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Samples to compare them with."
+)
+def command(settings: Settings, model: Path, samples: str | None, evaluation: str | None) -> int:
+    """Show what a model is made of.
+
+    With samples it also shows what they are like, and what is doubtful about them.
+    """
     from graphopt import api
 
+    if evaluation is not None and samples is None:
+        raise UsageError("`--eval` has nothing to compare with", hint="add `--samples PATH`")
     summary = api.inspect(model)
-    document = {"model": str(model), **summary.to_dict()}
-    print_result(settings, text=_as_text(summary), document=document)
+    text, document = _as_text(summary), {"model": str(model), **summary.to_dict()}
+    if samples is not None:
+        report = api.inspect_samples(model, samples, evaluation=evaluation)
+        text, document = f"{text}\n\n{report}", {**document, "samples": report.to_dict()}
+    print_result(settings, text=text, document=document)
     return 0
 
 

@@ -18,6 +18,7 @@ from graphopt.report.result import (
     to_json,
 )
 from graphopt.report.run_report import RunReport
+from graphopt.report.samples_report import SamplesReport
 from graphopt.report.tables import closing_line
 from graphopt.report.text_table import format_fields, format_table
 
@@ -33,6 +34,7 @@ __all__ = [
     "PassResult",
     "PlanReport",
     "RunReport",
+    "SamplesReport",
     "closing_line",
     "format_bytes",
     "format_change",

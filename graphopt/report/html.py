@@ -10,6 +10,7 @@ from string import Template
 
 from graphopt.report.figures import format_bytes
 from graphopt.report.result import OptimizeResult
+from graphopt.report.samples_report import warning_lines
 from graphopt.report.tables import Table, closing_line, headline, tables_of
 
 __all__ = ["to_html"]
@@ -78,9 +79,10 @@ def _cell(tag: str, text: str, table: Table, index: int) -> str:
 
 
 def _notes(result: OptimizeResult) -> str:
-    if not result.notes:
+    notes = (*warning_lines(result.sample_warnings), *result.notes)
+    if not notes:
         return ""
-    items = "\n".join(f"<li>{escape(note)}</li>" for note in result.notes)
+    items = "\n".join(f"<li>{escape(note)}</li>" for note in notes)
     return f"<h2>Notes</h2>\n<ul>\n{items}\n</ul>"
 
 

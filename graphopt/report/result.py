@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
+from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
 from graphopt.runtime import LatencyComparison
 from graphopt.targets import GateResult
@@ -212,6 +213,7 @@ class OptimizeResult:
         seconds: Wall time of the whole job.
         output: The bundle; ``None`` where nothing was written.
         versions: Of the tools that made and measured it.
+        sample_warnings: What is doubtful about the samples that were given.
         notes: What a reader of the numbers must know.
     """
 
@@ -242,6 +244,7 @@ class OptimizeResult:
     seconds: float = 0.0
     output: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    sample_warnings: tuple[SampleWarning, ...] = ()
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

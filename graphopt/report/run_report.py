@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.analysis import ModelSummary
+from graphopt.calibration import SampleWarning
 from graphopt.pipeline import Ledger
 from graphopt.report.figures import format_bytes, format_change
+from graphopt.report.samples_report import warning_lines
 from graphopt.report.text_table import format_table
 
 __all__ = ["RunReport", "operator_rows"]
@@ -26,6 +28,7 @@ class RunReport:
         before: The model as it came.
         after: The model as it is now.
         ledger: What each pass did.
+        sample_warnings: What is doubtful about the samples that were given.
     """
 
     source: Path
@@ -33,6 +36,7 @@ class RunReport:
     before: ModelSummary
     after: ModelSummary
     ledger: Ledger
+    sample_warnings: tuple[SampleWarning, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -47,12 +51,15 @@ class RunReport:
             "changed": self.changed,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
+            "sample_warnings": [warning.to_dict() for warning in self.sample_warnings],
             **self.ledger.to_dict(),
         }
 
     def to_text(self, *, time_passes: bool = False) -> str:
         """Return the passes, the table of before and after, notes, and one closing line."""
         parts = [self._passes(), format_table(("", "before", "after", "change"), self._rows())]
+        if self.sample_warnings:
+            parts.append("\n".join(warning_lines(self.sample_warnings)))
         if self.ledger.notes:
             parts.append("\n".join(f"note: {note}" for note in self.ledger.notes))
         if time_passes:

@@ -61,6 +61,7 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
         seed=bench.seed,
         seconds=seconds,
         versions=tool_versions(),
+        sample_warnings=bench.sample_warnings,
         notes=_notes(outcome),
     )
 

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import Calibrator, Samples, load_samples
+from graphopt.calibration import (
+    Calibrator,
+    Samples,
+    SampleWarning,
+    lint_samples,
+    load_samples,
+)
 from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
 from graphopt.ir import load
 from graphopt.runtime import (
@@ -58,6 +64,7 @@ class Workbench:
         metric: The task metric.
         metric_before: Its value for the original.
         latency_budget_s: Seconds for one latency comparison; ``None``: not measured.
+        sample_warnings: What is doubtful about the samples.
         seed: Seed of everything random.
         report: Where progress goes.
     """
@@ -75,6 +82,7 @@ class Workbench:
     metric: Metric | None
     metric_before: float | None
     latency_budget_s: float | None
+    sample_warnings: tuple[SampleWarning, ...]
     seed: int
     report: Reporter = field(default_factory=Reporter)
 
@@ -156,6 +164,11 @@ def prepare(
         metric=chosen,
         metric_before=None,
         latency_budget_s=latency_budget_s,
+        sample_warnings=(
+            ()
+            if calibration_samples is None
+            else lint_samples(model, calibration_samples, evaluation_samples)
+        ),
         seed=seed,
         report=report,
     )

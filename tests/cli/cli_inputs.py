@@ -28,6 +28,7 @@ def write_samples(folder):
     (folder / "samples").mkdir()
     for index in range(4):
         np.savez(folder / "samples" / f"{index}.npz", x=rows[index : index + 2])
+    np.savez(folder / "far.npz", x=rows + 3)
     np.savez(folder / "wrong_name.npz", y=rows)
     np.savez(folder / "wrong_dtype.npz", x=rows.astype(np.float64))
     np.savez(folder / "wrong_shape.npz", x=rows[:, :15])
