@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.ir.spilling import spilled
 from graphopt.ir.walk import graphs
 
 __all__ = [
@@ -21,7 +22,10 @@ __all__ = [
 
 
 def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    """Return ``data`` as a tensor called ``name``; text becomes a string tensor."""
+    """Return ``data`` as a tensor called ``name``; text becomes a string tensor.
+
+    Large arrays wait in a scratch file until the model is written.
+    """
     if not isinstance(data, np.ndarray):
         if data.name != name and not data.name:
             data.name = name
@@ -32,7 +36,7 @@ def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.T
             dtype=object,
         )
         return ir.StringTensor(encoded.reshape(data.shape), shape=ir.Shape(data.shape), name=name)
-    return ir.Tensor(np.ascontiguousarray(data).reshape(data.shape), name=name)
+    return spilled(ir.Tensor(np.ascontiguousarray(data).reshape(data.shape), name=name))
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

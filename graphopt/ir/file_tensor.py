@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -41,21 +41,28 @@ class SourceFile:
         is_model: Whether it is the model's own file, not one beside it.
         is_held: Whether it stays open. Else it is opened for each read, and refused when it is
             not the same one any more: for models in more files than a process may hold open.
+        handle: A descriptor of it, where it is open already; it is closed with this object.
+
+    Attributes:
+        size: Its bytes.
+        is_scratch: Whether it has no name and will be gone with the program.
 
     Raises:
         OSError: It cannot be opened.
     """
 
-    def __init__(self, path: Path, *, is_model: bool, is_held: bool = True) -> None:
+    is_scratch: ClassVar[bool] = False
+
+    def __init__(
+        self, path: Path, *, is_model: bool, is_held: bool = True, handle: int | None = None
+    ) -> None:
         self.path = path
         self.is_model = is_model
-        self._handle: int | None = None
         self._mapping: mmap.mmap | None = None
-        status = path.stat()
-        if is_held:
-            self._handle = os.open(path, _READ)
+        self._handle = os.open(path, _READ) if is_held and handle is None else handle
+        if self._handle is not None:
             weakref.finalize(self, os.close, self._handle).atexit = False
-            status = os.fstat(self._handle)
+        status = path.stat() if self._handle is None else os.fstat(self._handle)
         self.size = status.st_size
         self._identity = _identity(status)
 
@@ -142,7 +149,7 @@ class SourceFile:
 
     def mapping(self) -> mmap.mmap:
         """Return the whole file as mapped memory."""
-        if self._mapping is None:
+        if self._mapping is None or len(self._mapping) < self.size:  # a scratch file grows
             with self.opened() as handle:
                 self._mapping = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         return self._mapping
@@ -349,4 +356,6 @@ def external_files(model: ir.Model) -> frozenset[Path]:
     tensors = [tensor for _, tensor in initializer_tensors(model)]
     held = {item.source for item in tensors if isinstance(item, FileTensor)}
     named = {Path(item.path) for item in tensors if isinstance(item, ir.ExternalTensor)}
-    return frozenset(named | {source.path for source in held if not source.is_model})
+    return frozenset(
+        named | {source.path for source in held if not (source.is_model or source.is_scratch)}
+    )
