@@ -62,7 +62,10 @@ def _multi_head_attention(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def _embedding(node: ir.Node, known: SymbolicShapes) -> _Found:
     indices, table = known.dims(operand(node, 0)), known.dims(operand(node, 2))
-    return None if indices is None or table is None else [(*indices, table[-1])]
+    if indices is None or table is None:
+        return None
+    dims = (*indices, table[-1])
+    return [dims, None, dims]
 
 
 def _fused_matmul(node: ir.Node, known: SymbolicShapes) -> _Found:

@@ -15,7 +15,6 @@ _DOMAIN = "com.microsoft"
 _SPLIT_COUNT_SINCE = 18
 _EINSUM_SINCE = 12
 _PAST = 6  # the first input that holds keys of earlier runs
-_SUM = 3  # the output that is the sum
 _Node = tuple[str, Sequence[str], Sequence[str]]
 
 _LIKE_INPUT: Sequence[_Node] = [("Identity", ["i0"], ["o0"])]
@@ -37,7 +36,10 @@ _ATTRIBUTES: Mapping[str, Mapping[str, onnx.AttributeProto.AttributeType]] = {
 _BODIES: Mapping[str, Sequence[_Node]] = {
     "Attention": [("MatMul", ["i0", "i1"], ["p"]), ("Split", ["p"], ["q", "k", "o0"])],
     "BiasGelu": _LIKE_INPUT,
-    "EmbedLayerNormalization": [("Gather", ["i2", "i0"], ["o0"])],
+    "EmbedLayerNormalization": [
+        ("Gather", ["i2", "i0"], ["o0"]),
+        ("Identity", ["o0"], ["o2"]),
+    ],
     "FastGelu": _LIKE_INPUT,
     "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
     "FusedMatMul": [("Einsum", ["i0", "i1"], ["o0"])],
@@ -137,7 +139,7 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     attributes = _ATTRIBUTES.get(node.op_type, {})
     proto.attribute.extend(attributes)
     for kind, inputs, outputs in _body(node):
-        if outputs == ["o3"] and len(node.outputs) <= _SUM:
+        if outputs[0].startswith("o") and outputs[0] not in proto.output:
             continue
         written = proto.node.add(op_type=kind, input=inputs, output=outputs)
         for attribute, form in attributes.items():

@@ -19,6 +19,7 @@ from graphopt.rewrite import Change, Contract, Editor, Facts, Needs, Pass, Round
 __all__ = ["FuseEmbeddingNormalization"]
 
 _DEFAULT_EPSILON = 1e-5
+_SUM_OUTPUT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,9 @@ class FuseEmbeddingNormalization(Pass):
 
     What it does
         Rows of a table of words, of a table of positions that count from 0, and perhaps of a
-        table of token types, added up and normalized, become EmbedLayerNormalization. Indices are
-        converted to 32 bits, as that operator takes them. Functions of the model are left alone.
+        table of token types, added up and normalized, become EmbedLayerNormalization. Where others
+        read the sum, they read it from the fused operator. Indices are converted to 32 bits, as
+        that operator takes them. Functions of the model are left alone.
 
     When it refuses
         `embedding-shapes`  positions do not provably count from 0, or indices differ in shape.
@@ -58,6 +60,7 @@ class FuseEmbeddingNormalization(Pass):
         numerics=Rounding(1e-4, "the kernel sums squares in another order; 2e-7 measured for one"),
         is_idempotent=True,
     )
+    anchors: ClassVar[frozenset[str] | None] = frozenset({"LayerNormalization"})
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes."""
@@ -71,7 +74,10 @@ class FuseEmbeddingNormalization(Pass):
                 continue
             for node in [n for n in graph if n.op_type == "LayerNormalization" and not n.domain]:
                 value = operand(node, 0)
-                found = find_embedding_sum(value, shapes) if value is not None else None
+                add = value.producer() if value is not None else None
+                if value is None or add is None or add.graph is not graph:
+                    continue
+                found = find_embedding_sum(value, shapes)
                 if found is None:
                     continue
                 if isinstance(found, str):
@@ -99,8 +105,13 @@ def _refusal(node: ir.Node, shapes: SymbolicTable, target: TargetFacts) -> str |
 
 
 def _fuse(node: ir.Node, found: EmbeddingSum, operators: Operators, edit: Editor) -> None:
-    types = found.types
-    with edit.rewrite(node, because="normalized sum of embeddings") as change:
+    types, total = found.types, operand(node, 0)
+    add = total.producer() if total is not None else None
+    assert total is not None
+    assert add is not None  # it was found to be a sum
+    is_shared = total.is_graph_output() or len(total.uses()) > 1
+    # Others may read the sum before it is normalized, so that the place is that of the sum.
+    with edit.rewrite(add, because="normalized sum of embeddings") as change:
         import_contrib(edit.model, change)
         inputs = [
             _as_int32(found.words.indices, change),
@@ -112,13 +123,16 @@ def _fuse(node: ir.Node, found: EmbeddingSum, operators: Operators, edit: Editor
             operand(node, 2),
         ]
         attributes = {"epsilon": node.attributes.get_float("epsilon", _DEFAULT_EPSILON)}
+        count = _SUM_OUTPUT + 1 if is_shared else _SUM_OUTPUT
         fused = change.multi_output_node(
-            "EmbedLayerNormalization", inputs, 2, attributes=attributes, domain=CONTRIB_DOMAIN
+            "EmbedLayerNormalization", inputs, count, attributes=attributes, domain=CONTRIB_DOMAIN
         )
         change.replace(node.outputs[0], fused[0])
+        if is_shared:
+            change.replace(total, fused[_SUM_OUTPUT])
         kept = [value for value in inputs if value is not None]
         kept += [found.words.indices, *([] if types is None else [types.indices])]
-        for orphan in orphans([node], kept, operators):
+        for orphan in orphans([node, add], kept, operators):
             change.remove(orphan)
 
 
