@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, annotation_parameters
+from graphopt.analysis.liveness import Liveness
 from graphopt.ir import graphs, nodes, subgraphs_of
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, option
 
@@ -20,8 +22,10 @@ class EliminateDeadNodes(Pass):
     """Remove every node and weight whose value nobody can observe.
 
     What it does
-        Marks what the outputs of the model depend on, captures of subgraphs included, and removes
-        the other nodes, the last first. Then removes initializers that nobody reads.
+        Marks what the outputs of the model depend on, captures of subgraphs included, and of bodies
+        only what an output that is read or the next trip needs. Removes the other nodes, the last
+        first; then initializers that nobody reads, functions that nobody calls, and imports of
+        domains that nothing is of.
 
     When it refuses
         `kept-by-user`     the operator is named in `keep_ops`.
@@ -52,47 +56,48 @@ class EliminateDeadNodes(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Remove what is dead."""
-        live = self._live_nodes(model, edit)
+        live = self._liveness(model, edit)
         for function in model.functions.values():
             self._sweep(function.graph, live, edit)
         self._sweep(model.graph, live, edit)
         self._sweep_initializers(model, edit)
+        _sweep_functions(model, edit)
+        _sweep_imports(model, edit)
 
-    def _live_nodes(self, model: ir.Model, edit: Editor) -> set[ir.Node]:
-        """Return the nodes that must stay, refusals among them."""
-        marker = _Marker()
-        for graph in (model.graph, *(function.graph for function in model.functions.values())):
-            marker.mark_outputs(graph)
+    def _liveness(self, model: ir.Model, edit: Editor) -> Liveness:
+        """Return what must stay, refusals included."""
         operators = Operators(model)
+        live = Liveness(model, operators)
         random: list[ir.Node] = []
         for node in nodes(model):
             effect = operators.effect(node)
             if effect is Effect.RANDOM and "seed" not in node.attributes:
                 random.append(node)
             slug = self._refusal(node, effect)
-            if slug and node not in marker.live:
+            if slug and node not in live.nodes:
                 edit.refuse(node, slug)
-                marker.mark(node)
-        if any(node in marker.live for node in random):
+                live.mark_node(node)
+        if any(node in live.nodes for node in random):
             for node in random:
-                if node not in marker.live:
+                if node not in live.nodes:
                     edit.refuse(node, "random-stream")
-                    marker.mark(node)
-        return marker.live
+                    live.mark_node(node)
+        return live
 
     def _refusal(self, node: ir.Node, effect: Effect) -> str | None:
         if node.op_type in self.keep_ops:
             return "kept-by-user"
         return "unknown-effect" if effect is Effect.UNKNOWN else None
 
-    def _sweep(self, graph: ir.Graph, live: set[ir.Node], edit: Editor) -> None:
+    def _sweep(self, graph: ir.Graph, live: Liveness, edit: Editor) -> None:
         """Remove the dead nodes of ``graph``, readers before what they read."""
         for node in reversed(graph):
-            if node not in live:
+            if node in live.nodes:
+                for inner in subgraphs_of(node):
+                    self._sweep(inner, live, edit)
+            elif not any(value.uses() or value.is_graph_output() for value in node.outputs):
+                # what a body returns stays as long as that output is there
                 edit.remove(node, because="nobody can observe it")
-                continue
-            for inner in subgraphs_of(node):
-                self._sweep(inner, live, edit)
 
     def _sweep_initializers(self, model: ir.Model, edit: Editor) -> None:
         referred = annotation_parameters(model)
@@ -115,35 +120,34 @@ def _unread(graph: ir.Graph) -> list[ir.Value]:
     ]
 
 
-class _Marker:
-    """Finds what a node or output depends on."""
-
-    def __init__(self) -> None:
-        self.live: set[ir.Node] = set()
-
-    def mark_outputs(self, graph: ir.Graph) -> None:
-        """Mark what the outputs of ``graph`` depend on."""
-        for value in graph.outputs:
-            producer = value.producer()
-            if producer is not None:
-                self.mark(producer)
-
-    def mark(self, node: ir.Node) -> None:
-        """Mark ``node`` and what it depends on."""
-        pending = [node]
-        while pending:
-            current = pending.pop()
-            if current in self.live:
-                continue
-            self.live.add(current)
-            pending.extend(_needed_by(current))
+def _sweep_functions(model: ir.Model, edit: Editor) -> None:
+    """Remove the functions that neither the graph nor a function that it needs calls."""
+    called: set[ir.OperatorIdentifier] = set()
+    pending = [model.graph]
+    while pending:
+        for node in pending.pop().all_nodes():
+            identity = node.op_identifier()
+            if identity in model.functions and identity not in called:
+                called.add(identity)
+                pending.append(model.functions[identity].graph)
+    for identity, function in tuple(model.functions.items()):
+        if identity not in called:
+            with edit.rewrite(function.graph, because="nobody calls this function") as change:
+                change.then(partial(_forget, model.functions, identity), changed=(function.name,))
 
 
-def _needed_by(node: ir.Node) -> Iterator[ir.Node]:
-    values = [value for value in node.inputs if value is not None]
-    for graph in subgraphs_of(node):
-        values.extend(graph.outputs)
-    for value in values:
-        producer = value.producer()
-        if producer is not None:
-            yield producer
+def _sweep_imports(model: ir.Model, edit: Editor) -> None:
+    """Forget the versions of domains that no operator is of, and no function."""
+    owners = [(model.graph, model.opset_imports)]
+    owners += [(function.graph, function.opset_imports) for function in model.functions.values()]
+    for graph, imports in owners:
+        used = {"", *(node.domain for node in graph.all_nodes())}
+        if graph is model.graph:
+            used.update(function.domain for function in model.functions.values())
+        for domain in [domain for domain in imports if domain not in used]:
+            with edit.rewrite(graph, because=f"nothing is of domain `{domain}`") as change:
+                change.then(partial(_forget, imports, domain), changed=(f"opset {domain}",))
+
+
+def _forget(entries: MutableMapping[Any, Any], key: object) -> None:
+    del entries[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ import onnx_ir as ir
 from graphopt.analysis import Effect, Operators, is_annotated
 from graphopt.analysis.certain_success import CertainSuccess
 from graphopt.analysis.loops import certainly_runs
+from graphopt.analysis.reads import values_read
 from graphopt.ir import graphs, nodes, subgraphs_of
 from graphopt.rewrite import (
     Contract,
@@ -95,7 +95,7 @@ class _Hoister:
         varying = {*body.inputs, *(value for node in body for value in node.outputs)}
         runs = certainly_runs(loop, self._shapes, self._operators)
         for node in tuple(body):
-            read = set(_read(node))
+            read = set(values_read(node))
             if not varying.isdisjoint(read):
                 continue
             slug = self._refusal(node, read, is_certain=runs)
@@ -125,12 +125,3 @@ class _Hoister:
             adopt_initializers(change, weights, self._repeated)
             move_nodes(change, (node,), loop, self._repeated)
         return node.graph is loop.graph
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what a node reads, and all that its subgraphs read, of their own values too."""
-    yield from (value for value in node.inputs if value is not None)
-    for graph in subgraphs_of(node):
-        yield from graph.outputs
-        for inner in graph:
-            yield from _read(inner)

@@ -62,7 +62,7 @@ HAZARDS = {
         """(float[2] x) => (float[2] z, float[K,2] o) <int64 n = {0}, bool go = {1}> { z, o = Loop(n, go, x) <body = b
         (int64 i, bool c, float[2] s) => (bool c2, float[2] r, float[2] q)
         { c2 = Identity(c) r = Neg(s) q = Identity(s) }> }""",
-        "Loop Identity Neg Identity",
+        "Identity Identity",
     ),
     "a Loop whose state grows": (
         """(int64 n, float[A] x) => (float[B] z, int64[1] s) <bool go = {1}> { z = Loop(n, go, x) <body = b
@@ -87,7 +87,7 @@ HAZARDS = {
           then_branch = tt () => (float[2] k) { j = Identity(q) k = Identity(j) },
           else_branch = te () => (float[2] l) { m = Transpose<perm = [0]>(w) l = Neg(m) }> },
         else_branch = e () => (float[2] b) { b = Neg(w) }> }""",
-        "Exp If If Identity Neg Neg",
+        "Exp If Identity Neg",
     ),
     "an input of a body that hides an outer value": (
         """(int64 n, bool go, float[2] x) => (float[2] z) { y = Identity(x) z = Loop(n, go, x) <body = b
@@ -96,9 +96,9 @@ HAZARDS = {
     ),
     "a weight of a branch that hides an outer weight": (
         """(bool c, float[2] x) => (float[2] z) <float[2] w = {1, 2}> { y = Add(x, w) z = If(c) <
-        then_branch = t () => (float[2] a) <float[2] w = {5, 6}, float[2] v = {1, 2}> { u = Mul(y, w) a = Mul(u, v) },
+        then_branch = t () => (float[2] a) <float[2] w = {5, 6}, float[2] v = {1, 2}> { u = Mul(y, w) a = Max(u, v) },
         else_branch = e () => (float[2] b) { b = Neg(y) }> }""",
-        "Add If Mul Mul Neg",
+        "Add If Mul Max Neg",
     ),
     "a body whose input is called like a later output": (
         """(int64 n, bool go, float[2] x) => (float[2] z, float[2] w) { a = Relu(x) w = Loop(n, go, x) <body = b

@@ -127,9 +127,83 @@ def repeated(scope):
     return scope.node("Loop", [trips, None, x], FLOAT, x.dims, body=body)
 
 
+def counted(scope):
+    """Loop with a known number of trips, state of which some never changes, and what it collects."""
+    if scope.depth > 1 or (x := scope.pick(FLOAT)) is None:
+        return None
+    trips = scope.draw(st.integers(0, 3))
+    y = scope.pick(FLOAT)
+    inner = _inner(scope)
+    kinds = [(INT, ()), (BOOL, ()), (FLOAT, x.dims), (FLOAT, y.dims)]
+    inputs = [Known(inner.fresh(), *kind) for kind in kinds]
+    inner.values += inputs[2:]
+    for _ in range(scope.draw(st.integers(0, 2))):
+        _step(inner, inner.pick(FLOAT))
+    if scope.depth == 0 and scope.draw(st.integers(0, 2)) == 0:
+        counted(inner)
+    state = [_step(inner, value) if _coin(scope) else value for value in inputs[2:]]
+    going = _coin(scope)
+    go_on = inputs[1] if going else inner.weight(np.array(scope.draw(st.booleans())))
+    collected = [_step(inner, inner.pick(FLOAT)) for _ in range(scope.draw(st.integers(0, 2)))]
+    outputs = [_copied(inner, value) for value in (go_on, *state, *collected)]
+    body = _graph(inner, outputs, inputs)
+    outer = [(FLOAT, value.dims) for value in inputs[2:]]
+    # Nobody else may count on the number of trips, which the condition may cut short.
+    outer += [(FLOAT, (None, *value.dims)) for value in collected]
+    limit = scope.weight(np.array(trips))
+    start = constant(scope, BOOL, ()) if scope.draw(st.integers(0, 3)) == 0 else None
+    values = _apply(scope, "Loop", [limit, start, x, y], outer, body=body)
+    for value in values[2:]:
+        if value in scope.values:
+            scope.values.remove(value)
+            scope.node("Shape", [value], INT, (len(value.dims),))
+    return values[0]
+
+
+def _copied(inner, value):
+    """Return a value of its own: a body may return its input, but the runtime takes no value twice."""
+    return inner.node("Identity", [value], value.kind, value.dims)
+
+
+def scanned(scope):
+    """Scan with state that may never change, and outputs and scanned inputs that nobody reads."""
+    where = lambda value: value.dims and value.dims[0] not in (0, "N")  # noqa: E731
+    if scope.depth or (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    y = scope.pick(FLOAT)
+    inner = _inner(scope)
+    inputs = [Known(inner.fresh(), FLOAT, y.dims)]
+    inputs += [Known(inner.fresh(), FLOAT, x.dims[1:]) for _ in range(2)]
+    inner.values += inputs
+    for _ in range(scope.draw(st.integers(0, 2))):
+        _step(inner, inner.pick(FLOAT))
+    state = _step(inner, inputs[0]) if _coin(scope) else inputs[0]
+    collected = [_step(inner, inner.pick(FLOAT)) for _ in range(2)]
+    outputs = [_copied(inner, value) for value in (state, *collected)]
+    body = _graph(inner, outputs, inputs)
+    outer = [(FLOAT, y.dims), *((FLOAT, (x.dims[0], *value.dims)) for value in collected)]
+    return _apply(scope, "Scan", [y, x, x], outer, body=body, num_scan_inputs=2)[0]
+
+
+def statistics(scope):
+    """LayerNormalization and Dropout with outputs that nobody reads."""
+    where = lambda value: value.dims and value.dims[-1] not in (0, "N")  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    if _coin(scope):
+        return _apply(scope, "Dropout", [x], [(FLOAT, x.dims), (BOOL, x.dims)])[0]
+    scale = scope.weight(np.ones(x.dims[-1], np.float32))
+    reduced = (FLOAT, (*x.dims[:-1], 1))
+    outputs = [(FLOAT, x.dims), reduced, reduced]
+    return _apply(scope, "LayerNormalization", [x, scale], outputs, axis=-1)[0]
+
+
 CONTROL_FLOW = {
+    "eliminate-constant-state": (counted, counted, scanned),
+    "eliminate-unused-outputs": (counted, scanned, decided, statistics),
     "hoist-common-nodes": (common, common, decided),
     "hoist-loop-invariants": (repeated, repeated, loop),
     "inline-constant-branches": (decided, decided, common, branch),
+    "unroll-loops": (counted, counted, repeated),
 }
 """By pass: the operators to draw often, so that there are places for it."""
