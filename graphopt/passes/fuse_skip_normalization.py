@@ -13,14 +13,17 @@ from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.operands import operand
 from graphopt.analysis.orphans import orphans
 from graphopt.analysis.residual_sums import (
+    DistantBias,
     ResidualSum,
+    find_distant_bias,
     find_residual_sum,
-    fits_kernel,
+    spread_last,
     with_bias,
 )
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import graphs
 from graphopt.rewrite import (
+    Change,
     Contract,
     Editor,
     Facts,
@@ -47,12 +50,15 @@ class FuseSkipNormalization(Pass):
 
     What it does
         `LayerNormalization(x + y)` becomes SkipLayerNormalization, and the same of the root mean
-        square SkipSimplifiedLayerNormalization. Where `x` or `y` is a sum with a constant vector,
-        that vector goes in as bias. Where others read the sum, they read it from the fused
-        operator. Functions of the model are left alone.
+        square SkipSimplifiedLayerNormalization. One of the two may be the same for all rows of
+        the batch. Where `x` or `y` is a sum with a constant vector, that vector goes in as bias,
+        also where Reshape, Transpose and Gather rearrange the rows of the sum afterwards. Where
+        others read the sum, they read it from the fused operator. Functions of the model are left
+        alone.
 
     When it refuses
-        `skip-shape`      the two are not provably of one shape, of two or three dimensions.
+        `skip-shape`      the two are not provably of one shape, of two or three dimensions, nor
+                          one the same for all rows of the other.
         `element-type`    the elements are not float, which is what kernels exist for.
         `computed-scale`  scale or bias of the normalization are computed.
         `other-axis`      it is not the last axis that is normalized.
@@ -78,6 +84,7 @@ class FuseSkipNormalization(Pass):
         numerics=Rounding(1e-4, "the kernel sums squares in another order; 2e-7 measured for one"),
         is_idempotent=True,
     )
+    anchors: ClassVar[frozenset[str] | None] = frozenset(_KINDS)
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes."""
@@ -94,18 +101,19 @@ class FuseSkipNormalization(Pass):
                 total = find_residual_sum(operand(node, 0), graph)
                 if total is None:
                     continue
-                slug = _refusal(node, total, shapes, facts.target)
-                if slug is not None:
-                    edit.refuse(node, slug)
+                fitting = spread_last(total, shapes)
+                slug = _refusal(node, fitting, shapes, facts.target)
+                if fitting is None or slug is not None:
+                    edit.refuse(node, slug or "skip-shape")
                 else:
-                    _fuse(node, with_bias(total, shapes), operators, shapes, edit)
+                    _fuse(node, with_bias(fitting, shapes), operators, shapes, edit)
 
 
 def _refusal(
-    node: ir.Node, total: ResidualSum, shapes: GrowingShapes, target: TargetFacts
+    node: ir.Node, total: ResidualSum | None, shapes: GrowingShapes, target: TargetFacts
 ) -> str | None:
-    known = shapes.of(total.left)
-    if known is None or known.dims is None or not fits_kernel(total, shapes):
+    known = shapes.of(total.left) if total is not None else None
+    if total is None or known is None or known.dims is None:
         return "skip-shape"
     if not is_supported_type(total.left, shapes, target):
         return "element-type"
@@ -125,9 +133,11 @@ def _fuse(
     is_layer = node.op_type == "LayerNormalization"
     is_shared = added.is_graph_output() or len(added.uses()) > 1
     shift = operand(node, 2) if is_layer else None
+    distant = find_distant_bias(total, shapes) if total.bias is None else None
+    bias = total.bias if distant is None else distant.bias
     inputs = [total.left, total.right, operand(node, 1)]
-    inputs += [shift] if is_layer and (shift is not None or total.bias is not None) else []
-    inputs += [total.bias] if total.bias is not None else []
+    inputs += [shift] if is_layer and (shift is not None or bias is not None) else []
+    inputs += [bias] if bias is not None else []
     with edit.rewrite(total.node, because=f"{node.op_type} of a sum") as change:
         import_contrib(edit.model, change)
         attributes: dict[str, Any] = {"epsilon": _epsilon(node)}
@@ -148,6 +158,15 @@ def _fuse(
         kept = [value for value in inputs if value is not None]
         for orphan in orphans([node, total.node], kept, operators):
             change.remove(orphan)
+        if distant is not None:
+            _take_out(distant, change)
+
+
+def _take_out(distant: DistantBias, change: Change) -> None:
+    """Let what reads the sum with a bias read what the bias is added to."""
+    index = distant.reader.inputs.index(distant.add.outputs[0])
+    change.set_input(distant.reader, index, distant.source)
+    change.remove(distant.add)
 
 
 def _epsilon(node: ir.Node) -> float:

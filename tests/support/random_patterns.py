@@ -129,8 +129,12 @@ def skip_normalization(scope):
     if (x := scope.pick(FLOAT, where=where)) is None:
         return None
     y = scope.pick(FLOAT, where=lambda v: v.dims == x.dims)
+    if len(x.dims) == 3 and BATCH != x.dims[1] and _coin(scope):
+        y = _stored(scope, x.dims[1:] if _coin(scope) else (1, *x.dims[1:]))
     if _coin(scope):
         y = _apply(scope, "Add", y, _vector(scope, x.dims[-1]))
+        if _coin(scope) and not {0, BATCH} & set(y.dims[1:]):
+            y = scope.node("Reshape", [y, shape_constant(scope, [-1, *y.dims[1:]])], FLOAT, y.dims)
     total = _apply(scope, "Add", x, y)
     # Weights as nodes may come later than the sum.
     scale, bias = (scope.weight(np.linspace(*ends, x.dims[-1], dtype=np.float32)) for ends in _ENDS)
