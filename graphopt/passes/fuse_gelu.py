@@ -94,6 +94,7 @@ class FuseGelu(Pass):
         numerics=Rounding(1e-5, "factors in another order: 1e-7 measured for one, 100 in a row"),
         is_idempotent=True,
     )
+    anchors: ClassVar[frozenset[str] | None] = frozenset({"Erf", "Sigmoid", "Tanh"})
 
     domain: str = option(
         "standard",

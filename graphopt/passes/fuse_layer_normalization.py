@@ -56,6 +56,7 @@ class FuseLayerNormalization(Pass):
         numerics=Rounding(1e-4, "the kernel sums squares in another order; 2e-7 measured for one"),
         is_idempotent=True,
     )
+    anchors: ClassVar[frozenset[str] | None] = frozenset({"Pow", "Sqrt"})
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes: the last dimension must be known."""

@@ -77,6 +77,7 @@ class FuseRmsNormalization(Pass):
         numerics=Rounding(1e-4, "the kernel sums squares in another order; 2e-7 measured for one"),
         is_idempotent=True,
     )
+    anchors: ClassVar[frozenset[str] | None] = frozenset({"Pow", "Sqrt"})
 
     domain: str = option(
         "standard",
@@ -91,7 +92,9 @@ class FuseRmsNormalization(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Fuse around every square root."""
         operators = Operators(model)
-        shapes = GrowingShapes(SymbolicTable(model, facts.shapes))
+        # Only sums are looked at for equal sizes, which only the contrib operator takes in.
+        is_contrib = self.domain == "contrib"
+        shapes = GrowingShapes(SymbolicTable(model, facts.shapes) if is_contrib else facts.shapes)
         for graph in graphs(model):
             for node in () if operators.is_in_function(graph) else graph:
                 found = find_rms_normalization(node, shapes)

@@ -1,5 +1,7 @@
 """Linear layers, and the constants that exporters leave around them."""
 
+import math
+
 import numpy as np
 from hypothesis import strategies as st
 from random_models import BATCH, FLOAT, shape_constant
@@ -148,7 +150,71 @@ def scaled_scores(scope):
     return scope.node("Div", [scores, factor], FLOAT, dims)
 
 
+def padded_convolution(scope):
+    """A Pad of spatial axes, mostly with zeros, and one or two convolutions of it."""
+    x = image(scope)
+    spatial = len(x.dims) - 2
+    sizes = st.lists(st.integers(0, 2), min_size=spatial, max_size=spatial)
+    front, back = scope.draw(sizes), scope.draw(sizes)
+    inputs = [x, shape_constant(scope, [0, 0, *front, 0, 0, *back])]
+    if _coin(scope):
+        inputs.append(scope.weight(np.array(scope.draw(st.sampled_from([0.0, -0.0, 1.0])), "f")))
+    dims = [sum(sizes) for sizes in zip(x.dims[2:], front, back, strict=True)]
+    y = scope.node("Pad", inputs, FLOAT, (*x.dims[:2], *dims))
+    for _ in range(scope.draw(st.integers(1, 2))):
+        kernel = [min(2, size) for size in dims]
+        weight = _weight(scope, (2, x.dims[1], *kernel))
+        own = [scope.draw(st.integers(0, 1)) for _ in range(2 * spatial)]
+        after = zip(dims, kernel, own, own[spatial:], strict=False)
+        result = [size - span + 1 + low + high for size, span, low, high in after]
+        z = scope.node("Conv", [y, weight], FLOAT, (x.dims[0], 2, *result), pads=own)
+    return z
+
+
+def flattened_linear(scope):
+    """A Gemm on a tensor flattened for it, and the Reshape back."""
+    where = lambda v: len(v.dims) in (3, 4) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or image(scope)
+    count = math.prod(x.dims[1:])
+    inner = scope.draw(st.sampled_from([x.dims[-1], math.prod(x.dims[-2:])]))
+    rows = -1 if x.dims[0] == BATCH else x.dims[0] * count // inner
+    flat_dims = (None, inner)
+    flat = scope.node("Reshape", [x, shape_constant(scope, [-1, inner])], FLOAT, flat_dims)
+    width, is_transposed = scope.draw(st.sampled_from([1, 3])), _coin(scope)
+    weight = _weight(scope, (width, inner) if is_transposed else (inner, width))
+    bias = [_weight(scope, (width,))] * _coin(scope)
+    attributes = {"transB": int(is_transposed)}
+    y = scope.node("Gemm", [flat, weight, *bias], FLOAT, (None, width), **attributes)
+    for value in (flat, y):
+        scope.values.remove(value)  # nobody knows the number of rows
+    if _coin(scope):
+        target = [-1, count // inner, width]
+    else:
+        target = [-1, *x.dims[1:-1], width] if inner == x.dims[-1] else [-1, width, 1]
+    if target[1:] == [width, 1] and rows == -1:
+        target = [-1, count // inner, width]
+    first = x.dims[0] if math.prod(target[1:]) * inner == count * width else rows
+    return scope.node("Reshape", [y, shape_constant(scope, target)], FLOAT, (first, *target[1:]))
+
+
+def affine_matrix(scope):
+    """MatMul of a matrix, and what is added to it."""
+    where = lambda v: len(v.dims) == 2 and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        values = np.random.default_rng(5).normal(size=(3, 2)).astype(np.float32)
+        x = scope.node("Relu", [scope.weight(values)], FLOAT, (3, 2))
+    width = scope.draw(st.sampled_from([1, 3]))
+    y = scope.node("MatMul", [x, _weight(scope, (x.dims[1], width))], FLOAT, (x.dims[0], width))
+    shapes = [(), (1,), (width,), (1, width)]
+    shapes += [] if BATCH in x.dims else [(x.dims[0], 1), (x.dims[0], width)]
+    pair = [y, _weight(scope, scope.draw(st.sampled_from(shapes)))]
+    return scope.node("Add", pair[:: scope.draw(st.sampled_from([1, -1]))], FLOAT, y.dims)
+
+
 ALGEBRA = {
+    "fuse-gemm": (affine_matrix,),
+    "unflatten-gemm": (flattened_linear,),
+    "fold-padding": (padded_convolution,),
     "fold-scales": (affine_layer, normalized_layer, scaled_scores),
     "fold-shifts": (affine_layer, affine_chain),
 }
