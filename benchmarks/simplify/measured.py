@@ -26,7 +26,7 @@ class Finished:
         stderr: Its last 2,000 characters of standard error.
         wall_s: Seconds from start to end of the process.
         tree_mb: Largest sum of the resident memory of the process and its descendants, sampled
-            every 20 ms; pages that two of them share count twice.
+            every 20 ms; pages of files that two of them map count twice.
     """
 
     status: str
@@ -108,15 +108,27 @@ class _Watch:
 
 def tree_resident_mb(pid: int) -> float:
     """Return the resident memory of a process and its descendants (Linux), in MB."""
+    return _tree_pages(pid, None) * PAGE_MB
+
+
+def _tree_pages(pid: int, owner: bytes | None) -> int:
+    """Return the resident pages of a process and its descendants; `owner` is its parent's `statm`.
+
+    Until a new process runs its own program it borrows the memory of the one that started it, and
+    shows the very same numbers: these pages are there once.
+    """
     try:
-        total = int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * PAGE_MB
+        own = Path(f"/proc/{pid}/statm").read_bytes()
+        pages = int(own.split()[1])
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         children = {
             int(child) for task in tasks for child in (task / "children").read_bytes().split()
         }
     except (OSError, IndexError):  # it ended meanwhile
-        return 0.0
-    return total + sum(tree_resident_mb(child) for child in children)
+        return 0
+    if own == owner:
+        return 0
+    return pages + sum(_tree_pages(child, own) for child in children)
 
 
 def _text(file: object) -> str:
