@@ -12,7 +12,7 @@ __all__ = ["SymbolicTable"]
 
 
 class SymbolicTable(ShapeTable):
-    """The shapes that symbolic analysis knows, by value; later values are unknown.
+    """The shapes that symbolic analysis knows, by value; later values only where aliased.
 
     Attributes:
         symbolic: The analysis.
@@ -24,13 +24,20 @@ class SymbolicTable(ShapeTable):
         self._table = table
         self._names: dict[Expression, str] = {}
         self._taken: dict[str, Expression] = {}
+        self._stand_ins: dict[ir.Value, ir.Value] = {}
 
     def of(self, value: ir.Value | None) -> ValueShape | None:
         """Return what is known of ``value``, or ``None`` where nothing is."""
         dims = self.symbolic.dims(value)
         if dims is None:
             return self._table.of(value)
-        return ValueShape(self.symbolic.dtype(value), tuple(map(self._named, dims)))
+        dtype = self.symbolic.dtype(value if value is None else self._stand_ins.get(value, value))
+        return ValueShape(dtype, tuple(map(self._named, dims)))
+
+    def alias(self, new: ir.Value, old: ir.Value) -> None:
+        """Take note that ``new``, created after the analysis, has type and shape of ``old``."""
+        self.symbolic.alias(new, old)
+        self._stand_ins[new] = self._stand_ins.get(old, old)
 
     def elements_of(self, value: ir.Value | None) -> tuple[int | str, ...] | None:
         """Return the elements of a vector of whole numbers, named like dimensions."""

@@ -5,9 +5,10 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 from random_algebra import ALGEBRA
+from random_attention import ATTENTION
 from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
-from random_models import BATCH, FLOAT, INT, shape_constant
+from random_models import BATCH, FLOAT, INT
 from random_structures import STRUCTURES
 
 
@@ -202,55 +203,11 @@ def _table(scope, rows, width):
     return scope.weight(values)
 
 
-def attention(scope):
-    """Attention of one value over itself, in one or two heads."""
-    where = lambda v: len(v.dims) in (2, 3) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
-    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3, 4))
-    if len(x.dims) == 2:
-        axis = scope.weight(np.array([1]))
-        x = scope.node("Unsqueeze", [x, axis], FLOAT, (x.dims[0], 1, x.dims[1]))
-    count, size = scope.draw(st.sampled_from([(1, 2), (2, 2), (2, 1)]))
-    width = count * size
-    query, key, value = (_projected(scope, x, width, seed) for seed in range(3))
-    heads = (x.dims[0], count, x.dims[1], size)
-    query, value = (_split(scope, one, heads, [0, 2, 1, 3]) for one in (query, value))
-    key = _split(scope, key, (*heads[:2], size, heads[2]), [0, 2, 3, 1])
-    if _coin(scope):
-        query = _apply(scope, "Mul", query, _number(scope, 0.5))
-    pairs = (*heads[:3], heads[2])
-    scores = scope.node("MatMul", [query, key], FLOAT, pairs)
-    if _coin(scope):
-        scores = scope.node("Div", [scores, _number(scope, math.sqrt(size))], FLOAT, pairs)
-    if _coin(scope):
-        mask = np.triu(np.full((1, 1, heads[2], heads[2]), -1e4, np.float32), 1)
-        scores = _apply(scope, "Add", scores, scope.weight(mask, as_node=_coin(scope)))
-    weights = scope.node("Softmax", [scores], FLOAT, pairs, axis=-1)
-    context = scope.node("MatMul", [weights, value], FLOAT, heads)
-    order = [heads[0], heads[2], count, size]
-    context = scope.node("Transpose", [context], FLOAT, order, perm=[0, 2, 1, 3])
-    target = shape_constant(scope, [0, x.dims[1], width])
-    return scope.node("Reshape", [context, target], FLOAT, (*x.dims[:2], width))
-
-
-def _projected(scope, x, width, seed):
-    shape = (x.dims[-1], width)
-    weight = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    product = scope.node("MatMul", [x, scope.weight(weight)], FLOAT, (*x.dims[:2], width))
-    return _apply(scope, "Add", product, _vector(scope, width)) if _coin(scope) else product
-
-
-def _split(scope, x, dims, order):
-    count, size = (dims[order.index(2)], dims[order.index(3)])
-    target = shape_constant(scope, [0, x.dims[1], count, size])
-    split = scope.node("Reshape", [x, target], FLOAT, (*x.dims[:2], count, size))
-    return scope.node("Transpose", [split], FLOAT, dims, perm=order)
-
-
 PATTERNS = {
     **STRUCTURES,
     **ALGEBRA,
+    **ATTENTION,
     **CONTROL_FLOW,
-    "fuse-attention": (attention,),
     "fuse-bias-gelu": (bias_gelu, gelu),
     "fuse-embedding-normalization": (embedding,),
     "fuse-gelu": (gelu, quick_gelu),
