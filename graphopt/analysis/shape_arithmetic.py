@@ -112,7 +112,8 @@ class ShapeArithmetic:
         for value in values:
             dims = self._known.dims(value)
             if dims and not all(isinstance(dim, int) for dim in dims) and _is_used(value):
-                scope.sources.add(value, dims)
+                is_there = value.is_graph_input() or self._is_root(value)
+                scope.sources.add(value, dims, is_spare=not is_there)
 
     def _note(self, node: ir.Node, scope: Scope) -> None:
         """Remember which recipe ``node`` follows."""

@@ -60,26 +60,32 @@ class SourceTable:
 
     def __init__(self, outer: SourceTable | None = None) -> None:
         self._outer = outer
-        self._sources: dict[Integer, list[Source]] = {}
-        self._seen: set[tuple[Integer, ...]] = set()
+        self._sources: dict[tuple[Integer, bool], list[Source]] = {}
+        self._seen: set[tuple[tuple[Integer, ...], bool]] = set()
 
-    def add(self, value: ir.Value, dims: tuple[Integer, ...]) -> None:
-        """Add a value; a shape that is there already adds nothing."""
-        if dims in self._seen:
+    def add(self, value: ir.Value, dims: tuple[Integer, ...], *, is_spare: bool = False) -> None:
+        """Add a value; a shape that is there already adds nothing.
+
+        Args:
+            value: The value.
+            dims: Its dimensions.
+            is_spare: The value is there only for somebody to ask for its shape, and might go.
+        """
+        if (dims, is_spare) in self._seen:
             return
-        self._seen.add(dims)
+        self._seen.add((dims, is_spare))
         for axis, size in enumerate(dims):
             if isinstance(size, int):
                 continue
-            known = self._sources.setdefault(size, [])
+            known = self._sources.setdefault((size, is_spare), [])
             if len(known) < _MAX_CANDIDATES:
                 known.append(Source(value, axis, dims))
 
-    def of(self, size: Integer) -> Iterator[Source]:
+    def of(self, size: Integer, *, is_spare: bool = False) -> Iterator[Source]:
         """Yield the places of ``size``, outer ones first."""
         if self._outer is not None:
-            yield from self._outer.of(size)
-        yield from self._sources.get(size, ())
+            yield from self._outer.of(size, is_spare=is_spare)
+        yield from self._sources.get((size, is_spare), ())
 
 
 class Recipes:
@@ -126,13 +132,14 @@ class Recipes:
             while end < len(items) and isinstance(items[end], int):
                 end += 1
             return Recipe(constant=tuple(_numbers(items[place:end]))), end - place
-        best, length = None, 0
-        for source in self._sources.of(item):
-            run = _run(items[place:], source.dims[source.axis :])
-            if run > length:
-                best, length = source, run
-        if best is not None:
-            return self._dimensions(best, length), length
+        for is_spare in (False, True):
+            best, length = None, 0
+            for source in self._sources.of(item, is_spare=is_spare):
+                run = _run(items[place:], source.dims[source.axis :])
+                if run > length:
+                    best, length = source, run
+            if best is not None:
+                return self._dimensions(best, length), length
         computed = self._computed(item)
         return None if computed is None else (computed, 1)
 

@@ -47,7 +47,7 @@ class EliminateIdentities(Pass):
         keep the shape; Transpose that keeps the order; Pad by nothing; Slice of everything; Tile
         once; Concat, Sum, Max, Min and Mean of one input; Split into one output; multiplication
         and division by exactly 1, addition of exactly 0 to integers and of -0.0 to floats, and
-        subtraction of exactly 0.
+        subtraction of exactly 0; Where that always takes one side.
 
     When it refuses
         `training-mode`     the Dropout trains, or a caller may make it train.
@@ -134,6 +134,8 @@ def _remove(node: ir.Node, context: _Context, edit: Editor) -> None:
 
 def _kept_input(node: ir.Node, context: _Context) -> ir.Value | None:
     """Return the input that is not the neutral constant."""
+    if node.op_type == "Where":
+        return operand(node, _taken_side(node) or 0)
     is_first_neutral = node.op_type in _COMMUTATIVE and _neutral_operand(node, context)[0] == 0
     return operand(node, 1 if is_first_neutral else 0)
 
@@ -253,6 +255,19 @@ def _arithmetic(node: ir.Node, context: _Context) -> _Verdict:
     return _neutral_operand(node, context)[1]
 
 
+def _where(node: ir.Node, context: _Context) -> _Verdict:
+    side = _taken_side(node)
+    return side is not None and context.keeps_shape(node, side)
+
+
+def _taken_side(node: ir.Node) -> int | None:
+    """Return the index of the input that a Where always takes, or ``None``."""
+    condition = constant_array(operand(node, 0), _MAX_NEUTRAL_ELEMENTS)
+    if condition is None or not condition.size or condition.all() != condition.any():
+        return None
+    return 1 if condition.all() else 2
+
+
 def _neutral_operand(node: ir.Node, context: _Context) -> tuple[int, _Verdict]:
     """Return which operand the node could do without: both may be neutral, and one be too small."""
     for index in (1, 0) if node.op_type in _COMMUTATIVE else (1,):
@@ -320,4 +335,5 @@ _RULES: Mapping[str, Callable[[ir.Node, _Context], _Verdict]] = {
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _same_elements,
+    "Where": _where,
 }

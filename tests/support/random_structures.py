@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 from hypothesis import strategies as st
-from random_models import BATCH, FLOAT, shape_constant
+from random_models import BATCH, BOOL, DTYPES, FLOAT, INT, shape_constant
 
 
 def _stored(scope, dims):
@@ -109,9 +109,28 @@ def _sizes(first, second):
     return enumerate(zip(first.dims, second.dims, strict=True))
 
 
+def filled(scope):
+    """A tensor filled with one number, and an operator that works element by element."""
+    x = scope.pick(FLOAT, INT) or _stored(scope, (2, 3))
+    number = scope.draw(st.sampled_from([0, 1, -2, 15]))
+    kind = scope.draw(st.sampled_from([FLOAT, INT]))
+    sizes = scope.node("Shape", [x], INT, (len(x.dims),))
+    value = scope.weight(np.array(number, DTYPES[kind]))
+    full = scope.node("Expand", [value, sizes], kind, x.dims)
+    if kind != x.kind:
+        full = scope.node("Cast", [full], x.kind, x.dims, to=x.kind)
+    pair = [x, full] if scope.draw(st.booleans()) else [full, x]
+    if scope.draw(st.booleans()):
+        choice = scope.node("Cast", [full], BOOL, x.dims, to=BOOL)
+        return scope.node("Where", [choice, *pair], x.kind, x.dims)
+    op = scope.draw(st.sampled_from(["Add", "Sub", "Mul", "Min"]))
+    return scope.node(op, pair, x.kind, x.dims)
+
+
 STRUCTURES = {
     "collapse-concats": (parts, phases, nested_concats),
     "collapse-slices": (nested_slices, parts),
+    "scalarize-operands": (filled,),
     "collapse-rearrangements": (rearrangement,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
