@@ -12,6 +12,7 @@ from graphopt.analysis.shapes import (
     Inference,
     Part,
     inner_nodes,
+    is_shown_alike,
     known_from_the_model,
     reads,
     shape_of_tensor,
@@ -20,6 +21,10 @@ from graphopt.ir import constant_tensor, subgraphs_of
 from graphopt.rewrite import ShapeTable, Touched, ValueShape
 
 __all__ = ["KeptShapes"]
+
+
+_LOOK_AHEAD = 32
+"""Inferring a node too many costs less than calling the inference for it alone."""
 
 
 class KeptShapes(ShapeTable):
@@ -36,7 +41,7 @@ class KeptShapes(ShapeTable):
         model: The model; only this one.
 
     Attributes:
-        touched: Nodes changed since the table was last renewed.
+        touched: What was changed since the table was last renewed.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -51,11 +56,11 @@ class KeptShapes(ShapeTable):
     def renewed(self, model: ir.Model) -> KeptShapes:
         """Return this very table, brought up to date."""
         assert model is self._model, "a kept table belongs to one model"
-        nodes, is_everything = self.touched.take()
-        if is_everything or (nodes and not self._can_follow()):
+        touched = self.touched.take()
+        if touched.everything or (touched and not self._can_follow()):
             self._infer_all()
-        elif nodes:
-            self._follow(nodes)
+        elif touched:
+            self._follow(touched)
         return self
 
     def _can_follow(self) -> bool:
@@ -78,9 +83,9 @@ class KeptShapes(ShapeTable):
 
     # -- following edits ---------------------------------------------------------------------
 
-    def _follow(self, touched: Iterable[ir.Node]) -> None:
+    def _follow(self, touched: Touched) -> None:
         units: dict[ir.Node, None] = {}
-        for node in touched:
+        for node in (*touched.nodes, *self._readers_of_others(touched)):
             if node.graph is None:
                 for value in node.outputs:
                     self._shapes.pop(value, None)
@@ -93,6 +98,32 @@ class KeptShapes(ShapeTable):
             units[unit] = None
         self._note_owners(units)
         self._infer_from(units)
+
+    def _readers_of_others(self, touched: Touched) -> list[ir.Node]:
+        """Return the nodes that read, in the place of a value, one of which other things hold."""
+        return [
+            user
+            for user, old, new in touched.replaced
+            if user.graph is not None and not self._is_alike(old, new)
+        ]
+
+    def _is_alike(self, old: ir.Value, new: ir.Value) -> bool:
+        """Tell whether readers of ``new`` infer what they did from ``old``, whose place it took."""
+        before, after = constant_tensor(old) or old.const_value, constant_tensor(new)
+        if after is not None:
+            self._shapes[new] = shape_of_tensor(after)
+            return before is not None and is_shown_alike(before, after)
+        if new not in self._shapes:  # it is inferred itself; its readers are where that is other
+            self._stand_in(old, new)
+        is_same = before is None and self._shapes.get(old) == self._shapes.get(new)
+        return is_same and not self._may_hold_sizes(new)
+
+    def _stand_in(self, old: ir.Value, new: ir.Value) -> None:
+        known, producer = self._shapes.get(old), old.producer()
+        if known is not None:
+            self._shapes[new] = known
+            if producer is not None and producer.graph is None:
+                self._inference.rename(old, new)
 
     def _renew_constants(self, node: ir.Node) -> None:
         for value in node.inputs:
@@ -109,18 +140,17 @@ class KeptShapes(ShapeTable):
         return unit
 
     def _infer_from(self, units: Iterable[ir.Node]) -> None:
-        """Infer ``units``, then what reads what came out different, in ever larger steps."""
-        step, inferred = list(units), 0
+        """Infer ``units``, then what reads what came out different."""
+        step = list(units)
         while step:
             step = _closure(step, self._readers_of_sizes)
             different = self._infer(step)
             if different is None:
                 self._infer_all()
                 return
-            inferred += len(step)
-            readers = (reader for value in different for reader in self._readers(value))
-            # As many as all before, so that a long way takes few steps.
-            step = _closure(readers, self._all_readers, enough=inferred)
+            readers = [reader for value in different for reader in self._readers(value)]
+            # Some that read those are taken along, so that a long way takes few steps.
+            step = _closure(readers, self._all_readers, enough=len(readers) + _LOOK_AHEAD)
 
     def _all_readers(self, node: ir.Node) -> Iterator[ir.Node]:
         return (reader for value in node.outputs for reader in self._readers(value))
@@ -150,17 +180,34 @@ class KeptShapes(ShapeTable):
 
     def _infer(self, units: list[ir.Node]) -> list[ir.Value] | None:
         """Renew the shapes of what ``units`` compute; return the outputs that have others now."""
+        different: dict[ir.Value, None] = {}
         nodes = _in_order(_closure(units, self._origins))
+        left = dict.fromkeys(units)
+        while left:
+            found = self._inference.run(Part(nodes, self._known_before(nodes)))
+            if found is None or self._inference.has_failed:
+                return None
+            for value in _inner_values(left):
+                self._renew(value, found.get(value))
+            outputs = (value for node in left for value in node.outputs)
+            different.update((v, None) for v in outputs if self._renew(v, found.get(v)))
+            # What has a size with a name that other values have it under, too, is as good as
+            # known before: the rest is inferred again, which can tell now that they are equal.
+            settled = {self._unit_of_value(value) for value in self._inference.met_again}
+            if settled.isdisjoint(left):
+                break
+            nodes = [node for node in nodes if node not in settled]
+            left = {node: None for node in left if node not in settled}
+        return list(different)
+
+    def _known_before(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, ValueShape]:
         computed = {value for node in nodes for value in node.outputs}
         given = {value for node in nodes for value in reads(node)} - computed
-        known = {value: self._shapes[value] for value in given if value in self._shapes}
-        found = self._inference.run(Part(nodes, known))
-        if found is None or self._inference.has_failed:
-            return None
-        for value in _inner_values(units):
-            self._renew(value, found.get(value))
-        outputs = (value for node in units for value in node.outputs)
-        return [value for value in outputs if self._renew(value, found.get(value))]
+        return {value: self._shapes[value] for value in given if value in self._shapes}
+
+    def _unit_of_value(self, value: ir.Value) -> ir.Node | None:
+        producer = value.producer()
+        return None if producer is None else self._unit_of(producer)
 
     def _renew(self, value: ir.Value, shape: ValueShape | None) -> bool:
         """Take note of a shape; tell whether it is another one than before."""

@@ -21,6 +21,7 @@ __all__ = [
     "Part",
     "infer_shapes",
     "inner_nodes",
+    "is_shown_alike",
     "known_from_the_model",
     "reads",
     "shape_of_tensor",
@@ -29,6 +30,7 @@ __all__ = [
 _MAX_ELEMENTS = 64
 """Larger constants are shown to the inference by type only: no shape is computed from them."""
 
+_MAX_RANK = 16
 _MINIMUM_IR_VERSION = 10
 _OPAQUE_DOMAIN = "graphopt.opaque"
 _FAILURES = (
@@ -75,6 +77,8 @@ class Inference:
 
     Attributes:
         has_failed: Inference gave up on a part, or on the elements of small tensors in it.
+        met_again: Values of the last part with a size that is also one of what the part reads,
+            under the same name, but was another one to the inference.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -84,6 +88,7 @@ class Inference:
         self._names: dict[tuple[ir.Value, int], str] = {}
         self._count = -1
         self.has_failed = False
+        self.met_again: set[ir.Value] = set()
 
     def run(self, part: Part) -> dict[ir.Value, ValueShape] | None:
         """Return the shapes of what ``part`` computes, by value in order; none are declared.
@@ -127,15 +132,25 @@ class Inference:
         self, found: Mapping[ir.Value, ValueShape], part: Part
     ) -> dict[ir.Value, ValueShape]:
         """Return the shapes with names for sizes that do not depend on the run of inference."""
-        names = {dim: dim for shape in part.known.values() for dim in _symbols(shape)}
-        names |= self._declared
+        given = {dim for shape in part.known.values() for dim in _symbols(shape)}
+        names = {dim: dim for dim in given} | self._declared
         renamed = {}
+        self.met_again = set()
         for value, shape in found.items():
             for axis, dim in enumerate(shape.dims or ()):
                 if isinstance(dim, str) and dim not in names:
                     names[dim] = self._name_of(value, axis)
+                    if names[dim] in given:
+                        self.met_again.add(value)
             renamed[value] = shape.renamed(names)
         return renamed
+
+    def rename(self, old: ir.Value, new: ir.Value) -> None:
+        """Let ``new`` give the sizes of ``old``, which is no more, their names."""
+        for axis in range(_MAX_RANK):
+            name = self._names.pop((old, axis), None)
+            if name is not None:
+                self._names[new, axis] = name
 
     def _name_of(self, value: ir.Value, axis: int) -> str:
         known = self._names.get((value, axis))
@@ -297,6 +312,15 @@ def reads(node: ir.Node) -> Iterator[ir.Value]:
 
 def _is_small(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype != ir.DataType.STRING and tensor.size <= _MAX_ELEMENTS
+
+
+def is_shown_alike(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Tell whether inference is shown the same of two constants."""
+    if first is second:
+        return True
+    if shape_of_tensor(first) != shape_of_tensor(second):
+        return False
+    return not _is_small(first) or first.tobytes() == second.tobytes()
 
 
 def shape_of_tensor(tensor: ir.TensorProtocol) -> ValueShape:

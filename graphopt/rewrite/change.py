@@ -17,6 +17,7 @@ from graphopt.rewrite.attachment import (
     is_within_function,
     take_over_output,
 )
+from graphopt.rewrite.journal import Touched
 from graphopt.rewrite.names import NamePool
 from graphopt.rewrite.overwriting import is_overwritten
 
@@ -55,8 +56,7 @@ class Change:
         added: Names of the nodes and initializers that it creates.
         removed: Names of the nodes and initializers that it removes.
         changed: Names of the nodes and values that it modifies.
-        touched: Once applied: the nodes that are new, gone, or read or mean something else now.
-        touches_everything: It changes what all nodes mean.
+        touched: What is another one, once it is applied.
     """
 
     def __init__(self, model: ir.Model, names: NamePool, place: Place) -> None:
@@ -69,8 +69,7 @@ class Change:
         self.added: list[str] = []
         self.removed: list[str] = []
         self.changed: list[str] = []
-        self.touched: list[ir.Node] = []
-        self.touches_everything = False
+        self.touched = Touched()
 
     def __bool__(self) -> bool:
         return bool(self._operations or self._removals)
@@ -147,7 +146,7 @@ class Change:
             attrs = ir.convenience.convert_attributes(dict(attributes or {}))
             created = ir.Node(domain, op_type, inputs, attrs, outputs=values, name=node_name)
             self._new_nodes.add(created)
-            self.touched.append(created)
+            self.touched.nodes[created] = None
             self._insert(created, before, after)
 
         self._operations.append(build)
@@ -204,7 +203,7 @@ class Change:
         for user, index in old.uses():
             if user not in self._new_nodes:
                 user.replace_input_with(index, new)
-                self.touched.append(user)
+                self.touched.replaced.append((user, old, new))
         if new.type is None:
             new.type = old.type
         if new.shape is None:
@@ -268,7 +267,7 @@ class Change:
 
     def _operate(self, node: ir.Node, operation: Callable[[], None]) -> None:
         self._operations.append(operation)
-        self._operations.append(lambda: self.touched.append(node))
+        self.touched.nodes[node] = None
 
     def set_value_info(
         self, value: ir.Value, *, dtype: ir.DataType | None = None, shape: ir.Shape | None = None
@@ -308,7 +307,7 @@ class Change:
         """Carry out ``operation`` in its turn; the names of what it touches go into the journal."""
         self.added += added
         self.changed += changed
-        self.touches_everything = True
+        self.touched.everything = True
         self._operations.append(operation)
 
     def fresh_name(self, hint: str) -> str:
@@ -330,7 +329,7 @@ class Change:
             tensor = as_tensor(data, value.name or "")
             value.const_value = tensor
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-            self.touched.extend(user for user, _ in value.uses())
+            self.touched.nodes.update((user, None) for user, _ in value.uses())
 
         self._operations.append(assign)
 
@@ -353,7 +352,7 @@ class Change:
         """Import version ``version`` of an operator domain."""
         self.changed.append(f"opset {domain or 'ai.onnx'}")
         self._operations.append(lambda: self._model.opset_imports.update({domain: version}))
-        self.touches_everything = True
+        self.touched.everything = True
 
     # -- applying ----------------------------------------------------------------------------
 
@@ -365,7 +364,7 @@ class Change:
             detach_subgraphs(node)
             assert node.graph is not None
             node.graph.remove(node, safe=True)
-            self.touched.append(node)
+            self.touched.nodes[node] = None
 
     def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         place: Place = before or after or self._place

@@ -53,7 +53,6 @@ class Editor:
             return
         change.apply()
         self.journal.touched.add(change.touched)
-        self.journal.touched.everything |= change.touches_everything
         self.journal.edits.append(
             Edit(
                 number=number,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,21 +55,28 @@ class Touched:
     """What edits changed since somebody looked, for facts that are kept instead of found anew.
 
     Attributes:
-        nodes: Nodes created, removed, or that read or mean something else now, in order.
+        nodes: Nodes created, removed, or that mean something else now, in order.
+        replaced: Nodes that read another value in the place of one: node, old and new value.
         everything: The change cannot be told node by node.
     """
 
     nodes: dict[ir.Node, None] = field(default_factory=dict)
+    replaced: list[tuple[ir.Node, ir.Value, ir.Value]] = field(default_factory=list)
     everything: bool = False
 
-    def add(self, nodes: Iterable[ir.Node]) -> None:
-        """Take note of changed nodes."""
-        self.nodes.update(dict.fromkeys(nodes))
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.replaced or self.everything)
 
-    def take(self) -> tuple[list[ir.Node], bool]:
-        """Return the nodes, and whether that is not all; both are forgotten here."""
-        found = list(self.nodes), self.everything
-        self.nodes, self.everything = {}, False
+    def add(self, other: Touched) -> None:
+        """Take note of more."""
+        self.nodes.update(other.nodes)
+        self.replaced += other.replaced
+        self.everything |= other.everything
+
+    def take(self) -> Touched:
+        """Return all that is noted, and forget it here."""
+        found = Touched(self.nodes, self.replaced, self.everything)
+        self.nodes, self.replaced, self.everything = {}, [], False
         return found
 
 

@@ -52,7 +52,7 @@ def move_nodes(
 def _move(change: Change, node: ir.Node, before: ir.Node) -> None:
     graph_of(node).remove(node)
     graph_of(before).insert_before(before, node)
-    change.touched.append(node)
+    change.touched.nodes[node] = None
 
 
 def _give_up_name(change: Change, value: ir.Value, repeated: frozenset[str]) -> None:
@@ -157,7 +157,7 @@ class _Copier:
             metadata_props=dict(node.metadata_props),
         )
         copy.meta.update(node.meta)
-        self._change.touched.append(copy)
+        self._change.touched.nodes[copy] = None
         return copy
 
     def _bound(self, value: ir.Value | None) -> ir.Value | None:
