@@ -13,7 +13,10 @@ import numpy as np
 from graphopt.calibration.user_functions import calling, import_function
 from graphopt.errors import CalibrationDataError
 
-__all__ = ["RawSample", "open_folder", "read_sample_file", "sampling_function"]
+__all__ = ["LABELS", "RawSample", "open_folder", "read_sample_file", "sampling_function"]
+
+LABELS = "__labels__"
+"""The key under which a sample holds its labels."""
 
 RawSample: TypeAlias = Mapping[str, Any] | np.ndarray[Any, Any]
 """A feed by input name, or the array for the only input."""
@@ -65,7 +68,7 @@ def open_folder(folder: Path) -> list[Path]:
         raise CalibrationDataError(
             f"no samples in `{folder.name}`",
             where=f"`{folder}`",
-            why="expected .npz or .npy files in it, found none",
+            why="expected .npz or .npy files, images, or `test_data_set_*` folders, found none",
             hint="write one file per sample with `numpy.savez(path, **{input_name: array})`",
         )
     return files

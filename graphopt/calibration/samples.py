@@ -12,19 +12,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.calibration.backend_tests import find_data_sets, read_data_sets
 from graphopt.calibration.sample_files import (
+    LABELS,
     RawSample,
     open_folder,
     read_sample_file,
     sampling_function,
 )
+from graphopt.calibration.sample_spec import implied_spec, read_spec, specified_samples
 from graphopt.errors import CalibrationDataError, UnsupportedModelError
 from graphopt.runtime import TensorSpec
 
 __all__ = ["LABELS", "SampleSource", "Samples", "load_samples"]
-
-LABELS = "__labels__"
-"""The key under which a sample holds its labels."""
 
 _LISTING = "`graphopt inspect MODEL` lists the names, types and shapes of the inputs"
 
@@ -39,21 +39,27 @@ def load_samples(source: SampleSource, *, inputs: Sequence[TensorSpec] | None = 
 
     Args:
         source: An ``.npz`` file (one feed by input name), an ``.npy`` file (one feed of a model
-            with one input), a folder of them (sorted by name), ``module:function`` or a function
-            that returns an iterable of feeds and is called again for every pass, or feeds.
-        inputs: The model's inputs; needed where a sample is an array without a name.
+            with one input), a folder of them (sorted by name), a folder of ``test_data_set_*``
+            folders, a ``.json`` specification of texts or images, ``module:function`` or a function
+            that returns an iterable of feeds and is called again for every pass, or feeds. A
+            ``.txt`` or ``.jsonl`` file beside its ``tokenizer.json``, and a folder of images with
+            a ``preprocessing.json``, need no specification.
+        inputs: The model's inputs; needed where a sample is an array without a name, and for texts
+            and images.
 
     Raises:
         CalibrationDataError: There is no such source, or nothing in it.
     """
     only_input = inputs[0].name if inputs is not None and len(inputs) == 1 else None
-    name, opener = _open(source)
+    name, opener = _open(source, inputs)
     return Samples(name, opener, only_input=only_input)
 
 
-def _open(source: SampleSource) -> tuple[str, Callable[[], Iterable[RawSample]]]:
+def _open(
+    source: SampleSource, inputs: Sequence[TensorSpec] | None
+) -> tuple[str, Callable[[], Iterable[RawSample]]]:
     if isinstance(source, str | Path):
-        return _open_text(source)
+        return _open_text(source, inputs)
     if callable(source):
         return getattr(source, "__qualname__", "a function"), source
     # An iterator can be read once; samples are read several times.
@@ -61,9 +67,18 @@ def _open(source: SampleSource) -> tuple[str, Callable[[], Iterable[RawSample]]]
     return f"{type(source).__name__} of feeds", lambda: feeds
 
 
-def _open_text(source: str | Path) -> tuple[str, Callable[[], Iterable[RawSample]]]:
+def _open_text(
+    source: str | Path, inputs: Sequence[TensorSpec] | None
+) -> tuple[str, Callable[[], Iterable[RawSample]]]:
     path = Path(source)
+    if path.suffix == ".json" and path.is_file():
+        return str(source), specified_samples(read_spec(path), path.parent, inputs)
+    if (spec := implied_spec(path)) is not None:
+        folder = path if path.is_dir() else path.parent
+        return str(source), specified_samples(spec, folder, inputs)
     if path.is_dir():
+        if data_sets := find_data_sets(path):
+            return str(source), read_data_sets(data_sets, inputs)
         files = open_folder(path)
         return str(source), lambda: (read_sample_file(file) for file in files)
     if path.exists():
@@ -73,7 +88,8 @@ def _open_text(source: str | Path) -> tuple[str, Callable[[], Iterable[RawSample
     raise CalibrationDataError(
         f"samples not found: `{source}`",
         why="there is no such file or folder",
-        hint="give an .npz or .npy file, a folder of them, or `module:function`",
+        hint="give an .npz or .npy file, a folder of them, a .json specification, or "
+        "`module:function`",
     )
 
 
@@ -252,7 +268,7 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
             f"samples for `{spec.name}` have the wrong shape",
             where=where,
             why=f"expected ({shape}), found {array.shape}",
-            hint=_LISTING,
+            hint=_shape_hint(array.shape, spec),
         )
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise CalibrationDataError(
@@ -261,6 +277,16 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
             why=f"{np.count_nonzero(~np.isfinite(array))} of {array.size} elements are not finite",
             hint=f"find them with `numpy.argwhere(~numpy.isfinite(samples['{spec.name}']))`",
         )
+
+
+def _shape_hint(shape: tuple[int, ...], spec: TensorSpec) -> str:
+    """Return what to do about a wrong shape: images often have their colours on another axis."""
+    for axes in ((0, 3, 1, 2), (0, 2, 3, 1)):
+        if len(shape) == len(axes) and _fits(tuple(shape[axis] for axis in axes), spec.dims):
+            return f"the channels are on another axis: `array.transpose{axes}` fits"
+    if _fits((1, *shape), spec.dims):
+        return "an axis for the batch is missing: `array[None]` fits"
+    return _LISTING
 
 
 def _fits(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> bool:

@@ -20,6 +20,7 @@ LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "click", "rich", "jsonsc
 # What decides which kernels are fast; the JSON form holds every feature.
 ARITHMETIC = ("amx", "avx", "f16c", "fma", "asimd", "bf16", "fphp", "i8mm", "neon", "sve")
 EXTRAS = {
+    "data": (("PIL", "tokenizers"), "take texts and images as samples"),
     "demo": (("sklearn", "torch"), "train the demo's model again"),
     "test": (("pytest", "xdist", "hypothesis"), "run the tests"),
 }

@@ -161,7 +161,7 @@ threads_option = click.option(
 calibration_option = click.option(
     "--calibration",
     metavar="PATH|MODULE:FUNCTION",
-    help="Samples: .npz, .npy, a folder of them, or a function that returns them.",
+    help="Samples: .npz, .npy, a folder, a .json specification, or a function.",
 )
 calibration_cache_option = click.option(
     "--calibration-cache",
