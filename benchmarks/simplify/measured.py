@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PERIOD_S = 0.02
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -176,16 +178,39 @@ def copy_seconds(model: Path, work: Path) -> float:
 
 
 def run_large(arguments: argparse.Namespace, tools: list[str], work: Path) -> dict[str, Any]:
-    """Run every tool once on a large model, with a copy of its bytes before each."""
+    """Run every tool on a large model, each time after a copy of its bytes, and keep all runs."""
     model = work / "large" / "model.onnx"
     model.parent.mkdir()
     write_large(arguments.large_gb, model)
-    results = {}
-    for tool in tools:
+    once = argparse.Namespace(**{**vars(arguments), "repeats": 1})
+    results: dict[str, list[dict[str, Any]]] = {tool: [] for tool in tools}
+    for tool in [tool for _ in range(arguments.repeats) for tool in tools]:
+        os.sync()  # or what the last one left to be written slows the next one down
         copied = copy_seconds(model, work)
-        results[tool] = {**measure(tool, model, work, arguments), "copy_s": copied}
-        print(tool, cost(results[tool]), f"(copying: {copied:.2f} s)", flush=True)
-    return {"large": results, "gigabytes": arguments.large_gb}
+        os.sync()
+        record = {**measure(tool, model, work, once), "copy_s": copied}
+        results[tool].append(record)
+        print(tool, cost(record), f"(copying: {copied:.2f} s)", flush=True)
+    return {"large": results, "gigabytes": arguments.large_gb, "summary": summary(results)}
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return for each tool the median time over copying, turn by turn, and the largest memory."""
+    found: dict[str, Any] = {}
+    for tool, records in results.items():
+        done = [record for record in records if record["status"] == "done"]
+        if not done:
+            continue
+        ratios = [record["seconds"] / record["copy_s"] for record in done]
+        found[tool] = {
+            "runs": len(done),
+            "seconds": statistics.median(record["seconds"] for record in done),
+            "copy_s": statistics.median(record["copy_s"] for record in done),
+            "over_copying": statistics.median(ratios),
+            "tree_mb": max(record["tree_mb"] for record in done),
+        }
+        print(tool, found[tool])
+    return found
 
 
 def main() -> None:
