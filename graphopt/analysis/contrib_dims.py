@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, operand
-from graphopt.analysis.symbolic_dims import broadcast
+from graphopt.analysis.symbolic_dims import DIMS, broadcast
 from graphopt.analysis.symbolic_expressions import Integer
 from graphopt.analysis.symbolic_windows import WINDOW_DIMS
 
@@ -87,6 +87,7 @@ CONTRIB_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "EmbedLayerNormalization": _embedding,
     "FastGelu": _first,
     "FusedConv": WINDOW_DIMS["Conv"],
+    "FusedGemm": DIMS["Gemm"],
     "FusedMatMul": _fused_matmul,
     "Gelu": _first,
     "MultiHeadAttention": _multi_head_attention,

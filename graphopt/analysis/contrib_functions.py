@@ -30,6 +30,7 @@ _ATTRIBUTES: Mapping[str, Mapping[str, onnx.AttributeProto.AttributeType]] = {
         "pads": onnx.AttributeProto.INTS,
         "strides": onnx.AttributeProto.INTS,
     },
+    "FusedGemm": {"transA": onnx.AttributeProto.INT, "transB": onnx.AttributeProto.INT},
 }
 
 # Nodes with the shapes and types of the operator, not with its values.
@@ -42,6 +43,7 @@ _BODIES: Mapping[str, Sequence[_Node]] = {
     ],
     "FastGelu": _LIKE_INPUT,
     "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
+    "FusedGemm": [("Gemm", ["i0", "i1"], ["o0"])],
     "FusedMatMul": [("Einsum", ["i0", "i1"], ["o0"])],
     "Gelu": _LIKE_INPUT,
     "MultiHeadAttention": [

@@ -40,7 +40,7 @@ def conv_activation(scope):
 
 def _activation(scope, x):
     plain = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Exp"]
-    kind = scope.draw(st.sampled_from([*plain, "Clip", "None"]))
+    kind = scope.draw(st.sampled_from([*plain, "Elu", "Softplus", "Clip", "None"]))
     if kind == "None":
         return x
     if kind != "Clip":
@@ -51,6 +51,17 @@ def _activation(scope, x):
     limits = [scope.weight(np.array(end, np.float32), as_node=_coin(scope)) for end in (low, high)]
     given = [limit if _coin(scope) else None for limit in limits]
     return scope.node("Clip", [x, *given], FLOAT, x.dims)
+
+
+def gemm_activation(scope):
+    """A fully connected layer, perhaps with an activation."""
+    where = lambda v: len(v.dims) == 2 and v.dims[1] not in (0, BATCH)  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _of_weights(scope, (2, 3))
+    width = scope.draw(st.integers(1, 3))
+    inputs = [x, _weight(scope, (width, x.dims[1]))]
+    if _coin(scope):
+        inputs.append(_weight(scope, (width,), 1))
+    return _activation(scope, scope.node("Gemm", inputs, FLOAT, (x.dims[0], width), transB=1))
 
 
 def turned_product(scope):
@@ -75,6 +86,7 @@ def _scaled(scope, x):
 
 FUSIONS = {
     "fuse-conv-activation": (conv_activation,),
+    "fuse-gemm-activation": (gemm_activation,),
     "fuse-matmul": (turned_product,),
 }
 """By pass: the operators to draw often, so that there are places for it."""

@@ -130,7 +130,7 @@ def skip_normalization(scope):
     if (x := scope.pick(FLOAT, where=where)) is None:
         return None
     y = scope.pick(FLOAT, where=lambda v: v.dims == x.dims)
-    if len(x.dims) == 3 and BATCH != x.dims[1] and _coin(scope):
+    if len(x.dims) == 3 and x.dims[1] != BATCH and _coin(scope):
         y = _stored(scope, x.dims[1:] if _coin(scope) else (1, *x.dims[1:]))
     if _coin(scope):
         y = _apply(scope, "Add", y, _vector(scope, x.dims[-1]))
