@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import onnx_ir as ir
 
 from graphopt.analysis.operands import operand
@@ -13,6 +15,7 @@ from graphopt.analysis.symbolic_expressions import (
     product,
     single_symbol,
 )
+from graphopt.analysis.symbolic_numbers import limit_of
 from graphopt.analysis.symbolic_table import SymbolicTable
 
 __all__ = ["EqualSizes", "sizes_forced_equal"]
@@ -79,13 +82,15 @@ def _has_name(size: Integer) -> bool:
 
 
 def sizes_forced_equal(model: ir.Model, shapes: SymbolicTable) -> EqualSizes:
-    """Return the sizes that the Reshapes of the main graph need to be equal.
+    """Return the sizes that Reshapes and broadcasts of the main graph need to be equal.
 
-    They keep the number of elements, and make what they are asked for. Tensors without elements
+    Reshapes keep the number of elements, and make what they are asked for. Tensors without elements
     are left out of account: there is nothing in them that could be in the wrong place.
     """
     found = EqualSizes(shapes)
     for node in model.graph:
+        if node.op_type in _BROADCASTING and not node.domain:
+            _equate_cuts(node, shapes, found)
         if node.op_type != "Reshape" or node.domain:
             continue
         known = shapes.of(node.outputs[0])
@@ -99,6 +104,22 @@ def sizes_forced_equal(model: ir.Model, shapes: SymbolicTable) -> EqualSizes:
                     found.equate(one, other)
         _equate_last_unknown(node, dims, shapes, found)
     return found
+
+
+_BROADCASTING = frozenset({"Add", "And", "Div", "Mul", "Sub", "Where"})
+
+
+def _equate_cuts(node: ir.Node, shapes: SymbolicTable, found: EqualSizes) -> None:
+    """Find sizes that are equal, or one of them is cut off at a number above 1.
+
+    They fit together only where nothing is cut off: what is cut off is larger than 1.
+    """
+    known = [dims for value in node.inputs if (dims := shapes.symbolic.dims(value))]
+    for one, other in itertools.permutations(known, 2):
+        for first, second in zip(reversed(one), reversed(other), strict=False):
+            limit = limit_of(first, second) if first != second else None
+            if isinstance(limit, int) and limit > 1:
+                found.equate(shapes.name_of(first), shapes.name_of(second))
 
 
 def _equate_last_unknown(

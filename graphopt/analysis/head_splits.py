@@ -203,6 +203,9 @@ def _above_reshape(node: ir.Node, path: _Path, shapes: SymbolicTable) -> _Path |
     before = known.dims if known is not None else None
     if source is None or not before or not after:
         return f"the shapes at Reshape `{node.name}` are not known"
+    turned = _turned_before(source, before, after, path)
+    if turned is not None:
+        return turned
     if len(path.order) == _MATRICES:
         return _above_matrices(source, before, after, path, node)
     folded = _swapped_in_three_dimensions(node, shapes)
@@ -211,6 +214,24 @@ def _above_reshape(node: ir.Node, path: _Path, shapes: SymbolicTable) -> _Path |
     if path.order != _SPLIT:
         return f"Reshape `{node.name}` does not split heads that are transposed after it"
     return _split_by(source, before, after, path.scale)
+
+
+def _turned_before(source: ir.Value, before: Dims, after: Dims, path: _Path) -> Heads | None:
+    """Return heads split from (B, H * d, T): rows are turned to columns before, not after that."""
+    rank = len(path.order)
+    transpose = _producer(source, "Transpose")
+    if transpose is None or path.order != (*range(rank - 2), rank - 1, rank - 2):
+        return None
+    rows, (size, length) = operand(transpose, 0), after[-2:]
+    is_turned = transpose_permutation(transpose, _MATRICES) == (0, 2, 1)
+    if rows is None or not is_turned or len(before) != _MATRICES or before[2] != length:
+        return None
+    width = before[1]
+    if not isinstance(width, int) or not isinstance(size, int) or not size or width % size:
+        return None
+    if length is None or (rank == _RANK and after[1] != width // size):
+        return None
+    return _at_source(rows, (before[0], length), width // size, size, path.scale)
 
 
 def _above_matrices(
