@@ -164,11 +164,7 @@ def prepare(
         metric=chosen,
         metric_before=None,
         latency_budget_s=latency_budget_s,
-        sample_warnings=(
-            ()
-            if calibration_samples is None
-            else lint_samples(model, calibration_samples, evaluation_samples)
-        ),
+        sample_warnings=_doubts(model, calibration_samples, evaluation_samples),
         seed=seed,
         report=report,
     )
@@ -210,6 +206,12 @@ def _checked(source: SampleSource | None, specs: Sequence[TensorSpec]) -> Sample
     samples = load_samples(source, inputs=specs)
     samples.check(specs)
     return samples
+
+
+def _doubts(
+    model: ir.Model, calibration: Samples | None, evaluation: Samples | None
+) -> tuple[SampleWarning, ...]:
+    return () if calibration is None else lint_samples(model, calibration, evaluation)
 
 
 def _feeds(model: ir.Model, real: Samples | None, seed: int, session: Session) -> tuple[Feeds, ...]:
