@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.operands import ints_attribute, reshape_target
+from graphopt.analysis.operands import int_attribute, ints_attribute, reshape_target
 
 __all__ = ["contrib_functions", "stand_in_name"]
 
@@ -44,7 +44,6 @@ _BODIES: Mapping[str, Sequence[_Node]] = {
     "FastGelu": _LIKE_INPUT,
     "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
     "FusedGemm": [("Gemm", ["i0", "i1"], ["o0"])],
-    "FusedMatMul": [("Einsum", ["i0", "i1"], ["o0"])],
     "Gelu": _LIKE_INPUT,
     "MultiHeadAttention": [
         ("Transpose", ["i1"], ["t"]),
@@ -66,7 +65,7 @@ def stand_in_name(node: ir.Node) -> str | None:
     if node.domain != _DOMAIN or not _is_known(node):
         return None
     form = "like_first" if _body(node) is _LIKE_INPUT else "own"
-    form += _equation(node)[1]
+    form += "".join(map(str, _turns(node)))
     return f"{node.op_type}_{form}_{len(node.inputs)}_{len(node.outputs)}"
 
 
@@ -85,13 +84,18 @@ def contrib_functions(nodes: Iterable[ir.Node], version: int) -> Iterator[onnx.F
             yield _function(node, name, version)
 
 
-def _equation(node: ir.Node) -> tuple[str, str]:
-    """Return what FusedMatMul multiplies with what, and a word for it that is fit for a name."""
+def _turns(node: ir.Node) -> tuple[int | None, ...]:
+    """Return which operands of a FusedMatMul have their last two axes exchanged."""
     if node.op_type != "FusedMatMul":
-        return "", ""
-    left, right = (node.attributes.get_int(f"trans{side}", 0) for side in "AB")
-    equation = f"...{'ji' if left else 'ij'},...{'kj' if right else 'jk'}->...ik"
-    return equation, f"_{left}{right}"
+        return ()
+    return tuple(int_attribute(node, f"trans{side}", 0) for side in "AB")
+
+
+def _turned_product(node: ir.Node) -> Sequence[_Node]:
+    turned = ["t0" if _turns(node)[0] else "i0", "t1" if _turns(node)[1] else "i1"]
+    # Of one operand Einsum tells the shape whatever the rank is; of two it does not.
+    turns = [("Einsum", [f"i{name[1]}"], [name]) for name in turned if name.startswith("t")]
+    return [*turns, ("MatMul", turned, ["o0"])]
 
 
 def _is_known(node: ir.Node) -> bool:
@@ -99,8 +103,8 @@ def _is_known(node: ir.Node) -> bool:
     if node.op_type == "Attention":
         return "qkv_hidden_sizes" not in node.attributes
     if node.op_type == "FusedMatMul":
-        batch = [node.attributes.get_int(f"transBatch{side}", 0) for side in "AB"]
-        return not any(batch)
+        batch = [int_attribute(node, f"transBatch{side}", 0) for side in "AB"]
+        return not any(batch) and None not in _turns(node)
     if node.op_type == "MultiHeadAttention":
         return None not in node.inputs[1:3] and len(node.inputs) > 2  # noqa: PLR2004
     return node.op_type in _BODIES
@@ -112,6 +116,8 @@ def _body(node: ir.Node) -> Sequence[_Node]:
         # Heads of keys and values are of one size then, so that the result is as wide as queries.
         if has_past or _rank_of(node.inputs[1]) == 4:  # noqa: PLR2004
             return _LIKE_INPUT
+    if node.op_type == "FusedMatMul":
+        return _turned_product(node)
     return _BODIES[node.op_type]
 
 
@@ -147,7 +153,7 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
         for attribute, form in attributes.items():
             written.attribute.add(name=attribute, ref_attr_name=attribute, type=form)
         if kind == "Einsum":
-            written.attribute.append(onnx.helper.make_attribute("equation", _equation(node)[0]))
+            written.attribute.append(onnx.helper.make_attribute("equation", "...ij->...ji"))
         elif kind == "Transpose":
             written.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 1]))
         elif kind == "Split":

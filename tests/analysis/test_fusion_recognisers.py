@@ -123,6 +123,33 @@ def test_a_growing_table_knows_what_takes_the_place_of_what():
     assert shapes.of(new).dims == ("N",)
 
 
+LAYERS = """<ir_version: 10, opset_import: ["" : %d, "com.microsoft" : 1]>
+g (float[B,2,H,8] x, float[3,2,3,3] w, float[B,S,4] q, float[B,T,4] k, float[N,4] u, float[5,4] v)
+  => (float z) {
+  a = com.microsoft.FusedConv <pads = [1, 1, 1, 1], strides = [1, 2]> (x, w)
+  b = com.microsoft.FusedMatMul <transB = 1> (q, k)
+  c = com.microsoft.FusedMatMul <transA = 1> (q, q)
+  d = com.microsoft.FusedMatMul <transB = 1, alpha = 0.5> (q, v)
+  e = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (u, v)
+  z = Relu(e)
+}"""
+
+
+@pytest.mark.parametrize("opset", [9, 20])
+@pytest.mark.parametrize("kind", ["inferred", "symbolic"])
+def test_shapes_of_layers_with_what_is_around_them(kind, opset):
+    model = from_text(LAYERS % opset)
+    table = infer_shapes(model)
+    table = SymbolicTable(model, table) if kind == "symbolic" else table
+    values = {value.name: table.of(value) for node in model.graph for value in node.outputs}
+    assert all(str(values[name].dtype) == "FLOAT" for name in "abcde")
+    assert values["e"].dims == ("N", 5)
+    batch, channels, _, width = values["a"].dims
+    assert (batch, channels, width) == ("B", 3, 4)
+    dims = [values[name].dims for name in "bcd"]
+    assert dims == [("B", "S", "T"), ("B", 4, 4), ("B", "S", 5)]
+
+
 CACHED = """<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
 g (float[B,S,4] x, float[B,T,4] k, float[B,2,P,2] p, float[B,2,T,2] split)
   => (float z, float w, float y) {

@@ -8,7 +8,7 @@ from random_algebra import ALGEBRA
 from random_attention import ATTENTION
 from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
-from random_models import BATCH, FLOAT, INT
+from random_models import BATCH, FLOAT, INT, shape_constant
 from random_structures import STRUCTURES
 
 
