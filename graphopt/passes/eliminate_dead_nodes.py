@@ -56,12 +56,13 @@ class EliminateDeadNodes(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Remove what is dead."""
+        _sweep_functions(model, edit)
         live = self._liveness(model, edit)
         for function in model.functions.values():
             self._sweep(function.graph, live, edit)
         self._sweep(model.graph, live, edit)
         self._sweep_initializers(model, edit)
-        _sweep_functions(model, edit)
+        _sweep_functions(model, edit)  # those that only dead nodes called
         _sweep_imports(model, edit)
 
     def _liveness(self, model: ir.Model, edit: Editor) -> Liveness:

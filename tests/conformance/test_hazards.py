@@ -112,7 +112,16 @@ HAZARDS = {
         i = Cast<to = 1>(n) o = Mul(i, x) j = IsInf(o) z = Cast<to = 1>(j) }"""
         + FUNCTION
         + "f (x) => (z) { r = RandomUniformLike(x) z = Add(x, r) }",
-        "f f RandomUniformLike",
+        "RandomUniformLike RandomUniformLike",
+    ),
+    "random numbers and training in a larger function called twice": (
+        LOCAL
+        + """(float[2] x) => (float[2] z) { a = local.f(x) b = local.f(x) d = Sub(a, b) q = Mul(d, d) n = IsNaN(q)
+        i = Cast<to = 1>(n) o = Mul(i, x) j = IsInf(o) z = Cast<to = 1>(j) }"""
+        + FUNCTION
+        + """f (x) => (z) { r = RandomUniformLike(x) k = Constant<value = float {0.5}>() t = Constant<value = bool {1}>()
+        u = Dropout(r, k, t) v = Dropout(r, k, t) w = Exp(u) s = Sin(v) p = Add(w, s) z = Add(x, p) }""",
+        "f f RandomUniformLike Dropout Dropout",
     ),
     "random numbers of which only the shape is read": (
         "(float[2] x) => (int64[1] z) { r = RandomNormal<shape = [2, 3]>() s = Shape(r) n = Size(x) z = Mul(s, n) }",
@@ -185,7 +194,7 @@ HAZARDS = {
         """<ir_version: 10, opset_import: ["" : 11, "local" : 1]> g (float[2,3,4] x) => (float[2,3,4] z)
         { a = local.f(x) u = Unsqueeze<axes = [0]>(a) s = Squeeze<axes = [0]>(u) z = Softmax(s) }
         <domain: "local", opset_import: ["" : 11]> f (x) => (z) { a = Softmax(x) z = Identity(a) }""",
-        "f Softmax Softmax",
+        "Softmax Softmax",
     ),
     "Split in two and in three": (
         """<ir_version: 8, opset_import: ["" : 13]> g (float[6] x) => (float[3] a, float[2] b)
@@ -271,21 +280,21 @@ HAZARDS = {
         + FUNCTION
         + """f (c, x) => (z) { z = If(c) <then_branch = t () => (float[2] a) <float[2] k = {1, 2}> { a = Mul(x, k) },
         else_branch = e () => (float[2] b) <float[2] l = {1, 2}> { b = Add(x, l) }> }""",
-        "f If Mul Add",
+        "Mul If Mul Add",
     ),
     "a function called like an operator": (
         LOCAL
         + "(float[3] x) => (float[3] z) { y = local.Identity(x) z = local.Identity(y) }"
         + FUNCTION
         + "Identity (x) => (z) { z = Neg(x) }",
-        "Identity Identity Neg",
+        "Neg Neg",
     ),
     "an attribute that the caller of a function gives": (
         LOCAL
         + "(float[2,3] x) => (float[?,?] y, float[?,?] z) { y = local.f<axis = 0>(x) z = local.f<axis = 1>(x) }"
         + FUNCTION
         + "f <axis>(x) => (z) { a = Concat<axis: int = @axis>(x, x) b = Concat<axis: int = @axis>(x, x) z = Add(a, b) }",
-        "f f Concat Add",
+        "Concat Add Concat Add",
     ),
 }
 
@@ -367,4 +376,4 @@ def test_folding_does_not_blow_up_the_file():
     exact = run_exact(model)
     assert_sound(exact)
     assert_same_outputs(exact)
-    assert exact.result.ByteSize() <= model.ByteSize() + 64
+    assert exact.result.ByteSize() <= model.ByteSize() + 128

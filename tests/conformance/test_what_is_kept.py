@@ -22,14 +22,15 @@ g (float[N,2] x, bool c) => (float[N,2] z, int64[2] s)
   [m] a = Mul(y, w)
   [p] b = Add(a, u)
   [q] d = Add(b, same)
-  [f] k = local.f(d)
+  [f] l = local.f(d)
+  [g] k = local.f(l)
   [o] z = If(c) <
     then_branch = t () => (float[N,2] e) <float[2] inner = {5, 6}> { [j] e = Mul(k, inner) },
     else_branch = v () => (float[N,2] h) { [n] h = Neg(k) }>
   [r] s = Shape(x)
 }
 <domain: "local", opset_import: ["" : 21]>
-f (x) => (z) { [fm] m = Relu(x) [fn] z = Neg(m) }
+f (x) => (z) { [fm] m = Relu(x) [fl] l = Exp(m) [fn] z = Neg(l) }
 """
 
 
@@ -71,7 +72,7 @@ def talkative():
         describe(thing, thing.name)
     for tensor in graph.initializer:
         describe(tensor, tensor.name)
-    branch = graph.node[5].attribute[0]
+    branch = graph.node[6].attribute[0]
     branch.doc_string = "about a branch"
     describe(branch.g, "branch")
     describe(branch.g.node[0], "j")

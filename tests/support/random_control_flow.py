@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 from onnx import helper
-from random_models import BOOL, FLOAT, INT, Known, Scope, branch, constant, loop
+from random_models import BOOL, FLOAT, INT, Known, Scope, branch, call, constant, loop, random_pair
 
 
 def _coin(scope):
@@ -203,6 +203,7 @@ CONTROL_FLOW = {
     "eliminate-unused-outputs": (counted, scanned, decided, statistics),
     "hoist-common-nodes": (common, common, decided),
     "hoist-loop-invariants": (repeated, repeated, loop),
+    "inline-functions": (call, call, random_pair),
     "inline-constant-branches": (decided, decided, common, branch),
     "unroll-loops": (counted, counted, repeated),
 }

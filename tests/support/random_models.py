@@ -343,7 +343,11 @@ def call(scope):
     """A function of the model."""
     if (x := scope.pick(FLOAT)) is None:
         return None
-    return scope.node("Twice", [x], FLOAT, x.dims, domain=TOY_DOMAIN)
+    name = scope.draw(st.sampled_from(["Twice", "Scaled", "Nested", "Chosen"]))
+    given = {}
+    if name in ("Scaled", "Nested") and scope.draw(st.booleans()):
+        given["alpha"] = scope.draw(st.sampled_from([0.0, -0.0, 0.25]))
+    return scope.node(name, [x], FLOAT, x.dims, domain=TOY_DOMAIN, **given)
 
 
 def repeat(scope):
@@ -447,9 +451,54 @@ def _functions():
         helper.make_node("Identity", ["m"], ["b"]),
     ]
     return [
-        helper.make_function(TOY_DOMAIN, name, ["a"], ["b"], nodes, imports)
-        for name, nodes in (("Noise", noise), ("Twice", twice))
+        *(
+            helper.make_function(TOY_DOMAIN, name, ["a"], ["b"], nodes, imports)
+            for name, nodes in (("Noise", noise), ("Twice", twice), ("Chosen", _chosen()))
+        ),
+        _function_with_default("Scaled", [_referring("Elu", "a", "b")], imports),
+        _function_with_default(
+            "Nested",
+            [
+                _referring("Scaled", "a", "s", domain=TOY_DOMAIN),
+                helper.make_node("Twice", ["s"], ["b"], domain=TOY_DOMAIN),
+            ],
+            [*imports, helper.make_opsetid(TOY_DOMAIN, 1)],
+        ),
     ]
+
+
+def _chosen():
+    """Return the nodes of a function with branches that capture a value of its own."""
+    branches = {
+        f"{title}_branch": helper.make_graph(
+            [helper.make_node(op, ["t"], [title])],
+            title,
+            [],
+            [helper.make_tensor_value_info(title, FLOAT, None)],
+        )
+        for title, op in (("then", "Exp"), ("else", "Neg"))
+    }
+    return [
+        helper.make_node("Relu", ["a"], ["t"]),
+        helper.make_node("Size", ["a"], ["size"]),
+        helper.make_node("Constant", [], ["four"], value_int=4),
+        helper.make_node("Less", ["size", "four"], ["few"]),
+        helper.make_node("If", ["few"], ["b"], **branches),
+    ]
+
+
+def _referring(op, source, result, **settings):
+    """Return a node whose `alpha` the caller of the function around it gives."""
+    node = helper.make_node(op, [source], [result], **settings)
+    node.attribute.add(name="alpha", ref_attr_name="alpha", type=onnx.AttributeProto.FLOAT)
+    return node
+
+
+def _function_with_default(name, nodes, imports):
+    default = [helper.make_attribute("alpha", 0.5)]
+    return helper.make_function(
+        TOY_DOMAIN, name, ["a"], ["b"], nodes, imports, attribute_protos=default
+    )
 
 
 @st.composite
