@@ -42,10 +42,13 @@ class KeptShapes(ShapeTable):
 
     Attributes:
         touched: What was changed since the table was last renewed.
+        derived: What others found out from the table and the model, by name; forgotten when the
+            model changes.
     """
 
     def __init__(self, model: ir.Model) -> None:
         super().__init__({})
+        self.derived: dict[str, object] = {}
         self._model = model
         self.touched = Touched()
         self.touched.everything = True
@@ -57,6 +60,8 @@ class KeptShapes(ShapeTable):
         """Return this very table, brought up to date."""
         assert model is self._model, "a kept table belongs to one model"
         touched = self.touched.take()
+        if touched:
+            self.derived.clear()
         if touched.everything or (touched and not self._can_follow()):
             self._infer_all()
         elif touched:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
 from graphopt.analysis.foldability import in_order
+from graphopt.analysis.kept_shapes import KeptShapes
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS
 from graphopt.analysis.symbolic_expressions import (
@@ -85,6 +86,16 @@ class SymbolicShapes:
             if not node.domain:
                 self._visit_elements(node)
             self._visit_dims(node)
+
+    @classmethod
+    def kept(cls, model: ir.Model, shapes: ShapeTable) -> SymbolicShapes:
+        """Return what is known of ``model`` as it is now; analysed again only after edits."""
+        if not isinstance(shapes, KeptShapes):
+            return cls(model, shapes)
+        known = shapes.derived.get("symbolic")
+        if not isinstance(known, SymbolicShapes):
+            known = shapes.derived["symbolic"] = cls(model, shapes)
+        return known
 
     # -- asking ------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class CollapseRearrangements(Pass):
         shapes = facts.shapes
         if not any(_may_be_less(node, shapes) for node in in_order(model.graph)):
             return
-        known = SymbolicShapes(model, shapes)
+        known = SymbolicShapes.kept(model, shapes)
         if known.version < _RESHAPE_HAS_INPUT_SINCE:
             return
         run = _Run(edit, known, {})

@@ -65,7 +65,7 @@ class ScalarizeOperands(Pass):
             if node.op_type not in _ELEMENTWISE or node.domain:
                 continue
             for index, element in _filled_operands(node, uniform):
-                known = known or SymbolicShapes(model, facts.shapes)
+                known = known or SymbolicShapes.kept(model, facts.shapes)
                 if known.version < _BROADCASTING_SINCE:
                     return
                 if _keeps_shape(node, index, known):

@@ -72,7 +72,7 @@ class SimplifyShapes(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Make parameters constant first, then plan what is left to compute."""
-        known = SymbolicShapes(model, facts.shapes)
+        known = SymbolicShapes.kept(model, facts.shapes)
         constants: dict[tuple[int, ...], ir.Value] = {}
         for node in list(in_order(model.graph)):
             rule = _RULES.get(node.op_type) if not node.domain else None
