@@ -211,7 +211,68 @@ def affine_matrix(scope):
     return scope.node("Add", pair[:: scope.draw(st.sampled_from([1, -1]))], FLOAT, y.dims)
 
 
+def _number(scope, number):
+    return scope.weight(np.array(number, np.float32), as_node=_coin(scope))
+
+
+def _in_any_order(scope, op, x, y):
+    return scope.node(op, [x, y] if _coin(scope) else [y, x], FLOAT, x.dims)
+
+
+def hard_activation(scope):
+    """HardSigmoid or HardSwish by Clip, or nearly so."""
+    if (x := scope.pick(FLOAT)) is None:
+        return None
+    high = scope.draw(st.sampled_from([6.0, 6.0, 1.0]))
+    y = x if high > 1 else _in_any_order(scope, "Mul", x, _number(scope, 1 / 6))
+    y = _in_any_order(scope, "Add", y, _number(scope, high / 2))
+    y = scope.node("Clip", [y, _number(scope, 0.0), _number(scope, high)], FLOAT, x.dims)
+    is_swish, is_late = _coin(scope), _coin(scope)
+    if is_swish and is_late:
+        y = _in_any_order(scope, "Mul", y, x)
+    if high > 1:
+        y = scope.node("Div", [y, _number(scope, high)], FLOAT, x.dims)
+    return _in_any_order(scope, "Mul", y, x) if is_swish and not is_late else y
+
+
+def composed_activation(scope):
+    """Mish, or HardSwish by HardSigmoid."""
+    if (x := scope.pick(FLOAT)) is None:
+        return None
+    if _coin(scope):
+        y = scope.node("HardSigmoid", [x], FLOAT, x.dims, alpha=1 / 6, beta=0.5)
+    else:
+        y = scope.node("Tanh", [scope.node("Softplus", [x], FLOAT, x.dims)], FLOAT, x.dims)
+    return _in_any_order(scope, "Mul", x, y)
+
+
+EQUATIONS = [
+    *("ij,jk->ik", "ij,kj->ki", "bij,bjk->bik", "bthd,bshd->bhts", "bhts,bshd->bthd", "ij->ji"),
+    *("abc,cde->abde", "abcd,cde->abe", "bi,bi->b", "i,j->ji", "ij,ij->ij", "ijk->j", "i,i->"),
+    *("ij,j->i", "ij,jk", "bij,bj->bi", "ij,ik->i", "abc,ca->b"),
+]
+
+
+def einsum(scope):
+    """Einsum of one or two operands, whose sizes are small and known, but for one."""
+    equation = scope.draw(st.sampled_from(EQUATIONS))
+    left, _, output = equation.partition("->")
+    if not output and "->" not in equation:
+        output = "ik"
+    sizes = {label: scope.draw(st.integers(1, 3)) for label in sorted(set(left) - {","})}
+    operands = []
+    for labels in left.split(","):
+        value = _weight(scope, [sizes[label] for label in labels])
+        if _coin(scope):
+            value = scope.node("Tanh", [value], FLOAT, value.dims)
+        operands.append(value)
+    dims = [sizes[label] for label in output]
+    return scope.node("Einsum", operands, FLOAT, dims, equation=equation)
+
+
 ALGEBRA = {
+    "decompose-einsum": (einsum,),
+    "fuse-activations": (hard_activation, composed_activation),
     "fuse-gemm": (affine_matrix,),
     "unflatten-gemm": (flattened_linear,),
     "fold-padding": (padded_convolution,),
