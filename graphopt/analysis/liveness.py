@@ -71,11 +71,14 @@ def _given(node: ir.Node, index: int) -> Iterator[ir.Value]:
         yield value
 
 
+_HOLDERS = frozenset({"If", "Loop", "Scan"})
+
+
 def ports_of(node: ir.Node, operators: Operators) -> Ports | None:
     """Return the ports of an If, Loop or Scan, or ``None`` for every other node."""
-    bodies = subgraphs_of(node)
-    if not bodies or node.domain:
+    if node.op_type not in _HOLDERS or node.domain:
         return None
+    bodies = subgraphs_of(node)
     if node.op_type == "If" and len(bodies) == 2:  # noqa: PLR2004 - its two branches
         return Ports(node, bodies, first_input=1)
     if is_loop(node):
@@ -119,7 +122,9 @@ class Liveness:
 
     def mark_node(self, node: ir.Node) -> None:
         """Count ``node`` among what is needed, whoever reads its outputs."""
-        self.mark(tuple(self._entered(node)))
+        if node not in self.nodes:
+            self.nodes.add(node)
+            self.mark(self._needed(node))
         if node in self._ports and self.values.isdisjoint(node.outputs):
             self.mark(node.outputs[:1])  # such a node has to have one
 
@@ -140,36 +145,34 @@ class Liveness:
     def mark(self, values: Iterable[ir.Value]) -> None:
         """Count ``values`` among what is needed."""
         pending = list(values)
+        live, entered, ports = self.values, self.nodes, self._ports
         while pending:
             value = pending.pop()
-            if value not in self.values:
-                self.values.add(value)
-                pending.extend(self._behind(value))
+            if value in live:
+                continue
+            live.add(value)
+            producer = value.producer()
+            if producer is None:
+                if value in self._bound:
+                    holder, index = self._bound[value]
+                    pending.extend(holder.behind_input(index))
+                continue
+            if producer not in entered:
+                entered.add(producer)
+                pending.extend(self._needed(producer))
+            if producer in ports:
+                pending.extend(ports[producer].behind(value.index() or 0))
 
-    def _behind(self, value: ir.Value) -> Iterator[ir.Value]:
-        producer = value.producer()
-        if producer is not None:
-            yield from self._entered(producer)
-            index = value.index()
-            if producer in self._ports and index is not None:
-                yield from self._ports[producer].behind(index)
-        elif value in self._bound:
-            ports, index = self._bound[value]
-            yield from ports.behind_input(index)
-
-    def _entered(self, node: ir.Node) -> Iterator[ir.Value]:
-        """Yield what ``node`` needs in any case, where that was not done before."""
-        if node in self.nodes:
-            return
-        self.nodes.add(node)
+    def _needed(self, node: ir.Node) -> list[ir.Value]:
+        """Return what ``node`` needs, whichever of its outputs is read."""
         ports = self._ports.get(node)
-        if ports is None:
-            yield from (value for value in node.inputs if value is not None)
-            for graph in subgraphs_of(node):
-                yield from graph.outputs
-        else:
-            yield from ports.needed_to_run()
-            yield from (value for value in node.outputs if is_annotated(value))
+        if ports is not None:
+            annotated = [value for value in node.outputs if is_annotated(value)]
+            return [*ports.needed_to_run(), *annotated]
+        read = [value for value in node.inputs if value is not None]
+        for graph in subgraphs_of(node):
+            read.extend(graph.outputs)
+        return read
 
 
 def _within(members: Iterable[ir.Node]) -> Iterator[ir.Node]:

@@ -124,7 +124,7 @@ def _unread(graph: ir.Graph) -> list[ir.Value]:
 def _sweep_functions(model: ir.Model, edit: Editor) -> None:
     """Remove the functions that neither the graph nor a function that it needs calls."""
     called: set[ir.OperatorIdentifier] = set()
-    pending = [model.graph]
+    pending = [model.graph] if model.functions else []
     while pending:
         for node in pending.pop().all_nodes():
             identity = node.op_identifier()
@@ -142,6 +142,8 @@ def _sweep_imports(model: ir.Model, edit: Editor) -> None:
     owners = [(model.graph, model.opset_imports)]
     owners += [(function.graph, function.opset_imports) for function in model.functions.values()]
     for graph, imports in owners:
+        if set(imports) == {""}:
+            continue
         used = {"", *(node.domain for node in graph.all_nodes())}
         if graph is model.graph:
             used.update(function.domain for function in model.functions.values())

@@ -52,20 +52,17 @@ class EliminateUnusedOutputs(Pass):
     )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
-        """Drop outputs, those of later nodes first: they are what reads earlier ones."""
-        for _ in range(_MAX_ROUNDS):  # what an inner body reads for nothing, an outer one carries
-            operators = Operators(model)
-            live = Liveness(model, operators)
-            for node in nodes(model):
-                if operators.effect(node) is not Effect.PURE:
-                    live.mark_node(node)
-            trimmer = _Trimmer(live, edit)
-            for graph in (*(function.graph for function in model.functions.values()), model.graph):
-                trimmer.walk(graph)
-            if not trimmer.has_trimmed:
-                return
+        """Drop outputs: those of subgraphs first, what they need may be one of an operator."""
+        if any(node.op_type in _HOLDERS for node in nodes(model)):
+            for _ in range(_MAX_ROUNDS):
+                if not _trim_subgraphs(model, edit):
+                    break  # a round more where an outer body carries what an inner one dropped
+        for node in nodes(model):
+            if node.op_type in _FIRST_OPTIONAL and not node.domain:
+                _drop_optional(node, edit)
 
 
+_HOLDERS = frozenset({"If", "Loop", "Scan"})
 _MAX_ROUNDS = 8
 
 
@@ -82,6 +79,40 @@ _FIRST_OPTIONAL = {
 
 def _is_read(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
+
+
+def _drop_optional(node: ir.Node, edit: Editor) -> None:
+    unread = [v for v in node.outputs[_FIRST_OPTIONAL[node.op_type] :] if v.name]
+    unread = [value for value in unread if not _is_read(value)]
+    if any(is_annotated(value) for value in unread):
+        edit.refuse(node, "annotated")
+        return
+    left = [value for value in node.outputs if value.name and value not in unread]
+    if not unread or not left:
+        return
+    names = ", ".join(f"`{value.name}`" for value in unread)
+    count = max(value.index() or 0 for value in left) + 1
+    with edit.rewrite(node, because=f"nobody reads {names}") as change:
+        for value in unread:
+            if (value.index() or 0) < count:
+                change.then(partial(setattr, value, "name", ""))
+        change.set_output_count(node, count)
+
+
+# -- If, Loop and Scan ----------------------------------------------------------------------------
+
+
+def _trim_subgraphs(model: ir.Model, edit: Editor) -> bool:
+    """Drop outputs of subgraphs, of later nodes first: they are what reads earlier ones."""
+    operators = Operators(model)
+    live = Liveness(model, operators)
+    for node in nodes(model):
+        if operators.effect(node) is not Effect.PURE:
+            live.mark_node(node)
+    trimmer = _Trimmer(live, edit)
+    for graph in (*(function.graph for function in model.functions.values()), model.graph):
+        trimmer.walk(graph)
+    return trimmer.has_trimmed
 
 
 class _Trimmer:
@@ -101,27 +132,8 @@ class _Trimmer:
             bodies = subgraphs_of(node)
             if ports is not None and node in self._live.nodes:
                 self._trim(ports)
-            elif not node.domain and node.op_type in _FIRST_OPTIONAL:
-                self._drop_optional(node)
             for body in bodies:
                 self.walk(body)
-
-    def _drop_optional(self, node: ir.Node) -> None:
-        unread = [v for v in node.outputs[_FIRST_OPTIONAL[node.op_type] :] if v.name]
-        unread = [value for value in unread if not _is_read(value)]
-        if any(is_annotated(value) for value in unread):
-            self._edit.refuse(node, "annotated")
-            return
-        left = [value for value in node.outputs if value.name and value not in unread]
-        if not unread or not left:
-            return
-        names = ", ".join(f"`{value.name}`" for value in unread)
-        count = max(value.index() or 0 for value in left) + 1
-        with self._edit.rewrite(node, because=f"nobody reads {names}") as change:
-            for value in unread:
-                if (value.index() or 0) < count:
-                    change.then(partial(setattr, value, "name", ""))
-            change.set_output_count(node, count)
 
     def _trim(self, ports: Ports) -> None:
         self._live.mark(value for value in ports.node.outputs if _is_read(value))
