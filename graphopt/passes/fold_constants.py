@@ -19,6 +19,7 @@ from graphopt.analysis.constant_regions import (
     total_weight_bytes,
 )
 from graphopt.analysis.foldability import FoldableNodes
+from graphopt.analysis.moving_elements import moved
 from graphopt.analysis.proto_writer import ProtoWriter
 from graphopt.errors import RuntimeFailure
 from graphopt.ir import constant_tensor
@@ -41,6 +42,7 @@ class FoldConstants(Pass):
     What it does
         Runs every node whose inputs are constants, all of them in one session of ONNX Runtime with
         its optimizations disabled, and stores the results that other nodes read as initializers.
+        Where nodes only move elements, no session is needed.
         Shape and Size of values whose dimensions are known count as constants, with the integer
         arithmetic on them. `Constant` nodes become initializers. Works inside subgraphs too.
 
@@ -169,6 +171,11 @@ def _evaluate(
     asked = [v for v in results if v not in known and not _is_constant_node(v)]
     if not asked:
         return found
+    known = _moved_elements(asked, known)
+    found |= {value: known[value] for value in asked if value in known}
+    asked = [value for value in asked if value not in known]
+    if not asked:
+        return found
     writer = _RegionWriter(known)
     proto = writer.model(asked, facts, edit)
     with shared_worker().load(proto.SerializeToString(), _OPTIONS) as session:
@@ -178,6 +185,31 @@ def _evaluate(
         assert isinstance(array, np.ndarray)
         found[value] = array
     return found
+
+
+def _moved_elements(
+    asked: Sequence[ir.Value], known: _Arrays
+) -> dict[ir.Value, np.ndarray[Any, Any]]:
+    """Compute here what only moves elements: most that exporters leave, and without a session."""
+    arrays = dict(known)
+    for value in _RegionWriter(known).dependencies(asked):
+        producer = value.producer()
+        if producer is None or value in known or constant_tensor(value) is not None:
+            continue
+        inputs = [_array_of(given, arrays) for given in producer.inputs if given is not None]
+        if len(inputs) < len(producer.inputs) or any(given is None for given in inputs):
+            continue  # one is left out, or only the runtime can compute it
+        array = moved(producer, inputs)
+        if array is not None:
+            arrays[value] = np.ascontiguousarray(array).reshape(array.shape)
+    return arrays
+
+
+def _array_of(value: ir.Value, arrays: _Arrays) -> np.ndarray[Any, Any] | None:
+    if value in arrays:
+        return arrays[value]
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def _is_constant_node(value: ir.Value) -> bool:
@@ -198,7 +230,7 @@ class _RegionWriter(ProtoWriter):
         for domain, version in edit.model.opset_imports.items():
             proto.opset_import.add(domain=domain, version=version)
         proto.graph.name = "constants"
-        for value in self._dependencies(asked):
+        for value in self.dependencies(asked):
             producer = value.producer()
             tensor = constant_tensor(value)
             if value in self._known:
@@ -216,7 +248,7 @@ class _RegionWriter(ProtoWriter):
             output.type.tensor_type.elem_type = known.dtype.value
         return proto
 
-    def _dependencies(self, asked: Sequence[ir.Value]) -> Iterable[ir.Value]:
+    def dependencies(self, asked: Sequence[ir.Value]) -> Iterable[ir.Value]:
         """Return ``asked`` and all that they depend on, in an order in which they can be written.
 
         All outputs of a node count as dependencies of each, so that the node is written once.
