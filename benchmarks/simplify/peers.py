@@ -122,6 +122,7 @@ def run_graphopt(pipeline: str) -> Callable[[dict[str, Any]], Run]:
 
         for room in ("ir", "pipeline", "report"):  # imported on first use: not a cost of the model
             importlib.import_module(f"graphopt.{room}")
+        importlib.import_module("graphopt.pipeline").Pipeline.parse(pipeline)  # imports its passes
         settings = {"verify": "structure", **options}
 
         def run(model: Path, out: Path) -> None:

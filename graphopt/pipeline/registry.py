@@ -105,6 +105,7 @@ def _class_summary(source: str, cls: str) -> str:
     return ""
 
 
+@cache  # a folder of the installed package: read once, not once for each pass of a pipeline
 def _files() -> dict[str, str]:
     """Map each pass that has a file to its module."""
     stems = (found.name for found in pkgutil.iter_modules(passes.__path__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -117,6 +118,7 @@ def option(
     return dataclasses.field(default=default, metadata={"graphopt": metadata})
 
 
+@functools.cache  # asked for each text of a pass, and resolving annotations is slow
 def option_specs(cls: type) -> tuple[OptionSpec, ...]:
     """Return the options of a pass class, in order of declaration."""
     hints = typing.get_type_hints(cls)
