@@ -18,6 +18,7 @@ from graphopt.analysis.constant_regions import (
     plan_folding,
     total_weight_bytes,
 )
+from graphopt.analysis.exact_arithmetic import computed
 from graphopt.analysis.foldability import FoldableNodes
 from graphopt.analysis.moving_elements import moved
 from graphopt.analysis.proto_writer import ProtoWriter
@@ -42,7 +43,7 @@ class FoldConstants(Pass):
     What it does
         Runs every node whose inputs are constants, all of them in one session of ONNX Runtime with
         its optimizations disabled, and stores the results that other nodes read as initializers.
-        Where nodes only move elements, no session is needed.
+        No session is needed where nodes move elements, or compute what has one possible result.
         Shape and Size of values whose dimensions are known count as constants, with the integer
         arithmetic on them. `Constant` nodes become initializers. Works inside subgraphs too.
 
@@ -171,7 +172,7 @@ def _evaluate(
     asked = [v for v in results if v not in known and not _is_constant_node(v)]
     if not asked:
         return found
-    known = _moved_elements(asked, known)
+    known = _computed_here(asked, known)
     found |= {value: known[value] for value in asked if value in known}
     asked = [value for value in asked if value not in known]
     if not asked:
@@ -187,19 +188,21 @@ def _evaluate(
     return found
 
 
-def _moved_elements(
+def _computed_here(
     asked: Sequence[ir.Value], known: _Arrays
 ) -> dict[ir.Value, np.ndarray[Any, Any]]:
-    """Compute here what only moves elements: most that exporters leave, and without a session."""
+    """Add to ``known`` what can be told without a session: most of what exporters leave."""
     arrays = dict(known)
     for value in _RegionWriter(known).dependencies(asked):
         producer = value.producer()
         if producer is None or value in known or constant_tensor(value) is not None:
             continue
-        inputs = [_array_of(given, arrays) for given in producer.inputs if given is not None]
-        if len(inputs) < len(producer.inputs) or any(given is None for given in inputs):
+        given = [_array_of(item, arrays) for item in producer.inputs if item is not None]
+        inputs = [array for array in given if array is not None]
+        if len(inputs) < len(producer.inputs):
             continue  # one is left out, or only the runtime can compute it
         array = moved(producer, inputs)
+        array = computed(producer, inputs) if array is None else array
         if array is not None:
             arrays[value] = np.ascontiguousarray(array).reshape(array.shape)
     return arrays

@@ -1,4 +1,4 @@
-"""Operators that only move elements give what the runtime gives, bit for bit, or nothing."""
+"""Operators on constants that are computed here give what the runtime gives, or nothing."""
 
 import itertools
 
@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
+from graphopt.analysis.exact_arithmetic import computed
 from graphopt.analysis.moving_elements import moved
 from graphopt.errors import RuntimeFailure
 from graphopt.runtime import shared_worker
@@ -94,8 +95,8 @@ def by_runtime(operator, attributes, arrays):
         return None
 
 
-def assert_agrees(operator, attributes, arrays):
-    found = moved(node_of(operator, attributes, arrays), [np.asarray(a) for a in arrays])
+def assert_agrees(operator, attributes, arrays, compute=moved):
+    found = compute(node_of(operator, attributes, arrays), [np.asarray(a) for a in arrays])
     if found is None:
         return False
     expected = by_runtime(operator, attributes, arrays)
@@ -158,3 +159,66 @@ def test_what_is_unusual_is_left_to_the_runtime(operator, attributes, arrays):
 def test_operators_of_other_domains_are_not_taken_for_standard_ones():
     node = ir.Node("custom", "Identity", [ir.Value(name="x")], outputs=[ir.Value(name="z")])
     assert moved(node, [NAN]) is None
+
+
+ODD = np.array([1 / 3, -0.0, 3e30, 1e-40, -7.25], np.float32)
+ARITHMETIC = [
+    *[(operator, {}, ODD[:, None], ODD[3:] / 3) for operator in ("Add", "Sub", "Mul")],
+    *[(operator, {}, INTS, INTS[:1] * (2**61)) for operator in ("Add", "Sub", "Mul")],
+    ("Mul", {}, ODD[3:4], ODD[3:4]),
+    ("Div", {}, ODD[:4, None], ODD[2::2]),
+    ("Div", {}, ODD.astype(np.float64)[:1], np.float64(3)),
+    ("Sqrt", {}, np.float32(2)),
+    ("Sqrt", {}, np.array([[1 / 3]])),
+    ("Equal", {}, ODD, np.float32(0)),
+    ("Equal", {}, INTS, INTS[0]),
+    ("Equal", {}, NAN, NAN),
+    ("Not", {}, np.array([True, False])),
+    ("Cast", {"to": onnx.TensorProto.FLOAT}, INTS),
+    ("Cast", {"to": onnx.TensorProto.INT64}, np.array([3, -7], np.float32)),
+    ("Cast", {"to": onnx.TensorProto.BOOL}, np.array([1, 0], np.float32)),
+    ("Cast", {"to": onnx.TensorProto.DOUBLE}, ODD),
+]
+
+
+@pytest.mark.parametrize("case", ARITHMETIC, ids=lambda case: f"{case[0]}")
+def test_arithmetic_is_that_of_the_runtime(case):
+    operator, attributes, *arrays = case
+    assert assert_agrees(operator, attributes, arrays, computed)
+
+
+def test_single_operations_round_as_the_runtime_rounds():
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 4096)) * 10.0 ** rng.integers(-18, 18, (2, 4096))
+    for dtype in (np.float32, np.float64):
+        for operator in ("Add", "Sub", "Mul", "Div"):
+            arrays = [first.astype(dtype), second.astype(dtype)]
+            assert assert_agrees(operator, {}, arrays, computed)
+        for number in first[:20]:
+            assert assert_agrees("Sqrt", {}, [dtype(abs(number))], computed)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "arrays"),
+    [
+        ("Add", {}, [NAN, NAN]),
+        ("Mul", {}, [ODD, np.float32(3e30)]),
+        ("Div", {}, [ODD, np.float32(0)]),
+        ("Div", {}, [INTS, INTS + 20]),
+        ("Sqrt", {}, [np.float32(-1)]),
+        ("Sqrt", {}, [np.ones(8, np.float32)]),
+        ("Add", {"broadcast": 1, "axis": 0}, [INTS, int64(1, 2, 3)]),
+        ("Add", {}, [INTS, int64(1, 2, 3)]),
+        ("Add", {}, [np.array([True]), np.array([True])]),
+        ("Add", {}, [np.ones(2, np.float16), np.ones(2, np.float16)]),
+        ("Cast", {"to": onnx.TensorProto.FLOAT}, [int64(2**24 + 1)]),
+        ("Cast", {"to": onnx.TensorProto.INT64}, [np.array([0.5], np.float32)]),
+        ("Cast", {"to": onnx.TensorProto.INT64}, [np.array([np.nan, 1e30], np.float32)]),
+        ("Cast", {"to": onnx.TensorProto.INT64}, [np.array([-0.0], np.float32)]),
+        ("Cast", {"to": onnx.TensorProto.FLOAT}, [np.array([1 / 3])]),
+        ("Cast", {"to": onnx.TensorProto.FLOAT16}, [ODD]),
+        ("Exp", {}, [ODD]),
+    ],
+)
+def test_what_could_be_rounded_in_two_ways_is_left_to_the_runtime(operator, attributes, arrays):
+    assert computed(node_of(operator, attributes, arrays), [np.asarray(a) for a in arrays]) is None
