@@ -152,7 +152,8 @@ def check_options(instance: Any, pass_name: str) -> None:
     Raises:
         OptionError: A value has the wrong type or lies outside its range.
     """
-    for spec in option_specs(type(instance)):
+    cls: type = type(instance)
+    for spec in option_specs(cls):
         value = getattr(instance, spec.name)
         if not spec.accepts(value):
             is_text = isinstance(value, (bool, int, float, str, tuple, type(None)))
