@@ -11,7 +11,7 @@ from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.operands import is_training, operand
 from graphopt.analysis.weighted_layers import Array
 from graphopt.ir import constant_tensor
-from graphopt.rewrite import ShapeTable
+from graphopt.rewrite import Change, ShapeTable
 
 __all__ = [
     "Constant",
@@ -21,6 +21,7 @@ __all__ = [
     "is_private",
     "is_shared",
     "normalized",
+    "put_constant",
     "scale_step",
     "shift_step",
     "sole_reader",
@@ -119,6 +120,16 @@ def sole_reader(value: ir.Value) -> ir.Node | None:
     user = next(iter(value.uses())).node
     producer = value.producer()
     return user if producer is not None and user.graph is producer.graph else None
+
+
+def put_constant(replacement: Replacement, change: Change) -> None:
+    """Let a node read another constant."""
+    old = operand(replacement.node, replacement.index)
+    name = f"{old.name}_scaled" if old is not None else "scaled"
+    new = change.initializer(replacement.tensor, name=name)
+    change.set_input(replacement.node, replacement.index, new)
+    if replacement.op_type is not None:
+        change.set_operator(replacement.node, replacement.op_type)
 
 
 def normalized(array: Array) -> Array:

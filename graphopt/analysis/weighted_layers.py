@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.ir import constant_tensor
 
-__all__ = ["Array", "WeightedLayer", "find_weighted_layer", "is_tame"]
+__all__ = ["Array", "WeightedLayer", "find_weighted_layer", "is_tame", "scaled_tensor"]
 
 Array = np.ndarray[Any, Any]
 _LEAST_CONV_RANK = 3
@@ -67,24 +67,30 @@ class WeightedLayer:
         return self.channels is not None and shape == (self.channels,) + (1,) * self.trailing
 
     def scaled_weight(self, factors: Array) -> ir.TensorProtocol:
-        """Return the weight multiplied by ``factors``, rounded once; a large one when it is read.
-
-        A large weight is multiplied each time that it is read, so that no copy stays in memory.
-        """
-        tensor = self.tensor
+        """Return the weight multiplied by ``factors``; see `scaled_tensor`."""
         by = factors.reshape(self.spread) if factors.ndim else factors
+        return scaled_tensor(self.tensor, self.view, by)
 
-        def compute() -> ir.TensorProtocol:
-            array = tensor.numpy()
-            product = np.empty_like(array, shape=self.view)
-            # In double precision, and in pieces: NumPy makes no copy of the whole in that type.
-            with np.errstate(all="ignore"):  # infinite weights stay so
-                np.multiply(array.reshape(self.view), by, out=product, casting="same_kind")
-            return ir.tensor(product.reshape(array.shape))
 
-        if tensor.size <= _EAGER_ELEMENTS:
-            return compute()
-        return ir.LazyTensor(compute, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
+def scaled_tensor(
+    tensor: ir.TensorProtocol, view: tuple[int, ...], factors: Array
+) -> ir.TensorProtocol:
+    """Return a tensor, seen in the shape ``view``, multiplied by ``factors`` and rounded once.
+
+    A large one is multiplied each time that it is read, so that no copy of it stays in memory.
+    """
+
+    def compute() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        product = np.empty_like(array, shape=view)
+        # In double precision, and in pieces: NumPy makes no copy of the whole in that type.
+        with np.errstate(all="ignore"):  # infinite weights stay so
+            np.multiply(array.reshape(view), factors, out=product, casting="same_kind")
+        return ir.tensor(product.reshape(array.shape))
+
+    if tensor.size <= _EAGER_ELEMENTS:
+        return compute()
+    return ir.LazyTensor(compute, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
 
 def find_weighted_layer(node: ir.Node) -> WeightedLayer | None:

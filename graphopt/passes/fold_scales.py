@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
-from graphopt.analysis.constant_arithmetic import Replacement, Step, scale_step
+from graphopt.analysis.constant_arithmetic import Step, put_constant, scale_step
 from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.scale_paths import Refused, absorbed_above, absorbed_across
 from graphopt.ir import graphs
@@ -99,22 +99,12 @@ def _fold(step: Step, shapes: GrowingShapes, edit: Editor) -> None:
         return
     with edit.rewrite(step.node, because=f"{step.node.op_type} by constants") as change:
         for replacement in found:
-            put(replacement, change)
+            put_constant(replacement, change)
         scaled = step.source
         if step.summands is not None:
             scaled = _shifted(step, shapes, change)
         change.replace(result, scaled)
         change.remove(step.node)
-
-
-def put(replacement: Replacement, change: Change) -> None:
-    """Let a node read another constant."""
-    old = replacement.node.inputs[replacement.index]
-    name = f"{old.name}_scaled" if old is not None else "scaled"
-    new = change.initializer(replacement.tensor, name=name)
-    change.set_input(replacement.node, replacement.index, new)
-    if replacement.op_type is not None:
-        change.set_operator(replacement.node, replacement.op_type)
 
 
 def _shifted(step: Step, shapes: GrowingShapes, change: Change) -> ir.Value:

@@ -120,6 +120,35 @@ def batch_normalization(scope, y):
     return scope.node("BatchNormalization", inputs, FLOAT, y.dims)
 
 
+def scaled_input(scope):
+    """Factors per channel, or BatchNormalization, and one or two layers of the result."""
+    x = image(scope) if _coin(scope) else _matrix_source(scope)
+    if len(x.dims) > 2 and _coin(scope) and x.dims[1] not in (BATCH, 0):
+        is_normalized = _coin(scope)
+        y = batch_normalization(scope, x) if is_normalized else _affine(scope, x, 1, ["Mul", "Div"])
+        for _ in range(scope.draw(st.integers(1, 2))):
+            kernel = (1,) * (len(x.dims) - 2)
+            inputs = [
+                y,
+                _weight(scope, (2, x.dims[1], *kernel)),
+                *[_weight(scope, (2,))] * _coin(scope),
+            ]
+            pads = [scope.draw(st.integers(0, 1)), *[0] * (2 * len(kernel) - 1)]
+            dims = (x.dims[2] + pads[0], *x.dims[3:]) if x.dims[2] != BATCH else None
+            if dims is None:
+                return None
+            z = scope.node("Conv", inputs, FLOAT, (x.dims[0], 2, *dims), pads=pads)
+        return z
+    y = _affine(scope, x, len(x.dims) - 1, ["Mul", "Div"])
+    for _ in range(scope.draw(st.integers(1, 2))):
+        z = scope.node("MatMul", [y, _weight(scope, (x.dims[-1], 2))], FLOAT, (*x.dims[:-1], 2))
+    if len(x.dims) == 2:
+        y = batch_normalization(scope, x)
+        inputs = [y, _weight(scope, (2, x.dims[1])), _weight(scope, (2,))]
+        z = scope.node("Gemm", inputs, FLOAT, (x.dims[0], 2), transB=1, alpha=2.0)
+    return z
+
+
 def scaled_scores(scope):
     """Scores of an attention with factors at queries, keys and scores, through Split or Reshape."""
     x = image(scope)
@@ -276,6 +305,7 @@ ALGEBRA = {
     "fuse-gemm": (affine_matrix,),
     "unflatten-gemm": (flattened_linear,),
     "fold-padding": (padded_convolution,),
+    "fold-input-scales": (scaled_input,),
     "fold-scales": (affine_layer, normalized_layer, scaled_scores),
     "fold-shifts": (affine_layer, affine_chain),
 }
