@@ -127,9 +127,45 @@ def filled(scope):
     return scope.node(op, pair, x.kind, x.dims)
 
 
+def _counted(scope, x, axis):
+    """The coordinates of ``x`` along an axis, at each of its places, perhaps counted otherwise."""
+    size = scope.node("Shape", [x], INT, (1,), start=axis, end=axis + 1)
+    limit = scope.node("Squeeze", [size, _vector(scope, 0)], INT, ())
+    bounds = [scope.weight(np.array(0)), limit, scope.weight(np.array(1))]
+    count = scope.node("Range", bounds, INT, (x.dims[axis],))
+    dims = [size if place == axis else 1 for place, size in enumerate(x.dims)]
+    spread = _reshape_integers(scope, count, dims)
+    sizes = scope.node("Shape", [x], INT, (len(x.dims),))
+    full = scope.node("Expand", [spread, sizes], INT, x.dims)
+    return _reshape_integers(scope, full, (*x.dims, 1))
+
+
+def _reshape_integers(scope, x, dims):
+    added = [place for place, size in enumerate(dims) if size == 1]
+    if len(dims) - len(added) == len(x.dims):
+        return scope.node("Unsqueeze", [x, _vector(scope, *added)], INT, dims)
+    return scope.node("Unsqueeze", [x, _vector(scope, -1)], INT, dims)
+
+
+def lookup(scope):
+    """A value, looked up or written place by place."""
+    where = lambda v: len(v.dims) == 2 and 1 not in v.dims  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3))
+    order = (
+        scope.draw(st.sampled_from([[0, 1], [0, 1], [1, 0]])) if x.dims[0] == x.dims[1] else [0, 1]
+    )
+    parts = [_counted(scope, x, axis) for axis in order]
+    indices = scope.node("Concat", parts, INT, (*x.dims, 2), axis=-1)
+    if scope.draw(st.booleans()):
+        return scope.node("GatherND", [x, indices], FLOAT, x.dims)
+    doubled = scope.node("Add", [x, x], FLOAT, x.dims)
+    return scope.node("ScatterND", [x, indices, doubled], FLOAT, x.dims)
+
+
 STRUCTURES = {
     "collapse-concats": (parts, phases, nested_concats),
     "collapse-slices": (nested_slices, parts),
+    "eliminate-lookups": (lookup,),
     "scalarize-operands": (filled,),
     "collapse-rearrangements": (rearrangement,),
 }
