@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["WINDOW_DIMS"]
 
 _Dims = tuple[Integer, ...]
+_Sizes = Sequence[int] | None
 _Found = Sequence[_Dims | None] | None
 
 
-def _window(node: ir.Node, known: SymbolicShapes, channels: Integer | None) -> _Found:
-    """Images stay as many as they are; how large they get is left to shape inference."""
+def _window(
+    node: ir.Node, known: SymbolicShapes, channels: Integer | None, kernel: _Sizes
+) -> _Found:
+    """Images stay as many as they are; shape inference knows how large they get, or it follows."""
     data = known.dims(operand(node, 0))
     result = known.dims(node.outputs[0])
     if data is None or len(data) < 3 or (result is not None and len(result) != len(data)):  # noqa: PLR2004
@@ -30,17 +33,55 @@ def _window(node: ir.Node, known: SymbolicShapes, channels: Integer | None) -> _
             known.symbols.of(("dim", node.outputs[0], axis), is_size=True)
             for axis in range(len(data))
         )
-    return [(data[0], result[1] if channels is None else channels, *result[2:])]
+    followed = _window_sizes(node, known, data[2:], kernel)
+    sizes = [
+        size if isinstance(size, int) or other is None else other
+        for size, other in zip(result[2:], followed, strict=True)
+    ]
+    return [(data[0], result[1] if channels is None else channels, *sizes)]
+
+
+def _window_sizes(
+    node: ir.Node, known: SymbolicShapes, sizes: _Dims, kernel: _Sizes
+) -> Sequence[Integer | None]:
+    """Return in how many places windows of size ``kernel`` fit into each axis."""
+    rank = len(sizes)
+    mode = node.attributes.get("auto_pad")
+    padding = "NOTSET" if mode is None else mode.as_string()
+    pads = _numbers(node, "pads", (0,) * 2 * rank) if padding == "NOTSET" else (0,) * 2 * rank
+    strides, dilations = (_numbers(node, key, (1,) * rank) for key in ("strides", "dilations"))
+    is_rounded_down = int_attribute(node, "ceil_mode", 0) == 0
+    if kernel is None or padding not in ("NOTSET", "VALID") or not is_rounded_down:
+        return [None] * rank
+    if [len(each) for each in (pads, strides, dilations, kernel)] != [2 * rank, rank, rank, rank]:
+        return [None] * rank
+    found: list[Integer] = []
+    for axis, size in enumerate(sizes):
+        padded = size + (pads[axis] + pads[axis + rank])
+        left = padded - (dilations[axis] * (kernel[axis] - 1) + 1)
+        # The same name wherever windows go on by the same step over as much: both sides of a
+        # residual sum come to it in different ways.
+        steps = known.symbols.of(("windows", left, strides[axis]), is_size=True)
+        found.append(left + 1 if strides[axis] == 1 else steps)
+    return found
+
+
+def _numbers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a list attribute, empty where it is not known."""
+    return (ints_attribute(node, name) or ()) if name in node.attributes else default
 
 
 def _conv(node: ir.Node, known: SymbolicShapes) -> _Found:
     weight = known.dims(operand(node, 1))
-    return _window(node, known, weight[0] if weight else None)
+    kernel = [dim for dim in weight[2:] if isinstance(dim, int)] if weight else []
+    is_known = weight is not None and len(kernel) == len(weight) - 2
+    return _window(node, known, weight[0] if weight else None, kernel if is_known else None)
 
 
 def _pool(node: ir.Node, known: SymbolicShapes) -> _Found:
     data = known.dims(operand(node, 0))
-    return _window(node, known, data[1] if data is not None and len(data) > 1 else None)
+    channels = data[1] if data is not None and len(data) > 1 else None
+    return _window(node, known, channels, ints_attribute(node, "kernel_shape"))
 
 
 def _gather_nd(node: ir.Node, known: SymbolicShapes) -> _Found:

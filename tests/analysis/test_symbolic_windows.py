@@ -1,0 +1,71 @@
+"""Sizes of what windows slide over: those that are said to be equal are equal whatever goes in."""
+
+import itertools
+
+import pytest
+
+from graphopt.analysis import infer_shapes
+from graphopt.analysis.symbolic_table import SymbolicTable
+from graphopt.ir import from_text
+
+SIZES = (5, 6, 7, 8, 11)
+WINDOWS = [
+    f"Conv<strides = [{stride}], pads = [{pad}, {more}], dilations = [{dilation}]>(x, {weight})"
+    for stride, pad, more, dilation, weight in itertools.product(
+        (1, 2), (0, 1), (1, 2), (1, 2), ("v", "w")
+    )
+] + [
+    'Conv<auto_pad = "VALID", strides = [2]>(x, w)',
+    'Conv<auto_pad = "SAME_UPPER", strides = [2]>(x, w)',
+    'Conv<auto_pad = "SAME_LOWER">(x, w)',
+    "MaxPool<kernel_shape = [2], strides = [2], ceil_mode = 1>(x)",
+    "MaxPool<kernel_shape = [2], strides = [2]>(x)",
+    "MaxPool<kernel_shape = [3], pads = [1, 1], strides = [2]>(x)",
+    "AveragePool<kernel_shape = [3], pads = [1, 1], dilations = [2]>(x)",
+    'com.microsoft.FusedConv<strides = [2], activation = "Relu">(x, w)',
+]
+
+
+def last_sizes(length, *, symbolic):
+    """Return the last dimension of what each window makes of a row of so many elements."""
+    body = "".join(f"y{index} = {window}\n" for index, window in enumerate(WINDOWS))
+    model = from_text(
+        f"""<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[N,1,{length}] x) => (float z) <float[1,1,1] v = {{1}}, float[1,1,3] w = {{1, 2, 3}}>
+        {{ {body} z = ReduceSum(y0) }}"""
+    )
+    table = infer_shapes(model)
+    table = SymbolicTable(model, table) if symbolic else table
+    values = [node.outputs[0] for node in model.graph][: len(WINDOWS)]
+    return [table.of(value).dims[-1] for value in values]
+
+
+def test_equal_names_are_equal_sizes():
+    names = last_sizes("H", symbolic=True)
+    runs = [last_sizes(size, symbolic=False) for size in SIZES]
+    same = [
+        pair
+        for pair in itertools.combinations(range(len(WINDOWS)), 2)
+        if len({*map(names.__getitem__, pair)}) == 1
+    ]
+    assert same
+    for (first, second), run in itertools.product(same, runs):
+        assert run[first] == run[second], (WINDOWS[first], WINDOWS[second])
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        ("Conv<strides = [1], pads = [1, 1], dilations = [1]>(x, w)", "H"),
+        ("Conv<strides = [1], pads = [1, 2], dilations = [2]>(x, w)", "-1+H"),
+    ],
+)
+def test_what_moves_step_by_step_is_as_long_but_for_its_edges(window, size):
+    assert last_sizes("H", symbolic=True)[WINDOWS.index(window)].replace(" ", "") == size
+
+
+def test_as_many_windows_by_different_ways():
+    names = dict(zip(WINDOWS, last_sizes("H", symbolic=True), strict=True))
+    wide = names["Conv<strides = [2], pads = [1, 1], dilations = [1]>(x, w)"]
+    assert wide == names["MaxPool<kernel_shape = [3], pads = [1, 1], strides = [2]>(x)"]
+    assert wide != names["Conv<strides = [2], pads = [0, 1], dilations = [1]>(x, w)"]
