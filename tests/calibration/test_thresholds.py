@@ -183,19 +183,25 @@ def test_nothing_zeros_and_what_is_not_finite(method):
     assert math.isnan(found([np.nan, 2.0], method).maximum)
 
 
+def test_entropy_does_not_clip_nearly_all_into_one_cell():
+    for name in ("positive", "negative"):
+        span = found(VALUES[name], "entropy")
+        clipped = (VALUES[name] < span.minimum) | (VALUES[name] > span.maximum)
+        assert clipped.mean() <= 0.01
+
+
 def test_squared_errors_are_exact_where_values_lie_evenly():
-    edges = np.linspace(-1.0, 3.0, 41)
-    grid = np.linspace(-1.0, 3.0, 400_001)
+    """Against sums over many values in each of a few cells that cut across the steps."""
+    edges = np.linspace(-1.0, 3.0, 1000)
+    heights = np.random.default_rng(0).random(999)
+    inner = (np.arange(200) + 0.5) / 200
+    values = edges[:-1, None] + inner * np.diff(edges)[:, None]
     for low, high, symmetric in ((-1.0, 3.0, False), (-0.3, 2.0, False), (-1.5, 1.5, True)):
-        (total,) = squared_errors(
-            edges,
-            np.ones(40),
-            np.array([low]),
-            np.array([high]),
-            255 if symmetric else 256,
-            symmetric=symmetric,
-        )
-        expected = error(grid, low, high, symmetric=symmetric) * 4.0
+        bounds = np.array([low]), np.array([high])
+        levels = 255 if symmetric else 256
+        (total,) = squared_errors(edges, heights, *bounds, levels, symmetric=symmetric)
+        far = np.square(values - quantized(values, low, high, symmetric=symmetric)).mean(axis=1)
+        expected = float((far * heights * np.diff(edges)).sum())
         assert abs(total - expected) <= 1e-3 * expected
 
 
