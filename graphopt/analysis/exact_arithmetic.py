@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.operands import cast_target
+from graphopt.analysis.operands import cast_target, int_attribute
 
 __all__ = ["computed"]
 
@@ -44,7 +44,8 @@ _TYPES = frozenset({"bool", "float32", "float64", "int32", "int64"})
 def _result(node: ir.Node, inputs: Sequence[Array]) -> Array | None:
     if node.op_type == "Cast":
         return _cast(inputs[0], cast_target(node))
-    if node.attributes:
+    is_integer_remainder = node.op_type == "Mod" and int_attribute(node, "fmod", 0) == 0
+    if node.attributes and not is_integer_remainder:
         return None  # opsets before 7 say by attributes how operands are aligned
     if node.op_type in _PAIRS:
         return _pair(node.op_type, *inputs)
@@ -57,7 +58,8 @@ def _result(node: ir.Node, inputs: Sequence[Array]) -> Array | None:
 def _pair(operator: str, first: Array, second: Array) -> Array | None:
     kind = first.dtype.kind
     is_unusual = (kind == "b" and operator != "Equal") or (kind == "i" and operator == "Div")
-    if first.dtype != second.dtype or is_unusual:
+    is_remainder = operator == "Mod" and (kind != "i" or not (second > 0).all())
+    if first.dtype != second.dtype or is_unusual or is_remainder:
         return None
     try:
         return _PAIRS[operator](first, second)
@@ -81,5 +83,6 @@ _PAIRS: dict[str, Callable[[Array, Array], Array]] = {
     "Sub": np.subtract,
     "Mul": np.multiply,
     "Div": np.divide,
+    "Mod": np.mod,
     "Equal": np.equal,
 }

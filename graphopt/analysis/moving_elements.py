@@ -43,7 +43,9 @@ def _identity(_: ir.Node, inputs: _Inputs) -> Array | None:
 
 def _reshape(node: ir.Node, inputs: _Inputs) -> Array | None:
     data, target = _operand(inputs, 0), _numbers(inputs, 1)
-    if data is None or target is None or int_attribute(node, "allowzero", 0) != 0:
+    if data is None or target is None:
+        return None
+    if 0 in target and int_attribute(node, "allowzero", 0) != 0:
         return None
     if any(size == 0 and axis >= data.ndim for axis, size in enumerate(target)):
         return None
@@ -180,13 +182,43 @@ def _where(_: ir.Node, inputs: _Inputs) -> Array | None:
     condition, yes, no = (_operand(inputs, index) for index in range(3))
     if condition is None or yes is None or no is None:
         return None
+    if condition.dtype != np.bool_ or yes.dtype != no.dtype or yes.dtype.name not in _SELECTED:
+        return None
     # The runtime merges two halves that are 0 elsewhere, and so loses the sign of -0.0.
-    if condition.dtype != np.bool_ or yes.dtype != no.dtype or yes.dtype.kind not in "iu":
+    if any(given.dtype.kind == "f" and not _is_plain(given) for given in (yes, no)):
         return None
     try:
         return np.where(condition, yes, no)
     except ValueError:
         return None
+
+
+_SELECTED = frozenset({"float32", "int64", "uint8"})
+"""Types that the runtime has a Where for."""
+
+
+def _is_plain(numbers: Array) -> bool:
+    return bool(np.isfinite(numbers).all()) and not bool(np.signbit(numbers[numbers == 0]).any())
+
+
+def _scatter(node: ir.Node, inputs: _Inputs) -> Array | None:
+    data, indices, updates = (_operand(inputs, index) for index in range(3))
+    if data is None or indices is None or updates is None or node.attributes:
+        return None
+    if indices.dtype != np.int64 or not indices.ndim or not indices.size or not data.ndim:
+        return None
+    depth = indices.shape[-1]
+    sizes = np.array(data.shape[:depth], np.int64)
+    if depth > data.ndim or updates.shape != (*indices.shape[:-1], *data.shape[depth:]):
+        return None
+    if updates.dtype != data.dtype or (indices < -sizes).any() or (indices >= sizes).any():
+        return None
+    places = np.where(indices < 0, indices + sizes, indices).reshape(-1, depth)
+    if len(np.unique(places, axis=0)) < len(places):
+        return None  # nobody says which of two updates of one place is the last
+    result = data.copy()
+    result[tuple(places.T)] = updates.reshape(-1, *data.shape[depth:])
+    return result
 
 
 def _range(_: ir.Node, inputs: _Inputs) -> Array | None:
@@ -233,6 +265,7 @@ _RULES: dict[str, Callable[[ir.Node, _Inputs], Array | None]] = {
     "Identity": _identity,
     "Range": _range,
     "Reshape": _reshape,
+    "ScatterND": _scatter,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
