@@ -11,7 +11,7 @@ from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.operands import is_training, operand
 from graphopt.analysis.weighted_layers import Array
 from graphopt.ir import constant_tensor
-from graphopt.rewrite import Change, ShapeTable
+from graphopt.rewrite import Change, ShapeTable, is_overwritten
 
 __all__ = [
     "Constant",
@@ -29,6 +29,9 @@ __all__ = [
 
 _MOST_ELEMENTS = 1 << 18
 _SMALL_ELEMENTS = 1 << 10
+_BROADCASTS_SINCE = 7
+"""Opset since which shapes are aligned at the last axis, whatever attributes say."""
+
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -89,7 +92,7 @@ def constant_of(node: ir.Node, index: int) -> Constant | None:
     tensor = constant_tensor(value)
     if value is None or tensor is None or tensor.dtype not in _FLOATS:
         return None
-    if not 0 < tensor.size <= _MOST_ELEMENTS:
+    if not 0 < tensor.size <= _MOST_ELEMENTS or is_overwritten(value):
         return None
     array = tensor.numpy()
     return Constant(index, array.astype(np.float64), array.dtype, is_shared(value))
@@ -98,9 +101,10 @@ def constant_of(node: ir.Node, index: int) -> Constant | None:
 def is_shared(value: ir.Value) -> bool:
     """Tell whether a constant must stay: a changed copy would stand beside it, or it is annotated.
 
-    Small ones may be copied; a quantization annotation tells the range of what it describes.
+    Small ones may be copied; a quantization annotation tells the range of what it describes. What
+    running the model changes is no constant at all.
     """
-    if is_annotated(value):
+    if is_annotated(value) or is_overwritten(value):
         return True
     tensor = constant_tensor(value)
     if tensor is None or tensor.size <= _SMALL_ELEMENTS:
@@ -142,7 +146,7 @@ def normalized(array: Array) -> Array:
 
 def scale_step(node: ir.Node, shapes: ShapeTable, version: int) -> Step | None:
     """Return what ``node`` computes, where it multiplies by constants: Mul, Div, Neg, BatchNorm."""
-    if node.domain:
+    if node.domain or version < _BROADCASTS_SINCE:
         return None
     if node.op_type == "BatchNormalization":
         return _batch_normalization(node, shapes, version)
@@ -163,9 +167,9 @@ def _product(node: ir.Node, shapes: ShapeTable) -> Step | None:
     return None
 
 
-def shift_step(node: ir.Node, shapes: ShapeTable) -> Step | None:
+def shift_step(node: ir.Node, shapes: ShapeTable, version: int) -> Step | None:
     """Return what ``node`` computes, where it adds or subtracts constants."""
-    if node.domain or node.op_type not in ("Add", "Sub"):
+    if node.domain or node.op_type not in ("Add", "Sub") or version < _BROADCASTS_SINCE:
         return None
     for index in (1, 0) if node.op_type == "Add" else (1,):
         found, source = constant_of(node, index), operand(node, 1 - index)

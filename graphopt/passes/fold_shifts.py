@@ -91,7 +91,7 @@ class FoldShifts(Pass):
             if node.op_type in ("Add", "Sub")
         ]
         while candidates:  # what cancelled may not once a further constant has been added
-            refused = {node: _fold(node, facts.shapes, edit) for node in candidates}
+            refused = {node: _fold(node, operators, facts.shapes, edit) for node in candidates}
             left = [node for node, slug in refused.items() if slug == _CANCELS]
             is_settled = left == candidates
             candidates = [] if is_settled else left
@@ -100,9 +100,9 @@ class FoldShifts(Pass):
                     edit.refuse(node, slug)
 
 
-def _fold(node: ir.Node, shapes: ShapeTable, edit: Editor) -> str | None:
+def _fold(node: ir.Node, operators: Operators, shapes: ShapeTable, edit: Editor) -> str | None:
     """Fold what ``node`` adds, or return why not."""
-    step = shift_step(node, shapes)
+    step = shift_step(node, shapes, operators.version(node) or 1)
     if step is None or step.summands is None or is_annotated(node.outputs[0]):
         return None
     found = _absorbed(step.source, step.summands)

@@ -30,6 +30,7 @@ from graphopt.rewrite import (
 
 __all__ = ["UnflattenGemm"]
 
+_BROADCASTS_SINCE = 7
 _MATRIX_RANK = 2
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
@@ -106,7 +107,7 @@ class UnflattenGemm(Pass):
             node
             for graph in graphs(model)
             for node in (() if operators.is_in_function(graph) else graph)
-            if _is_candidate(node)
+            if _is_candidate(node) and (operators.version(node) or 1) >= _BROADCASTS_SINCE
         ]
         if not candidates:
             return  # and no shapes are analysed
