@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis.attention_blocks import Attention
 from graphopt.analysis.attention_masks import Addend, Masks
 from graphopt.analysis.head_splits import Heads
+from graphopt.analysis.operands import reshape_target
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import opset_version
 from graphopt.rewrite import Change
@@ -137,10 +138,22 @@ class AttentionOperands:
         value = source or heads.source
         if heads.is_time_first:
             return self._node("Transpose", [value], {"perm": [1, 0, 2]})
+        if heads.flat is not None:
+            return self._node("Reshape", [value, self._row_target(heads, heads.flat)])
         if not heads.is_split:
             return value
         turned = self._node("Transpose", [value], {"perm": [0, 2, 1, 3]})
         return self._reshaped(turned, [0, 0, heads.count * heads.size])
+
+    def _row_target(self, heads: Heads, split: ir.Node) -> ir.Value:
+        """Return what `split` asks for, with the heads merged."""
+        target, width = split.inputs[1], self._numbers([heads.count * heads.size])
+        asked = reshape_target(split)
+        if asked is not None:
+            return self._numbers([*asked[0][:2], heads.count * heads.size])
+        assert target is not None
+        bounds = [self._numbers([number]) for number in (0, 2, 0)]
+        return self._joined([self._node("Slice", [target, *bounds]), width])
 
     def parts(self, whole: ir.Value, attributes: Mapping[str, Any]) -> tuple[ir.Value, ...]:
         """Return the three parts of ``whole``, split once."""

@@ -31,7 +31,7 @@ def packable_layers(found: Attention, removed: Collection[ir.Node]) -> tuple[Lin
         removed: The nodes that give way, apart from what computes the masks.
     """
     heads = _heads(found)
-    if any(one.is_split or one.is_time_first or one.past is not None for one in heads):
+    if any(one.past is not None or not _are_rows(one) for one in heads):
         return None
     whole = _whole(heads)
     sources = [one.source for one in heads] if whole is None else [whole]
@@ -65,7 +65,7 @@ def separate_operands(
         return [*_split_again(model, heads, layer.product, operands), layer.bias]
     if any(one.part is not None for one in heads):
         return [*(operands.rows(_as_rows(one, model, operands)) for one in heads), None]
-    layers = [None if one.is_split else find_linear(one.source) for one in heads]
+    layers = [None if one.is_split or one.flat else find_linear(one.source) for one in heads]
     if all(layer is None or layer.bias is None for layer in layers):
         return [*(operands.rows(one) for one in heads), None]
     products = [
@@ -104,9 +104,14 @@ def _heads(found: Attention) -> tuple[Heads, Heads, Heads]:
     return (found.query, found.key, found.value)
 
 
+def _are_rows(heads: Heads) -> bool:
+    """Tell whether the source is (B, S, H * d), as it is."""
+    return not heads.is_split and not heads.is_time_first and heads.flat is None
+
+
 def _whole(heads: tuple[Heads, Heads, Heads]) -> ir.Value | None:
     """Return what queries, keys and values are the three parts of, in this order."""
-    if any(one.is_split or one.is_time_first for one in heads):
+    if not all(map(_are_rows, heads)):
         return None
     source = heads[0].source
     parts = [one.part for one in heads]

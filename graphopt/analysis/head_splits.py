@@ -22,6 +22,7 @@ Dims = tuple[int | str | None, ...]
 """Dimensions; equal names are equal sizes."""
 
 _RANK = 4
+_MATRIX = 2  # the rank of (B * S, H * d)
 _MATRICES = 3  # the rank of (B * H, S, d)
 _PARTED = 5  # the rank of (B, S, 3, H, d)
 _PARTS = 3
@@ -44,6 +45,7 @@ class Heads:
         scale: What it is multiplied with on the way.
         is_split: The source is (B, count, S, size): nobody knows what it was split from.
         is_time_first: The source is (S, B, count * size).
+        flat: The Reshape that splits the source, which is (B * S, count * size).
         part: Queries, keys and values are parts of the source, which is as wide as all of them, and
             this is its part of that number.
         past: What comes before the source along S, (B, count, P, size).
@@ -57,6 +59,7 @@ class Heads:
     scale: float
     is_split: bool = False
     is_time_first: bool = False
+    flat: ir.Node | None = None
     part: int | None = None
     past: ir.Value | None = None
     joined: ir.Value | None = None
@@ -65,7 +68,9 @@ class Heads:
         """Return the same heads with the past in the source."""
         if self.joined is None:
             return self
-        return replace(self, source=self.joined, is_split=True, part=None, past=None, joined=None)
+        return replace(
+            self, source=self.joined, is_split=True, flat=None, part=None, past=None, joined=None
+        )
 
 
 def unscaled(value: ir.Value) -> tuple[ir.Value, float]:
@@ -211,9 +216,10 @@ def _above_reshape(node: ir.Node, path: _Path, shapes: SymbolicTable) -> _Path |
     folded = _swapped_in_three_dimensions(node, shapes)
     if folded is not None:
         return path.above(folded, (0, 1, 3, 2))
+    split = _split_rows if len(before) == _MATRIX else _split_by
     if path.order != _SPLIT:
         return f"Reshape `{node.name}` does not split heads that are transposed after it"
-    return _split_by(source, before, after, path.scale)
+    return split(node, before, after, path.scale, shapes)
 
 
 def _turned_before(source: ir.Value, before: Dims, after: Dims, path: _Path) -> Heads | None:
@@ -254,10 +260,29 @@ def _ends_alike(one: Dims, other: Dims, count: int) -> bool:
     return None not in one[-count:] and one[-count:] == other[-count:]
 
 
-def _split_by(source: ir.Value, before: Dims, after: Dims, scale: float) -> Heads | str:
+def _split_rows(
+    node: ir.Node, before: Dims, after: Dims, scale: float, shapes: SymbolicTable
+) -> Heads | str:
+    """Return the heads that a Reshape makes of a matrix with a row for each token."""
+    asked, source = shapes.elements_of(operand(node, 1)), operand(node, 0)
+    if source is None or asked is None or 0 in asked:
+        return f"Reshape `{node.name}` copies sizes of a matrix"
+    count, size = after[2:]
+    if not isinstance(count, int) or not isinstance(size, int) or before[1] != count * size:
+        return f"Reshape from {_shown(before)} to {_shown(after)} splits no last axis"
+    return replace(_at_source(source, after[:2], count, size, scale), flat=node)
+
+
+def _split_by(
+    node: ir.Node,
+    before: Dims,
+    after: Dims,
+    scale: float,
+    shapes: SymbolicTable,  # noqa: ARG001 - the same parameters as `_split_rows`
+) -> Heads | str:
     """Return the heads that a Reshape makes of three dimensions."""
-    change = f"Reshape from {_shown(before)} to {_shown(after)}"
-    if (len(before), len(after)) != (_RANK - 1, _RANK):
+    change, source = f"Reshape from {_shown(before)} to {_shown(after)}", operand(node, 0)
+    if source is None or (len(before), len(after)) != (_RANK - 1, _RANK):
         return f"{change} splits no last axis"
     count, size, width = after[2], after[3], before[2]
     if not isinstance(count, int) or not isinstance(size, int) or width != count * size:

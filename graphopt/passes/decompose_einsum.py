@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
 from graphopt.analysis.einsum_equations import Contraction, Equation, contractions, parse_equation
+from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.ir import constant_tensor, graphs
 from graphopt.rewrite import Change, Contract, Editor, Facts, Needs, Pass, Rounding, ShapeTable
 
@@ -70,13 +71,13 @@ class DecomposeEinsum(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Decompose every Einsum."""
-        operators = Operators(model)
+        operators, shapes = Operators(model), GrowingShapes(facts.shapes)
         for graph in graphs(model):
             for node in () if operators.is_in_function(graph) else graph:
                 if (node.domain, node.op_type) != ("", "Einsum") or is_annotated(node.outputs[0]):
                     continue
                 version = operators.version(node) or 1
-                slug = _decompose(node, facts.shapes, edit, has_axes_input=_takes_axes(version))
+                slug = _decompose(node, shapes, edit, has_axes_input=_takes_axes(version))
                 if slug is not None:
                     edit.refuse(node, slug)
 
@@ -86,7 +87,7 @@ def _takes_axes(version: int) -> bool:
 
 
 def _decompose(
-    node: ir.Node, shapes: ShapeTable, edit: Editor, *, has_axes_input: bool
+    node: ir.Node, shapes: GrowingShapes, edit: Editor, *, has_axes_input: bool
 ) -> str | None:
     """Decompose one Einsum, or return why not."""
     plan = _plan(node, shapes)
@@ -95,6 +96,7 @@ def _decompose(
     with edit.rewrite(node, because=f"Einsum of {len(plan.operands)}") as change:
         result = _Builder(change, has_axes_input=has_axes_input).build(plan)
         change.replace(node.outputs[0], result)
+        shapes.alias(result, node.outputs[0])  # the next Einsum may be of this one
         change.remove(node)
     return None
 

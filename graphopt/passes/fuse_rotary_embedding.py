@@ -165,7 +165,9 @@ def _own_heads(
 ) -> Heads | None:
     """Return how the source is split into heads, where nobody else needs it split."""
     heads = split_heads(found.source, shapes)
-    if isinstance(heads, str) or heads.is_split or heads.is_time_first or heads.part is not None:
+    if isinstance(heads, str) or heads.is_split or heads.is_time_first or heads.flat is not None:
+        return None
+    if heads.part is not None:
         return None
     split = found.source.producer()
     is_own = heads.past is None and heads.scale == 1.0 and split in orphans([node], [], operators)

@@ -202,9 +202,21 @@ def repeats(scope):
     return _reshaped(scope, wide, dims)
 
 
+def split_bias(scope):
+    """A constant added to what a row was split into."""
+    where = lambda v: v.dims and v.dims[-1] in (4, 6) and 0 not in v.dims  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3, 4))
+    parts = (2, x.dims[-1] // 2)
+    x = _reshaped(scope, x, (*x.dims[:-1], *parts)) if x.dims.count(BATCH) < 2 else x
+    dims = parts[scope.draw(st.integers(0, 1)) :]
+    values = np.random.default_rng(1).normal(size=dims).astype(np.float32)
+    return _added(scope, x, scope.weight(values, as_node=_coin(scope)))
+
+
 ATTENTION = {
     "collapse-repeats": (repeats,),
     "fuse-attention": (attention,),
     "fuse-rotary-embedding": (rotary,),
+    "hoist-biases": (split_bias,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
