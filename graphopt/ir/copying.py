@@ -18,7 +18,7 @@ __all__ = ["ByteProgress", "TensorWriter", "file_digest", "sampled_digest"]
 ByteProgress = Callable[[int, int], None]
 """Called during long work with the bytes done so far, and all of them."""
 
-_KERNEL_COPY_BYTES = 1 << 23
+_KERNEL_COPY_BYTES = 1 << 25
 _SMALL_BYTES = 1 << 16
 _CANNOT_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}

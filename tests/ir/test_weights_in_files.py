@@ -475,7 +475,7 @@ def test_progress_counts_bytes_up_to_all_of_them(tmp_path, form):
         external_data=form,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert len(seen) > 2
+    assert len(seen) > 1
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert {total for _, total in seen} == {files[-1].stat().st_size}
     assert seen[-1][0] > 0.99 * seen[-1][1]
