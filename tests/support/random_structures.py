@@ -162,11 +162,30 @@ def lookup(scope):
     return scope.node("ScatterND", [x, indices, doubled], FLOAT, x.dims)
 
 
+def flat_product(scope):
+    """A product of matrices in one row, with a Reshape at its borders or not."""
+    where = lambda v: len(v.dims) == 4 and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3, 4, 5))
+    first, second, rows, columns = x.dims
+    flat = BATCH if first == BATCH else first * second
+    a = _reshaped(scope, x, (flat, rows, columns))
+    turned = _permuted(scope, x, [0, 1, 3, 2]) if scope.draw(st.booleans()) else x
+    b = _reshaped(scope, turned, (flat, columns, rows))
+    product = scope.node("MatMul", [a, b], FLOAT, (flat, rows, rows))
+    if scope.draw(st.booleans()):
+        product = scope.node("Softmax", [product], FLOAT, product.dims, axis=-1)
+    if scope.draw(st.booleans()):
+        halves = scope.weight(np.array(0.5, np.float32))
+        product = scope.node("Mul", [product, halves], FLOAT, product.dims)
+    return _reshaped(scope, product, (first, second, rows, rows))
+
+
 STRUCTURES = {
     "collapse-concats": (parts, phases, nested_concats),
     "collapse-slices": (nested_slices, parts),
     "eliminate-lookups": (lookup,),
     "scalarize-operands": (filled,),
+    "unflatten-batches": (flat_product,),
     "collapse-rearrangements": (rearrangement,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
