@@ -17,8 +17,7 @@ from graphopt.calibration.padding import padded_positions
 from graphopt.calibration.reductions import Reductions, save_reduced
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
-from graphopt.ir import clone, save
-from graphopt.ir.scratch import scratch_folder
+from graphopt.ir import clone, save, scratch_folder
 from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
 
 __all__ = ["MEMORY_BYTES", "Observation", "Observer"]
@@ -198,7 +197,13 @@ class Observer:
     def _groups(self, names: Sequence[str], seen: Mapping[str, int]) -> list[_Group]:
         """Divide values by how far they are, and by what can be held at once."""
         wanted = dict.fromkeys(names)
-        fed = [value.name for value in self.model.graph.inputs if value.name in wanted]
+        # An initializer that may be overridden is an input too, and samples do not hold it.
+        defaults = self.model.graph.initializers
+        fed = [
+            value.name
+            for value in self.model.graph.inputs
+            if value.name in wanted and value.name not in defaults
+        ]
         computed = [
             output.name
             for node in self.model.graph

@@ -89,6 +89,14 @@ def test_sample_that_fails_is_named():
     assert caught.value.where == "sample 3 of `list of feeds`"
 
 
+def test_weight_that_may_be_overridden_is_no_sample():
+    text = "(float[N] x, float[1] w) => (float[N] y) <float[1] w = {2.0}> { y = Mul(x, w) }"
+    samples = load_samples([{"x": np.array([1.0, 3.0], np.float32)}])
+    for name in ("minmax", "percentile"):
+        found = Calibrator(samples=samples)(from_text(text), ["w", "y"], RangeMethod(name=name))
+        assert found == {"y": ValueRange(2.0, 6.0)}
+
+
 # -- padding ------------------------------------------------------------------------------------
 
 
