@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,20 @@ import onnx_ir as ir
 
 from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.casts import is_implementation_defined
-from graphopt.analysis.elements import IntegerElements
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import cast_target, operand
 from graphopt.analysis.operators import Effect, Operators
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import constant_array, constant_tensor, subgraphs_of
 from graphopt.rewrite import ShapeTable, is_overwritten
 
-__all__ = ["FoldableNodes", "in_order", "tensor_bytes"]
+__all__ = ["FoldableNodes", "tensor_bytes"]
 
 _QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 _MAX_CHECKED_ELEMENTS = 1 << 16
 
 _INITIALIZERS_ALONE_SINCE = 4
 """Before this IR version an initializer had to be an input, which a caller may override."""
-
-
-def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Yield the nodes of ``graph`` and its subgraphs in an order in which they could run."""
-    for node in graph:
-        for inner in subgraphs_of(node):
-            yield from in_order(inner)
-        yield node
 
 
 def tensor_bytes(value: ir.Value, shapes: ShapeTable) -> int | None:
@@ -62,11 +54,10 @@ class FoldableNodes:
         self._values: set[ir.Value] = set()
         self.arrays: dict[ir.Node, np.ndarray[Any, Any] | None] = {}
         self.refusals: list[tuple[ir.Node, str, str]] = []
-        elements = IntegerElements(shapes)
+        known = SymbolicShapes.kept(model, shapes)
         for node in in_order(model.graph):
-            known = elements.visit(node)
-            array = known.array() if known is not None else None
-            self._consider(node, array)
+            is_told = len(node.outputs) == 1 and known.is_computed(node)
+            self._consider(node, known.array(node.outputs[0]) if is_told else None)
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Tell whether ``value`` is left out, a constant, or computed from constants alone."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis.annotations import is_annotated
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.shape_plans import Recipe, Recipes, SourceTable, recipe_of
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import subgraphs_of

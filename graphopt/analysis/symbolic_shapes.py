@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.kept_shapes import KeptShapes
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS

@@ -15,7 +15,7 @@ from graphopt.analysis.constant_targets import (
     is_same_target,
     reshape_target,
 )
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand, transpose_permutation
 from graphopt.analysis.rearrangements import Rearrangement, Step
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import is_annotated
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.index_grids import IndexGrids
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.symbolic_expressions import Integer, is_positive

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import operand
 from graphopt.analysis.symbolic_dims import broadcast
 from graphopt.analysis.symbolic_shapes import SymbolicShapes

@@ -16,7 +16,7 @@ from graphopt.analysis.constant_targets import (
     reshape_target,
     slice_bound,
 )
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.shape_arithmetic import Replacement, Scope, ShapeArithmetic
 from graphopt.analysis.shape_plans import Recipe
