@@ -10,10 +10,10 @@ from graphopt.analysis.operands import int_attribute, ints_operand, slice_bounds
 from graphopt.ir import subgraphs_of
 from graphopt.rewrite import ValueShape
 
-__all__ = ["MISREAD_OPERATORS", "is_misread", "is_misread_result"]
+__all__ = ["MISREAD_OPERATORS", "MISREAD_PARAMETERS", "is_misread", "is_misread_result"]
 
 _NEGATIVE_AXES_SINCE = 11
-_MISREAD_PARAMETERS = frozenset({"Slice", "Squeeze", "Unsqueeze"})
+MISREAD_PARAMETERS = frozenset({"Slice", "Squeeze", "Unsqueeze"})
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 
 
@@ -24,7 +24,7 @@ def is_misread(node: ir.Node, version: int) -> bool:
     runtime counts them from the end. An end of INT_MAX means the last element to inference where a
     Slice goes backwards, and all that is left to the runtime.
     """
-    if node.op_type not in _MISREAD_PARAMETERS or node.domain:
+    if node.op_type not in MISREAD_PARAMETERS or node.domain:
         return False
     if node.op_type != "Slice" and version < _NEGATIVE_AXES_SINCE:
         return any(axis < 0 for axis in squeeze_axes(node) or ())

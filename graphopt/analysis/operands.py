@@ -33,7 +33,7 @@ _MAX_OPERAND_ELEMENTS = 64
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int | None:
     """Return an integer attribute; ``None`` where a function's caller supplies it."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)  # the plain dict is many times faster
     if attribute is None:
         return default
     return None if attribute.is_ref() else attribute.as_int()
@@ -41,7 +41,7 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int | None:
 
 def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
     """Return a list attribute; ``None`` where it is absent or supplied by a function's caller."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)  # the plain dict is many times faster
     if attribute is None or attribute.is_ref():
         return None
     return tuple(attribute.as_ints())
@@ -49,7 +49,8 @@ def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:
     """Return input ``index`` of ``node``, or ``None`` where it is left out."""
-    return node.inputs[index] if index < len(node.inputs) else None
+    inputs = node.inputs
+    return inputs[index] if index < len(inputs) else None
 
 
 def ints_operand(node: ir.Node, index: int) -> tuple[int, ...] | None:

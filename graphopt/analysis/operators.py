@@ -111,17 +111,17 @@ class Operators:
 
     def effect(self, node: ir.Node) -> Effect:
         """Return what running ``node`` does, functions and subgraphs followed."""
-        called = node.op_identifier()
-        if called in self._model.functions:
-            return self._function_effect(called)
+        if self._model.functions and node.op_identifier() in self._model.functions:
+            return self._function_effect(node.op_identifier())
         version = self.version(node)
         effect = Effect.UNKNOWN
         if version is not None:
             effect = _own_effect(node.op_type, version, node.domain)
         if effect is not Effect.UNKNOWN and not node.domain and node.op_type in _HAS_MODES:
             effect = Effect.RANDOM if is_training(node, version or 1) else Effect.PURE
-        inner = (self.effect(child) for graph in subgraphs_of(node) for child in graph)
-        return max(effect, max(inner, default=Effect.PURE))
+        for graph in subgraphs_of(node):
+            effect = max((effect, *(self.effect(child) for child in graph)))
+        return effect
 
     def _function_effect(self, called: ir.OperatorIdentifier) -> Effect:
         if called not in self._function_effects:

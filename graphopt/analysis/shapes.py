@@ -10,7 +10,12 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.contrib_functions import contrib_functions, stand_in_name
-from graphopt.analysis.misread import MISREAD_OPERATORS, is_misread, is_misread_result
+from graphopt.analysis.misread import (
+    MISREAD_OPERATORS,
+    MISREAD_PARAMETERS,
+    is_misread,
+    is_misread_result,
+)
 from graphopt.analysis.operators import Operators
 from graphopt.analysis.proto_writer import ProtoWriter
 from graphopt.ir import constant_tensor, graphs, opset_version, subgraphs_of
@@ -106,6 +111,15 @@ class Inference:
             if opaque.issuperset(misread):
                 return self._renamed(found, part)
             opaque = opaque.union(misread)
+
+    def accepts(self, part: Part) -> bool:
+        """Tell whether inference finds no contradiction in ``part``, as the runtime demands."""
+        proto = _PartWriter(self._model, self._operators, frozenset()).part(part)
+        try:
+            onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        except _FAILURES:
+            return False
+        return True
 
     def _run_once(
         self, part: Part, opaque: frozenset[ir.Node]
@@ -253,16 +267,21 @@ class _PartWriter(ProtoWriter):
         self.node(node, written)
         if node.domain:
             written.op_type = stand_in_name(node) or node.op_type
-        if node in self._opaque or is_misread(node, self._operators.version(node) or 1):
+        if node in self._opaque or self._is_misread(node):
             written.domain = _OPAQUE_DOMAIN
         elif node.op_type == "PRelu" and not node.domain and not node.attributes:
             written.op_type = "Add"  # the runtime broadcasts both ways, inference only one
+
+    def _is_misread(self, node: ir.Node) -> bool:
+        if node.op_type not in MISREAD_PARAMETERS:
+            return False
+        return is_misread(node, self._operators.version(node) or 1)
 
     def _function(self, function: ir.Function, proto: onnx.FunctionProto) -> None:
         proto.CopyFrom(ir.to_proto(function))
         proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
         for node, written in zip(function, proto.node, strict=True):
-            if is_misread(node, self._operators.version(node) or 1):
+            if self._is_misread(node):
                 written.domain = _OPAQUE_DOMAIN
 
     def initializer(self, value: ir.Value, proto: onnx.GraphProto) -> None:

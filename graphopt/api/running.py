@@ -12,7 +12,7 @@ from graphopt.calibration import Calibrator, lint_samples, load_samples
 from graphopt.calibration.lint import lint_survey
 from graphopt.calibration.survey import Survey
 from graphopt.errors import OutputError
-from graphopt.ir import load, save
+from graphopt.ir import load, patient_collection, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
 from graphopt.report import RunReport, SamplesReport
@@ -24,6 +24,7 @@ from graphopt.targets import load_target
 __all__ = ["explain", "inspect", "inspect_samples", "run_pipeline"]
 
 
+@patient_collection()
 def run_pipeline(
     source: str | Path,
     pipeline: str | Pipeline,

@@ -1,6 +1,7 @@
 """The border with onnx-ir: reading, writing, copying and naming models."""
 
 from graphopt.ir.atomic import atomic_file, output_error
+from graphopt.ir.collection import patient_collection
 from graphopt.ir.constants import (
     as_tensor,
     constant_array,
@@ -53,6 +54,7 @@ __all__ = [
     "normalise",
     "opset_version",
     "output_error",
+    "patient_collection",
     "sample_bytes",
     "save",
     "save_referring",

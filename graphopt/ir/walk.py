@@ -30,7 +30,8 @@ _CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 def _innermost_first(graph: ir.Graph) -> Iterator[ir.Graph]:
-    for node in graph:
+    # A list first: this walk is behind all others, and most graphs hold no container.
+    for node in [node for node in graph if node.op_type in _CONTAINERS or node.domain]:
         for inner in subgraphs_of(node):
             yield from _innermost_first(inner)
     yield graph
