@@ -55,4 +55,6 @@ class ParsedTensor(ir.TensorProtoTensor):
         return self._array
 
 
+_REMEMBERED_BYTES = 1 << 16
+
 _KNOWN_TYPES = frozenset(dtype.value for dtype in ir.DataType)
