@@ -10,8 +10,18 @@ import onnx_ir as ir
 from graphopt.analysis import Operators, is_annotated
 from graphopt.analysis.liveness import Ports, ports_of
 from graphopt.analysis.operands import operand
+from graphopt.analysis.trial_runs import contradictory_places
 from graphopt.ir import graphs
-from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, can_replace, is_overwritten
+from graphopt.rewrite import (
+    Contract,
+    Editor,
+    Exact,
+    Facts,
+    Pass,
+    can_replace,
+    describe,
+    is_overwritten,
+)
 
 __all__ = ["EliminateConstantState"]
 
@@ -28,6 +38,8 @@ class EliminateConstantState(Pass):
     When it refuses
         `annotated`     a quantization annotation describes the state.
         `overwritten`   BatchNormalization in training mode updates it in place.
+        `contradictory` shape inference, which the runtime runs when it loads a model, would find a
+                        contradiction in what reads the state.
         `no-identity`   the graph returns it, it is no tensor, and the opset cannot copy it.
 
     What it keeps
@@ -49,20 +61,30 @@ class EliminateConstantState(Pass):
     anchors: ClassVar[frozenset[str] | None] = frozenset({"Loop", "Scan"})
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
-        """Look at inner loops first: what they read from outside, outer ones carry unchanged."""
-        operators = Operators(model)
-        for graph in graphs(model):
-            for node in tuple(graph):
-                ports = ports_of(node, operators)
-                for index in range(ports.state if ports is not None else 0):
-                    assert ports is not None
-                    _read_from_outside(ports, index, operators.version(node) or 1, edit)
+        """Read state from outside, where shape inference goes on to accept the model."""
+        _eliminate(model, edit, contradictory_places(model, _eliminate))
+
+
+def _eliminate(model: ir.Model, edit: Editor, places: frozenset[str]) -> None:
+    """Act but at ``places``, on inner loops first: what they read outer ones carry unchanged."""
+    operators = Operators(model)
+    for graph in graphs(model):
+        for node in tuple(graph):
+            ports = ports_of(node, operators)
+            for index in range(ports.state if ports is not None else 0):
+                assert ports is not None
+                version = operators.version(node) or 1
+                _read_from_outside(
+                    ports, index, version, edit, is_excluded=describe(node) in places
+                )
 
 
 _IDENTITY_OF_OPTIONALS_SINCE = 16
 
 
-def _read_from_outside(ports: Ports, index: int, version: int, edit: Editor) -> None:
+def _read_from_outside(
+    ports: Ports, index: int, version: int, edit: Editor, *, is_excluded: bool
+) -> None:
     body, output = ports.bodies[0], ports.node.outputs[index]
     carried = body.inputs[ports.first_body_input + index]
     initial = operand(ports.node, ports.first_input + index)
@@ -71,7 +93,7 @@ def _read_from_outside(ports: Ports, index: int, version: int, edit: Editor) -> 
         return
     if _origin(body.outputs[ports.first_body_output + index]) not in (carried, initial):
         return
-    slug = _refusal(carried, output, version)
+    slug = "contradictory" if is_excluded else _refusal(carried, output, version)
     if slug:
         edit.refuse(ports.node, slug)
         return

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis import Operators, is_annotated
 from graphopt.analysis.node_keys import NodeKeys
 from graphopt.analysis.operands import operand
+from graphopt.analysis.trial_runs import contradictory_places
 from graphopt.ir import constant_array, subgraphs_of
 from graphopt.rewrite import (
     Change,
@@ -20,6 +21,7 @@ from graphopt.rewrite import (
     Facts,
     Pass,
     adopt_initializers,
+    describe,
     is_overwritten,
     move_nodes,
     repeated_names,
@@ -44,6 +46,8 @@ class InlineConstantBranches(Pass):
         `overridable`      the condition is a constant that a caller may override.
         `annotated`        a quantization annotation describes an output of the If.
         `overwritten`      BatchNormalization in training mode updates an output in place.
+        `contradictory`    shape inference, which the runtime runs when it loads a model, would find
+                           a contradiction in what reads the result.
         `returned-twice`   the branch returns one value twice: ONNX Runtime gives nothing for the
                            second.
 
@@ -68,17 +72,23 @@ class InlineConstantBranches(Pass):
     anchors: ClassVar[frozenset[str] | None] = frozenset({"If"})
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
-        """Inline branches, outer ones first: what they make known, inner ones use."""
-        inliner = _Inliner(Operators(model), edit)
-        for graph in (*(function.graph for function in model.functions.values()), model.graph):
-            inliner.walk(graph, {})
+        """Inline branches, where shape inference goes on to accept the model."""
+        _inline_branches(model, edit, contradictory_places(model, _inline_branches))
+
+
+def _inline_branches(model: ir.Model, edit: Editor, places: frozenset[str]) -> None:
+    """Inline branches but at ``places``, outer ones first: what they make known, inner ones use."""
+    inliner = _Inliner(Operators(model), edit, places)
+    for graph in (*(function.graph for function in model.functions.values()), model.graph):
+        inliner.walk(graph, {})
 
 
 class _Inliner:
     """Walks graphs in the order in which they run."""
 
-    def __init__(self, operators: Operators, edit: Editor) -> None:
+    def __init__(self, operators: Operators, edit: Editor, places: frozenset[str]) -> None:
         self._keys = NodeKeys(operators)
+        self._places = places
         self._edit = edit
         self._repeated: frozenset[str] | None = None
 
@@ -133,6 +143,8 @@ class _Inliner:
         return node.graph is None
 
     def _refusal(self, node: ir.Node, branch: ir.Graph) -> str | None:
+        if describe(node) in self._places:
+            return "contradictory"
         if any(is_annotated(value) for value in node.outputs):
             return "annotated"
         if any(is_overwritten(value) for value in node.outputs):

@@ -135,7 +135,6 @@ class _Inliner:
         with self._edit.rewrite(node, because=because) as change:
             copy_nodes(change, function.graph, bindings, before=node, given=given)
             change.then(partial(_import, call, function))
-            change.touches_everything = True  # a domain may be imported
             copied = set(_copied_outputs(node, function))
             for old, inner in zip(node.outputs, function.outputs, strict=False):
                 new = bindings.get(inner)

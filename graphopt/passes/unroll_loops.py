@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis import Effect, Operators, is_annotated
 from graphopt.analysis.loops import Loop, is_loop
 from graphopt.analysis.reads import values_read
+from graphopt.analysis.trial_runs import contradictory_places
 from graphopt.ir import subgraphs_of
 from graphopt.rewrite import (
     Bindings,
@@ -23,6 +24,7 @@ from graphopt.rewrite import (
     Pass,
     adopt_initializers,
     copy_nodes,
+    describe,
     is_overwritten,
     repeated_names,
 )
@@ -45,6 +47,8 @@ class UnrollLoops(Pass):
         `unknown-effect`   an operator of an unknown domain runs in each of several trips.
         `empty-result`     the Loop never runs, and collects values whose shape is not declared.
         `no-identity`      a sequence or optional has to be copied, which the opset cannot.
+        `contradictory`    shape inference, which the runtime runs when it loads a model, would find
+                           a contradiction in what reads the result.
         `returned-twice`   the body returns one value twice.
         `annotated`        a quantization annotation describes an output.
         `overwritten`      BatchNormalization in training mode updates an output in place.
@@ -68,18 +72,24 @@ class UnrollLoops(Pass):
     anchors: ClassVar[frozenset[str] | None] = frozenset({"Loop"})
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
-        """Unroll inner loops first: what is left of them counts for the outer ones."""
-        unroller = _Unroller(Operators(model), edit)
-        for graph in (*(function.graph for function in model.functions.values()), model.graph):
-            for node in tuple(graph):
-                unroller.visit(node)
+        """Unroll loops, where shape inference goes on to accept the model."""
+        _unroll(model, edit, contradictory_places(model, _unroll))
+
+
+def _unroll(model: ir.Model, edit: Editor, places: frozenset[str]) -> None:
+    """Unroll but at ``places``, inner loops first: what is left of them counts for outer ones."""
+    unroller = _Unroller(Operators(model), edit, places)
+    for graph in (*(function.graph for function in model.functions.values()), model.graph):
+        for node in tuple(graph):
+            unroller.visit(node)
 
 
 class _Unroller:
     """Walks nodes and what becomes of them."""
 
-    def __init__(self, operators: Operators, edit: Editor) -> None:
+    def __init__(self, operators: Operators, edit: Editor, places: frozenset[str]) -> None:
         self._operators = operators
+        self._places = places
         self._edit = edit
         self._repeated: frozenset[str] | None = None
 
@@ -91,7 +101,8 @@ class _Unroller:
         trips = Loop(node).trips() if is_loop(node) else None
         if trips is None:
             return
-        slug = _refusal(Loop(node), trips, self._operators)
+        is_excluded = describe(node) in self._places
+        slug = "contradictory" if is_excluded else _refusal(Loop(node), trips, self._operators)
         if slug:
             self._edit.refuse(node, slug)
             return
