@@ -1,6 +1,8 @@
 """Counting values over samples: chunks, padding, resuming, the cache."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ from graphopt.calibration import Calibrator, load_samples
 from graphopt.calibration.cache import CalibrationCache
 from graphopt.calibration.observing import Observation, Observer
 from graphopt.calibration.padding import is_padded, padding_of
-from graphopt.errors import OutputError, RunError
+from graphopt.errors import OutputError, RunError, WorkerCrash
 from graphopt.ir import from_text
 from graphopt.rewrite import RangeMethod, ValueRange
-from graphopt.runtime import Histogram, Padding, shared_worker
+from graphopt.runtime import Histogram, Padding, Worker, shared_worker
 
 CHAIN = """(float[B,S,2] x) => (float[B,S,2] d)
 { a = Neg(x)  b = Exp(a)  c = Mul(b, x)  d = Tanh(c) }"""
@@ -35,7 +37,8 @@ def chain_feeds(count=6):
 
 def observed(feeds=None, known=None, names=("x", "a", "b", "c", "d"), **settings):
     samples = load_samples(feeds or chain_feeds())
-    observer = Observer(model=from_text(CHAIN), samples=samples, worker=shared_worker(), **settings)
+    settings = {"worker": shared_worker(), **settings}
+    observer = Observer(model=from_text(CHAIN), samples=samples, **settings)
     return whole(observer.run(names, known).histograms)
 
 
@@ -86,6 +89,18 @@ def test_sample_that_fails_is_named():
     bad = [*chain_feeds(2), {"x": np.zeros(3, np.float32)}]
     with pytest.raises(RunError) as caught:
         observed(bad)
+    assert caught.value.where == "sample 3 of `list of feeds`"
+
+
+def test_sample_that_ends_the_worker_is_named():
+    with Worker() as worker:
+
+        def kill(done, _total):
+            if done == 2:
+                os.kill(worker.pid, signal.SIGKILL)
+
+        with pytest.raises(WorkerCrash) as caught:
+            observed(worker=worker, progress=kill)
     assert caught.value.where == "sample 3 of `list of feeds`"
 
 
