@@ -62,13 +62,16 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         CalibrationDataError: It is missing, is no JSON, or breaks the schema.
     """
+    return _checked(_read_json(path), str(path))
+
+
+def _read_json(path: Path) -> Any:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CalibrationDataError(
             f"`{path.name}` cannot be read", where=f"`{path}`", why=str(error)
         ) from error
-    return _checked(held, str(path))
 
 
 def _checked(held: Any, where: str) -> dict[str, Any]:
@@ -123,8 +126,17 @@ def implied_spec(path: Path) -> dict[str, Any] | None:
         return None
     for name, meaning in ((_SPEC_NAME, dict), (_TRANSFORMERS_SPEC_NAME, _of_transformers)):
         if (path / name).exists():
-            held = json.loads((path / name).read_text(encoding="utf-8"))
-            return _checked({"kind": "image", "source": ".", **meaning(held)}, str(path / name))
+            held = _read_json(path / name)
+            try:
+                spec = {"kind": "image", "source": ".", **meaning(held)}
+            except (TypeError, KeyError, AttributeError, ValueError) as error:
+                raise CalibrationDataError(
+                    f"`{name}` does not say how images become inputs",
+                    where=f"`{path / name}`",
+                    why=f"{type(error).__name__}: {error}",
+                    hint=f"write what it means into `{_SPEC_NAME}`; `docs/calibration.md` shows it",
+                ) from error
+            return _checked(spec, str(path / name))
     raise _unspecified(path, f"it holds images, and no `{_SPEC_NAME}`", "image")
 
 

@@ -295,6 +295,21 @@ def test_specification_in_the_folder_of_images(photos):
     assert first.shape == (1, 3, 4, 8)  # our own file comes first
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "detail"),
+    [
+        ("preprocessing.json", "{", "Expecting"),
+        ("preprocessing.json", "[1]", "TypeError"),
+        ("preprocessing.json", '{"mean": "grey"}', "'grey' is not of type 'array'"),
+        ("preprocessor_config.json", "[]", "AttributeError"),
+        ("preprocessor_config.json", '{"size": {"longest_edge": 9}}', "'height'"),
+    ],
+)
+def test_specification_in_the_folder_that_says_nothing(photos, name, content, detail):
+    (photos / "photos" / name).write_text(content)
+    assert detail in failure(load_samples, photos / "photos", inputs=[IMAGE]).why
+
+
 def test_images_without_what_they_need(photos, monkeypatch):
     spec = image_spec(photos)
     assert "one input" in failure(load_samples, spec, inputs=[IDS]).why
