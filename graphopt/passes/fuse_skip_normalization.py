@@ -31,6 +31,7 @@ from graphopt.rewrite import (
     Pass,
     Rounding,
     TargetFacts,
+    option,
 )
 
 __all__ = ["FuseSkipNormalization"]
@@ -56,9 +57,14 @@ class FuseSkipNormalization(Pass):
         others read the sum, they read it from the fused operator. Functions of the model are left
         alone.
 
+        On a CPU the kernel takes 3 to 5 times as long as those of Add and LayerNormalization.
+        Where nobody else reads the sum, the runtime fuses the same itself. Where others do, it
+        does not, and models get 2 to 6 % slower: with `shared` off, such sums are left alone.
+
     When it refuses
         `skip-shape`      the two are not provably of one shape, of two or three dimensions, nor
                           one the same for all rows of the other.
+        `shared-sum`      others read the sum, and `shared` is off.
         `element-type`    the elements are not float, which is what kernels exist for.
         `computed-scale`  scale or bias of the normalization are computed.
         `other-axis`      it is not the last axis that is normalized.
@@ -86,6 +92,11 @@ class FuseSkipNormalization(Pass):
     )
     anchors: ClassVar[frozenset[str] | None] = frozenset(_KINDS)
 
+    shared: bool = option(
+        True,
+        help="fuse also where others read the sum, which CPUs compute faster in two steps",
+    )
+
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes."""
         return Needs(shapes=True)
@@ -103,6 +114,8 @@ class FuseSkipNormalization(Pass):
                     continue
                 fitting = spread_last(total, shapes)
                 slug = _refusal(node, fitting, shapes, facts.target)
+                if not self.shared and _is_shared(total):
+                    slug = slug or "shared-sum"
                 if fitting is None or slug is not None:
                     edit.refuse(node, slug or "skip-shape")
                 else:
@@ -131,7 +144,7 @@ def _fuse(
 ) -> None:
     kind, added = _KINDS[node.op_type], total.node.outputs[0]
     is_layer = node.op_type == "LayerNormalization"
-    is_shared = added.is_graph_output() or len(added.uses()) > 1
+    is_shared = _is_shared(total)
     shift = operand(node, 2) if is_layer else None
     distant = find_distant_bias(total, shapes) if total.bias is None else None
     bias = total.bias if distant is None else distant.bias
@@ -167,6 +180,11 @@ def _take_out(distant: DistantBias, change: Change) -> None:
     index = distant.reader.inputs.index(distant.add.outputs[0])
     change.set_input(distant.reader, index, distant.source)
     change.remove(distant.add)
+
+
+def _is_shared(total: ResidualSum) -> bool:
+    added = total.node.outputs[0]
+    return added.is_graph_output() or len(added.uses()) > 1
 
 
 def _epsilon(node: ir.Node) -> float:
