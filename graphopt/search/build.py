@@ -12,9 +12,17 @@ import onnx_ir as ir
 from graphopt._version import __version__
 from graphopt.calibration import Calibrator
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
-from graphopt.ir import Checkpoint, external_files, is_text_file, nodes, save, weight_bytes
+from graphopt.ir import (
+    Checkpoint,
+    external_files,
+    is_text_file,
+    nodes,
+    save,
+    structure_digest,
+    weight_bytes,
+)
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
-from graphopt.rewrite import Approximate
+from graphopt.rewrite import Approximate, Rounding
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
@@ -49,6 +57,7 @@ class Built:
         ledger: What its own pipeline did, after the stages that all candidates share.
         nodes: Nodes of all graphs.
         size_bytes: Bytes of its files.
+        digest: Of its structure; candidates with equal ones are the same model.
         is_original: No pass edited anything: it is the original, and needs no timing.
     """
 
@@ -58,6 +67,7 @@ class Built:
     ledger: Ledger
     nodes: int
     size_bytes: int
+    digest: str = ""
     is_original: bool = False
 
 
@@ -151,6 +161,7 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
     if not _has_effect(pipeline, ledger):
         return Rejected(candidate=candidate, reason="its passes found nothing to change")
     is_changed = bool(shared.ledger.edits or ledger.edits)
+    digest = structure_digest(model)  # before the recipe, which differs, is written into it
     files = _write(bench, candidate, model, folder, is_changed=is_changed)
     return Built(
         candidate=candidate,
@@ -159,6 +170,7 @@ def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) 
         ledger=ledger,
         nodes=sum(1 for _ in nodes(model)),
         size_bytes=sum(file.stat().st_size for file in files),
+        digest=digest,
         is_original=not is_changed,
     )
 
@@ -167,13 +179,16 @@ def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
     """Tell whether the passes that make the candidate what it is changed anything.
 
     Of a quantized candidate those are the approximate ones: an exact pass beside them that found
-    something to do does not make it quantized.
+    something to do does not make it quantized. Of a fused one they are those that round and that
+    no candidate goes through anyway; of one that is both, some of either.
     """
-    approximate = {
-        step.name for step in pipeline.passes() if isinstance(step.contract.numerics, Approximate)
-    }
-    decisive = approximate or {step.name for step in pipeline.passes()}
-    return not decisive or any(edit.pass_name in decisive for edit in ledger.journal.edits)
+    usual = {step.name for step in Pipeline.parse("@exact").passes()}
+    steps = tuple(pipeline.passes())
+    approximate = {step.name for step in steps if isinstance(step.contract.numerics, Approximate)}
+    rounding = {step.name for step in steps if isinstance(step.contract.numerics, Rounding)} - usual
+    decisive = [kind for kind in (approximate, rounding) if kind] or [{step.name for step in steps}]
+    edited = {edit.pass_name for edit in ledger.journal.edits}
+    return not steps or all(not edited.isdisjoint(kind) for kind in decisive)
 
 
 def _write(

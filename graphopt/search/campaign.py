@@ -55,8 +55,13 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
     shared = run_stages(bench)
     possible, rejected = plan_candidates(bench)
     measured: list[Measured] = []
+    names: dict[str, str] = {}
     for candidate in possible:
         built = build(bench, candidate, shared, folder)
+        if isinstance(built, Built):
+            first = names.setdefault(built.digest, candidate.name)
+            if first != candidate.name:  # timing it would take as long as timing another model
+                built = Rejected(candidate=candidate, reason=f"the same model as `{first}`")
         result = (
             measure(bench, built, original_bytes=original_bytes)
             if isinstance(built, Built)

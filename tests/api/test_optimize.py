@@ -41,7 +41,12 @@ def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(qu
     assert result.report.chosen == "static"
     assert result.gates_met
     assert result.exit_code == 0
-    assert status_of(result) == {"static": "chosen", "dynamic": "rejected", "float": "passed"}
+    assert status_of(result) == {
+        "static": "chosen",
+        "dynamic": "rejected",
+        "fused": "rejected",
+        "float": "passed",
+    }
     assert result.report.size_bytes.after < 0.3 * result.report.size_bytes.before
     assert abs(result.report.metric.drop) <= 0.01
 

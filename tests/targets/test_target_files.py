@@ -28,11 +28,20 @@ def write(folder: Path, text: str, name: str = "board.toml") -> Path:
 def test_the_two_targets_load():
     assert target_names() == ("cpu-fp32", "cpu-int8")
     float_target, int8 = (load_target(name) for name in target_names())
-    assert [item.name for item in float_target.enabled_candidates()] == ["exact", "undeclared"]
-    assert [item.name for item in int8.enabled_candidates()] == ["static", "dynamic", "float"]
-    assert [item.needs_calibration for item in int8.candidates] == [True, False, False]
+    assert [item.name for item in float_target.enabled_candidates()] == [
+        "exact",
+        "undeclared",
+        "fused",
+    ]
+    assert [item.name for item in int8.enabled_candidates()] == [
+        "static",
+        "dynamic",
+        "fused",
+        "float",
+    ]
+    assert [item.needs_calibration for item in int8.candidates] == [True, False, False, False]
     assert int8.pipeline_text(int8.candidates[1]) == "@exact,quantize-dynamic,clear-value-info"
-    assert int8.pipeline_text(int8.candidates[2]) == "@exact"
+    assert int8.pipeline_text(int8.candidates[3]) == "@exact"
     assert int8.runtime.threads == 1
     assert int8.gates == {
         "min_cosine": 0.97,
@@ -140,7 +149,7 @@ max_size_ratio = false
     assert target.device.minimum_onnxruntime == "1.20"
     assert target.precision.activation == "s8"
     assert target.precision.weight == "s8"
-    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "float"]
+    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "fused", "float"]
     assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
@@ -263,17 +272,17 @@ def test_with_gates_refuses_unknown_names(gates):
 def test_with_stages_switches_stages_and_candidates():
     target = int8().with_stages({"exact": False, "static": False})
     assert target.stage_text() == ""
-    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "float"]
+    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "fused", "float"]
     with pytest.raises(UnknownNameError, match="unknown stage `prun`"):
         int8().with_stages({"prun": True})
     with pytest.raises(OptionError, match="every candidate is switched off"):
-        int8().with_stages({"static": False, "dynamic": False, "float": False})
+        int8().with_stages(dict.fromkeys(("static", "dynamic", "fused", "float"), False))
 
 
 def test_a_name_of_a_stage_and_of_a_candidate_is_the_stage():
     target = load_target("cpu-fp32").with_stages({"exact": False})
     assert target.stage_text() == ""
-    assert [item.name for item in target.enabled_candidates()] == ["exact", "undeclared"]
+    assert [item.name for item in target.enabled_candidates()] == ["exact", "undeclared", "fused"]
 
 
 def test_with_threads():

@@ -22,6 +22,7 @@ def test_examples_load(tmp_path):
     board = load_target(path)
     assert [item.name for item in board.enabled_candidates()] == [
         "dynamic",
+        "fused",
         "float",
         "both",
     ]

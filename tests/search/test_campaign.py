@@ -1,0 +1,39 @@
+"""Candidates, from a prepared workbench to a choice."""
+
+from graphopt import ir as gir
+from graphopt.search import Reporter, explore, prepare
+from graphopt.targets import load_target
+
+DECLARED = """<ir_version: 10, opset_import: ["": 17]>
+g (float[N, 4] x) => (float[N, 4] y) <float[N, 4] a> { a = Exp(x)  y = Relu(a) }"""
+
+TARGET = """name = "twice"
+summary = "three candidates, of which two are the same and one has nothing to fuse"
+extends = "cpu-fp32"
+
+[candidates.again]
+summary = "the same in other words"
+pipeline = "eliminate-identities,clear-value-info"
+"""
+
+
+def test_only_what_differs_and_is_what_it_says_is_measured(tmp_path):
+    path, target = tmp_path / "declared.onnx", tmp_path / "twice.toml"
+    gir.save(gir.from_text(DECLARED), path)
+    target.write_text(TARGET, encoding="utf-8")
+    bench = prepare(
+        path,
+        load_target(target),
+        calibration=None,
+        evaluation=None,
+        metric=None,
+        latency_budget_s=None,
+        seed=0,
+        report=Reporter(),
+    )
+    outcome = explore(bench, tmp_path)
+    assert [item.built.candidate.name for item in outcome.measured] == ["exact", "undeclared"]
+    assert {item.candidate.name: item.reason for item in outcome.rejected} == {
+        "fused": "its passes found nothing to change",
+        "again": "the same model as `undeclared`",
+    }
