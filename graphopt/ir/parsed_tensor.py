@@ -49,10 +49,13 @@ class ParsedTensor(ir.TensorProtoTensor):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the elements, read-only."""
-        if self._array is None:
-            self._array = super().numpy()
-            self._array.flags.writeable = False
-        return self._array
+        if self._array is not None:
+            return self._array
+        array = super().numpy()
+        array.flags.writeable = False
+        if array.nbytes <= _REMEMBERED_BYTES:  # large ones came as lists of numbers, held already
+            self._array = array
+        return array
 
 
 _REMEMBERED_BYTES = 1 << 16
