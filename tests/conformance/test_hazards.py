@@ -51,7 +51,26 @@ HAZARDS = {
         """(float[2] x) => (float[2] x, float[2] y, float[2] w) <float[2] w = {1, 2}> { y = Identity(x) }""",
         "Identity",
     ),
+    "a number of trips that a caller may override": (
+        """(float[2] x, int64 n = {1}) => (float[2] z) { z = Loop(n, "", x) <body = b
+        (int64 i, bool c, float[2] s) => (bool c2, float[2] r) { c2 = Identity(c) r = Neg(s) }> }""",
+        "Loop Identity Neg",
+    ),
     # -- subgraphs
+    "a branch always taken that returns a weight and an outer value": (
+        """(float[2] x) => (float[2] z, float[2] v, float[2] u) <bool c = {1}> { y = Exp(x) z, v, u = If(c) <
+        then_branch = t () => (float[2] w, float[2] o, float[2] k) <float[2] w = {1, 2}>
+          { o = Identity(y) k = Neg(w) },
+        else_branch = e () => (float[2] a, float[2] b, float[2] d) { a = Neg(x) b = Abs(x) d = Sin(x) }> }""",
+        "Exp Identity",
+    ),
+    "random numbers and unknown trips in loops": (
+        """(int64 n, float[2] x) => (float[2] z, int64[1] k) { z, q = Loop(n, "", x) <body = b
+        (int64 i, bool c, float[2] s) => (bool c2, float[2] r, float[2] o)
+        { c2 = Identity(c) o = RandomNormalLike(x) p = RandomNormalLike(x) d = Sub(o, p) e = IsNaN(d)
+        f = Cast<to = 1>(e) r = Add(s, f) }> k = Shape<start = 1, end = 2>(q) }""",
+        "Loop RandomNormalLike RandomNormalLike",
+    ),
     "a Loop body that returns its state": (
         """(int64 n, bool go, float[2] x) => (float[2] z, float[K,2] o) { z, o = Loop(n, go, x) <body = b
         (int64 i, bool c, float[2] s) => (bool c2, float[2] r, float[2] q)
@@ -179,6 +198,11 @@ HAZARDS = {
         { p = Mul(a, b) z = Mul(x, p) q = Add(d, c) r = Add(c, d) s = Add(q, r) j = Add(i, s) }""",
         "Mul Add",
     ),
+    "a product of integers and a sum": (
+        """(int32[N,2] x) => (int32[N,2] z) <int32[2,2] w = {1, 2, 3, 4}, int32[2] b = {5, 6}>
+        { y = MatMul(x, w) z = Add(y, b) }""",
+        "MatMul Add",
+    ),
     "casts that lose, and conversions out of range": (
         """(float[9] x) => (float[9] a, bool[9] b, double[9] d) <float[2] big = {1e30, -1e30}> { i = Cast<to = 10>(x)
         a = Cast<to = 1>(i) w = Cast<to = 11>(x) n = Cast<to = 1>(w) b = Cast<to = 9>(n) d = Cast<to = 11>(n) }""",
@@ -187,7 +211,7 @@ HAZARDS = {
     "division of integers": (
         """(int32[2] x) => (int32[2] z) <int32[2] a = {-7, 7}, int32[2] b = {2, -2}> { q = Div(a, b) m = Mod(a, b)
         y = Add(x, q) z = Add(y, m) }""",
-        "Div Mod Add Add",
+        "Mod Add Add",
     ),
     # -- versions of operators
     "Softmax of opset 11 in a function of its own opset": (
@@ -221,7 +245,7 @@ HAZARDS = {
     # -- kinds of values
     "nothing to concatenate": (
         "(float[0] x, int32[0] i) => (float[0] z, int32[0] j) { c = Concat<axis = 0>(x, x) z = Relu(c) d = Concat<axis = 0>(i, i) j = Neg(d) }",
-        "Concat Relu Concat Neg",
+        "Concat Relu Neg",
     ),
     "dimensions of size zero": (
         """(float[N,0] x) => (float[N,0] z, float[0,M] y, int64[2] s) { z = Identity(x) y = Transpose(x) s = Shape(y) }""",
