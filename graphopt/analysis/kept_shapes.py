@@ -11,6 +11,7 @@ from graphopt.analysis.operators import Operators
 from graphopt.analysis.shapes import (
     Inference,
     Part,
+    declared_shapes,
     inner_nodes,
     is_shown_alike,
     known_from_the_model,
@@ -132,10 +133,13 @@ class KeptShapes(ShapeTable):
 
     def _renew_constants(self, node: ir.Node) -> None:
         for value in node.inputs:
-            if value is not None and value.is_initializer():
-                tensor = constant_tensor(value)
-                if tensor is not None:
-                    self._shapes[value] = shape_of_tensor(tensor)
+            if value is None or not value.is_initializer():
+                continue
+            tensor = constant_tensor(value)
+            if tensor is not None:
+                self._shapes[value] = shape_of_tensor(tensor)
+            elif value.graph is self._model.graph:  # one that may be overridden
+                self._shapes.update(declared_shapes([value]))
 
     def _unit_of(self, node: ir.Node) -> ir.Node | None:
         """Return the node of the main graph that is or holds ``node``; ``None`` if not known."""

@@ -24,6 +24,7 @@ from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 __all__ = [
     "Inference",
     "Part",
+    "declared_shapes",
     "infer_shapes",
     "inner_nodes",
     "is_shown_alike",
@@ -188,7 +189,7 @@ def _symbols(shape: ValueShape) -> Iterator[str]:
 
 def _declared_symbols(model: ir.Model) -> dict[str, str]:
     """Return the names that the inputs of the model give to sizes, each for itself."""
-    shapes = (known for _, known in _declared_inputs(model))
+    shapes = (known for _, known in declared_shapes(model.graph.inputs))
     return {dim: dim for shape in shapes for dim in _symbols(shape)}
 
 
@@ -349,7 +350,7 @@ def shape_of_tensor(tensor: ir.TensorProtocol) -> ValueShape:
 
 def known_from_the_model(model: ir.Model) -> dict[ir.Value, ValueShape]:
     """Return what needs no inference: the inputs of the model, and initializers."""
-    known = dict(_declared_inputs(model))
+    known = dict(declared_shapes(model.graph.inputs))
     for graph in graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None and not value.is_graph_input():
@@ -357,8 +358,9 @@ def known_from_the_model(model: ir.Model) -> dict[ir.Value, ValueShape]:
     return known
 
 
-def _declared_inputs(model: ir.Model) -> Iterator[tuple[ir.Value, ValueShape]]:
-    for value in model.graph.inputs:
+def declared_shapes(inputs: Iterable[ir.Value]) -> Iterator[tuple[ir.Value, ValueShape]]:
+    """Yield the types and shapes that ``inputs`` of the model are declared with, if tensors."""
+    for value in inputs:
         if isinstance(value.type, ir.TensorType):
             yield value, ValueShape(value.dtype, _dims(value.shape))
 
