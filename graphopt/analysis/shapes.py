@@ -24,6 +24,7 @@ from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 __all__ = [
     "Inference",
     "Part",
+    "PartWriter",
     "declared_shapes",
     "infer_shapes",
     "inner_nodes",
@@ -53,8 +54,7 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
     Believed are the inputs of the model, its initializers and constants. Not believed is what the
     model declares for any other value, its outputs included: files lie there. Symbolic dimensions
     keep the names that the inputs give them; equal names are equal sizes. The table is silent
-    about values that inference cannot tell, about values inside functions, and where a value is
-    not a tensor.
+    about what inference cannot tell, what is inside functions, and what is not a tensor.
 
     Time O(nodes + edges); no weight above 64 elements is read.
     """
@@ -113,20 +113,11 @@ class Inference:
                 return self._renamed(found, part)
             opaque = opaque.union(misread)
 
-    def accepts(self, part: Part) -> bool:
-        """Tell whether inference finds no contradiction in ``part``, as the runtime demands."""
-        proto = _PartWriter(self._model, self._operators, frozenset()).part(part)
-        try:
-            onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-        except _FAILURES:
-            return False
-        return True
-
     def _run_once(
         self, part: Part, opaque: frozenset[ir.Node]
     ) -> dict[ir.Value, ValueShape] | None:
         """Run inference once; nothing is believed about the results of ``opaque`` nodes."""
-        writer = _PartWriter(self._model, self._operators, opaque)
+        writer = PartWriter(self._model, self._operators, opaque)
         inferred = self._infer(writer.part(part))
         if inferred is None:
             return None
@@ -201,7 +192,7 @@ def inner_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
             yield from inner_nodes(graph)
 
 
-class _PartWriter(ProtoWriter):
+class PartWriter(ProtoWriter):
     """Writes nodes as a whole model; weights become inputs of the main graph.
 
     What inference would misread is written as an operator that it does not know.

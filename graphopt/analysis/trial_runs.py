@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.shapes import Inference, Part
+from graphopt.analysis.operators import Operators
+from graphopt.analysis.shapes import Part, PartWriter
 from graphopt.ir import clone, graphs
 from graphopt.rewrite import Edit, Editor, Journal
 
@@ -17,6 +19,7 @@ Rewrite = Callable[[ir.Model, Editor, frozenset[str]], None]
 
 _MAX_PLACES = 8
 _TRIAL = "trial"
+_FAILURES = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
 
 
 def contradictory_places(model: ir.Model, rewrite: Rewrite) -> frozenset[str]:
@@ -74,4 +77,11 @@ def _skip_identities(model: ir.Model) -> None:
 
 
 def _is_accepted(model: ir.Model) -> bool:
-    return Inference(model).accepts(Part(list(model.graph)))
+    """Tell whether shape inference finds no contradiction, as the runtime demands."""
+    writer = PartWriter(model, Operators(model), frozenset())
+    proto = writer.part(Part(list(model.graph)))
+    try:
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except _FAILURES:
+        return False
+    return True
