@@ -139,7 +139,7 @@ def _values_side(softmax: ir.Node, shapes: SymbolicTable, version: int) -> _Valu
         return Mismatch("unknown-shapes", f"MatMul `{product.name}` broadcasts")
     merged = _merged(product.outputs[0], value, shapes)
     if merged is None:
-        why = f"no Transpose and Reshape follow MatMul `{product.name}`"
+        why = f"not by one Transpose and one Reshape alone: {_following(product)}"
         return Mismatch("heads-not-merged", why)
     return _ValuesSide(value, dims, is_guarded, *merged)
 
@@ -245,6 +245,20 @@ def _merged(context: ir.Value, value: Heads, shapes: SymbolicTable) -> tuple[ir.
         return None
     merge = _only_reader(transpose.outputs[0], "Reshape")
     return None if merge is None else (merge, False)
+
+
+def _following(product: ir.Node) -> str:
+    """Say who reads what a product computes, up to the first value with several readers."""
+    node = product
+    steps: list[str] = []
+    while len(steps) < _RANK:
+        users = [f"{user.op_type} `{user.name}`" for user, _ in node.outputs[0].uses()]
+        of = f"{node.op_type} `{node.name}`"
+        steps.append(f"{of} is read by {' and '.join(users) or 'no node'}")
+        if len(users) != 1 or node.op_type == "Reshape":
+            break
+        node = next(iter(node.outputs[0].uses())).node
+    return ", ".join(steps)
 
 
 def _obstacle(value: ir.Value | None) -> str:

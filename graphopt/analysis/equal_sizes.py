@@ -110,16 +110,20 @@ _BROADCASTING = frozenset({"Add", "And", "Div", "Mul", "Sub", "Where"})
 
 
 def _equate_cuts(node: ir.Node, shapes: SymbolicTable, found: EqualSizes) -> None:
-    """Find sizes that are equal, or one of them is cut off at a number above 1.
+    """Find sizes that are equal, or one of them is cut off at a limit.
 
-    They fit together only where nothing is cut off: what is cut off is larger than 1.
+    Two such sizes fit together where nothing is cut off, or where the limit is 1: what they make
+    together is the size that is not cut off either way.
     """
     known = [dims for value in node.inputs if (dims := shapes.symbolic.dims(value))]
+    result = shapes.symbolic.dims(node.outputs[0])
     for one, other in itertools.permutations(known, 2):
-        for first, second in zip(reversed(one), reversed(other), strict=False):
+        for axis, (first, second) in enumerate(zip(reversed(one), reversed(other), strict=False)):
             limit = limit_of(first, second) if first != second else None
             if isinstance(limit, int) and limit > 1:
                 found.equate(shapes.name_of(first), shapes.name_of(second))
+            elif limit is not None and result is not None and len(known) == 2:  # noqa: PLR2004
+                found.equate(shapes.name_of(result[-1 - axis]), shapes.name_of(second))
 
 
 def _equate_last_unknown(

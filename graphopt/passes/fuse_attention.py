@@ -46,22 +46,27 @@ class FuseAttention(Pass):
     """Turn attention over heads into one operator of ONNX Runtime.
 
     What it does
-        From each Softmax outward: the product of queries and keys, scaled anywhere by constants,
-        masks that are added to it, the product with the values, the merged heads. Where queries,
-        keys and values are linear layers of one input, their weights are packed into one matrix
-        and `Attention` computes all of it; else `MultiHeadAttention` takes their results, and
-        their biases packed. A mask that says of each key whether it counts is handed over as
-        such, where it is computed of zeros and ones; others as what is added to the scores.
-        Functions of the model are left alone.
+        From each Softmax outward: the product of queries and keys, scaled anywhere by constants;
+        masks that are added to it, or chosen by Where, in any view of the scores; the product with
+        the values; the merged heads. Queries, keys and values are split into heads by Reshape and
+        Transpose, or split already, may be matrices of their own as `torch.bmm` wants them, and may
+        continue keys and values of earlier runs.
+        Where one linear layer computes all three, or three of one input do, `Attention` computes
+        them too; else `MultiHeadAttention` takes their results, and their biases packed; it joins
+        past and present itself where nobody asks for them before. A mask that says of each key
+        whether it counts is handed over as such, where it is computed of zeros and ones; others as
+        what is added to the scores. NaN is replaced by 0 afterwards where a mask may hold infinity,
+        and left out of account where none can. Functions of the model are left alone.
+        Graphs are expected as `@exact` leaves them: an exporter's own have too much in between.
 
     When it refuses
         `no-attention`      the Softmax is not over the last axis, or no product follows it.
-        `heads-not-split`   queries, keys or values are not split by Reshape and Transpose.
-        `heads-not-merged`  no Transpose and Reshape merge the heads.
+        `heads-not-split`   queries or values are of no known heads, or keys are not transposed.
+        `heads-not-merged`  no Transpose and Reshape alone merge the heads.
         `heads-differ`      numbers or sizes of heads differ, or the values are scaled.
         `unknown-shapes`    batch and sequence are not provably the same all the way.
-        `mask-shape`        a mask is not provably of the shape (B or 1, H or 1, S, T).
-        `mask-form`         scores are replaced by a number, or NaN by 0.
+        `mask-shape`        a mask is not provably within (B, H, S, T).
+        `mask-form`         scores are replaced by a number that adding cannot make of them.
         `element-type`      the elements are not float, which is what kernels exist for.
         `read-elsewhere`    the attention weights are read by others too.
 

@@ -5,8 +5,9 @@ import collections
 import numpy as np
 import pytest
 
-from graphopt.ir import from_text, nodes
+from graphopt.ir import from_text, model_bytes, nodes
 from graphopt.pipeline import Pipeline
+from graphopt.runtime import shared_worker
 
 WIDTH, COUNT, SIZE = 8, 2, 4
 RANDOM = np.random.default_rng(7)
@@ -130,3 +131,55 @@ def test_attention_is_found(build):
     found = collections.Counter(node.op_type for node in nodes(model))
     assert "Softmax" not in found
     assert found["Attention"] + found["MultiHeadAttention"] == 1
+
+
+DECODER = """
+    mask = Concat<axis = 3>(earlier, own)
+    qh = Reshape(q, heads)  qt = Transpose<perm = [0, 2, 1, 3]>(qh)
+    kh = Reshape(k, heads)  kt = Transpose<perm = [0, 2, 1, 3]>(kh)  pk = Concat<axis = 2>(k0, kt)
+    vh = Reshape(v, heads)  vt = Transpose<perm = [0, 2, 1, 3]>(vh)  pv = Concat<axis = 2>(v0, vt)
+    kx = Transpose<perm = [0, 1, 3, 2]>(pk)  s = MatMul(qt, kx)  sc = Mul(s, scale)  %s
+    p = Softmax<axis = -1>(sm)  %s  c = MatMul(%s, pv)
+    ct = Transpose<perm = [0, 2, 1, 3]>(c)  z = Reshape(ct, merged)"""
+CACHE = (
+    "float[B,S,8] q, float[B,S,8] k, float[B,S,8] v, float[B,2,P,4] k0, float[B,2,P,4] v0, "
+    "bool[B,1,S,P] earlier, bool[B,1,S,S] own"
+)
+GUARD = "nan = IsNaN(p)  w = Where(nan, zero, p)"
+MASKS = {
+    "infinity, guarded": ("m = Where(mask, zero, inf)  sm = Add(sc, m)", GUARD),
+    "infinity": ("m = Where(mask, zero, inf)  sm = Add(sc, m)", ""),
+    "least, guarded": ("m = Where(mask, zero, least)  sm = Add(sc, m)", GUARD),
+    "chosen": ("sm = Where(mask, sc, least)", ""),
+    "chosen infinity, guarded": ("sm = Where(mask, sc, inf)", GUARD),
+    "chosen, and least added": (
+        "m = Where(mask, zero, least)  sw = Where(mask, sc, least)  sm = Add(m, sw)",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", MASKS)
+@pytest.mark.parametrize(("batch", "length", "past"), [(2, 3, 4), (1, 1, 5), (2, 5, 0)])
+def test_masked_rows_and_pasts_of_any_length_are_the_same(form, batch, length, past):
+    text = model_of(
+        CACHE,
+        DECODER % (*MASKS[form], "w" if MASKS[form][1] else "p"),
+        **NUMBERS,
+        heads=np.array([0, 0, COUNT, SIZE]),
+        merged=np.array([0, 0, WIDTH]),
+        zero=np.float32(0),
+        inf=np.float32(-np.inf),
+        least=np.finfo(np.float32).min,
+    )
+    mask = RANDOM.random((batch, 1, length, past + length)) < 0.7
+    mask[0, 0, 0] = False  # no key counts for the first token
+    mask[-1, 0, -1] = True
+    feeds = {name: matrix(batch, length, WIDTH) for name in "qkv"}
+    feeds |= {"earlier": mask[..., :past], "own": mask[..., past:]}
+    feeds |= {name: matrix(batch, COUNT, past, SIZE) for name in ("k0", "v0")}
+    expected = shared_worker().evaluate(model_bytes(text), feeds)
+    Pipeline.parse("fuse-attention").run(text, verify="structure")
+    assert "Softmax" not in {node.op_type for node in nodes(text)}
+    found = shared_worker().evaluate(model_bytes(text), feeds)
+    np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-4, atol=1e-5)
