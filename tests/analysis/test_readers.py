@@ -22,8 +22,8 @@ def test_the_reader_is_found():
         "(float[N] x) => (float[N] z, float[N] y) { y = Exp(x)  z = Abs(y) }",
         "(float[N] x) => (float[N] z) { y = Exp(x)  z = Add(y, y) }",
         "(float[N] x) => (float[N] z, float[N] u) { y = Exp(x)  z = Abs(y)  u = Neg(y) }",
-        '<ir_version: 10, opset_import: ["" : 20, "toy" : 1]> '
-        "g (float[N] x) => (float[N] z) { y = Exp(x)  z = toy.Abs(y) }",
+        """<ir_version: 10, opset_import: ["" : 20, "toy" : 1]>
+            g (float[N] x) => (float[N] z) { y = Exp(x)  z = toy.Abs(y) }""",
         """(float[N] x, bool c) => (float[N] z) { y = Exp(x)  z = If (c) <
             then_branch = t () => (float[N] u) { u = Abs(y) },
             else_branch = e () => (float[N] v) { v = Identity(x) }> }""",
