@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -110,16 +110,17 @@ class KeptShapes(ShapeTable):
         return [
             user
             for user, old, new in touched.replaced
-            if user.graph is not None and not self._is_alike(old, new)
+            if user.graph is not None and not self._is_alike(old, new, touched.nodes)
         ]
 
-    def _is_alike(self, old: ir.Value, new: ir.Value) -> bool:
+    def _is_alike(self, old: ir.Value, new: ir.Value, pending: Container[object]) -> bool:
         """Tell whether readers of ``new`` infer what they did from ``old``, whose place it took."""
         before, after = constant_tensor(old) or old.const_value, constant_tensor(new)
         if after is not None:
             self._shapes[new] = shape_of_tensor(after)
             return before is not None and is_shown_alike(before, after)
-        if new not in self._shapes:  # it is inferred itself; its readers are where that is other
+        if new not in self._shapes and new.producer() in pending:
+            # It is inferred itself, and its readers are where something else comes out.
             self._stand_in(old, new)
         is_same = before is None and self._shapes.get(old) == self._shapes.get(new)
         return is_same and not self._may_hold_sizes(new)

@@ -79,7 +79,7 @@ def run_pipeline(
         progress=_pass_progress(report),
         print_after=print_after,
     )
-    result = manager.run(model, steps, source=path, shapes=shapes)
+    result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
     result.ledger.notes += calibrator.notes if calibrator is not None else []
     files = () if output is None else save(result.model, output, progress=_byte_progress(report))
     after = summarise(model, shapes=shapes.renewed(model))

@@ -1,4 +1,4 @@
-"""One group from checkpoint to accepted result."""
+"""One group from its start to an accepted result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError, PostconditionError, RuntimeFailure, VerificationError
-from graphopt.ir import Checkpoint
 from graphopt.pipeline.bisection import find_guilty
 from graphopt.pipeline.execution import Execution, Limits, Place, StepFailure
 from graphopt.pipeline.facts_source import FactsSource
@@ -16,6 +15,7 @@ from graphopt.pipeline.failure import Failure
 from graphopt.pipeline.group_check import GroupCheck
 from graphopt.pipeline.groups import Group
 from graphopt.pipeline.ledger import Ledger, PassEntry
+from graphopt.pipeline.lineage import Lineage
 from graphopt.pipeline.numerics import NumericJudge
 from graphopt.pipeline.reproducer import write_reproducer
 from graphopt.pipeline.standing import Standing
@@ -37,6 +37,7 @@ class Run:
     Attributes:
         manager: The settings that the caller chose.
         standing: What is known of the model as it is.
+        lineage: Where the states before groups come from.
         facts: Where other facts come from.
         judge: Compares outputs; ``None`` where numerics are not verified.
         known_faults: Structural faults that the model came with.
@@ -45,6 +46,7 @@ class Run:
 
     manager: PassManager
     standing: Standing
+    lineage: Lineage
     facts: FactsSource
     judge: NumericJudge | None
     known_faults: frozenset[str]
@@ -66,11 +68,9 @@ class GroupRun:
         return self.whole.standing.model
 
     def __post_init__(self) -> None:
-        """Remember the state and the interface before the group."""
+        """Remember what is known, and the interface, before the group."""
         self._mark = self.whole.standing.mark()
         self._timing = self.whole.ledger.timing.part(f"group {self.group.number}")
-        with self._timing.part("checkpoint").running():
-            self._checkpoint = Checkpoint.take(self.model)
         self._check = GroupCheck(
             group=self.group,
             interface=Interface.of(self.model),
@@ -96,7 +96,7 @@ class GroupRun:
                 raise
 
     def _restore(self) -> None:
-        self._checkpoint.restore(self.model)
+        self.whole.lineage.checkpoint().restore(self.model)
         self.whole.standing.rewind(self._mark)
 
     def _attempt(self) -> Execution | None:
@@ -174,9 +174,10 @@ class GroupRun:
         ledger.entries += [*entries, *self._rolled_back]
         ledger.notes += execution.notes
         ledger.adopt(execution.journal)
+        self.whole.lineage.accept(execution)
 
     def _replay(self, limits: Limits) -> tuple[ir.Model, Execution]:
-        model = self._checkpoint.new_model()
+        model = self.whole.lineage.checkpoint().new_model()
         replay = self._execution(Standing(model, mark=self._mark), limits)
         replay.run()
         return model, replay

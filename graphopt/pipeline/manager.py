@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from graphopt.pipeline.group_check import Verify
 from graphopt.pipeline.group_run import GroupRun, Run
 from graphopt.pipeline.groups import groups_of
 from graphopt.pipeline.ledger import Ledger
+from graphopt.pipeline.lineage import Lineage
 from graphopt.pipeline.numerics import Feeds, NumericJudge
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.reproducer import Weights
@@ -100,6 +101,7 @@ class PassManager:
         *,
         source: str | Path | None = None,
         shapes: KeptShapes | None = None,
+        origin: Callable[[], ir.Model] | None = None,
     ) -> PipelineResult:
         """Run a pipeline on a model, in place.
 
@@ -109,6 +111,8 @@ class PassManager:
             source: The file that ``model`` was loaded from, which serves as reference for
                 numerics; where ``None``, the model as given does.
             shapes: Those of ``model``, where the caller has asked for some; they follow the edits.
+            origin: Makes another model in the state of ``model``, for the case that it has to be
+                put back: where ``None``, its structure is copied beforehand.
 
         Raises:
             PreconditionError: A pass needs a target or samples, and none were given.
@@ -117,10 +121,12 @@ class PassManager:
             UnsupportedModelError: The runtime cannot run the model as given.
         """
         ledger = Ledger(pipeline=str(pipeline), seed=self.seed, verify=self.verify)
+        facts = FactsSource(self.target, self.statistics_provider)
         whole = Run(
             manager=self,
             standing=Standing(model, shapes),
-            facts=FactsSource(self.target, self.statistics_provider),
+            lineage=Lineage(model, facts, origin),
+            facts=facts,
             judge=self._judge(model, source),
             known_faults=self._known_faults(model, ledger),
             ledger=ledger,

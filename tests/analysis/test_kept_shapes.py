@@ -79,7 +79,7 @@ def test_the_table_follows_every_pass(model):
 @RANDOM
 @given(models(max_nodes=16), st.integers(0, 2**32))
 def test_the_table_follows_edits_that_make_no_sense(model, seed):
-    rng, kept = random.Random(seed), KeptShapes(model)
+    rng, kept = random.Random(seed), KeptShapes(model)  # noqa: S311 - nothing is secret
     kept.renewed(model)
     for _ in range(6):
         editor = Editor(model, pass_name="random", journal=journal_of(kept))
