@@ -18,6 +18,7 @@ __all__ = [
     "Replacement",
     "Step",
     "constant_of",
+    "ends_fusable_arithmetic",
     "is_private",
     "is_shared",
     "normalized",
@@ -29,6 +30,9 @@ __all__ = [
 
 _MOST_ELEMENTS = 1 << 18
 _SMALL_ELEMENTS = 1 << 10
+_ARITHMETIC = frozenset({"Add", "Div", "Mul", "Reciprocal"})
+_HEARTS = frozenset({"Erf", "Pow", "Sqrt", "Tanh"})
+_STEPS_OF_ARITHMETIC = 4
 _BROADCASTS_SINCE = 7
 """Opset since which shapes are aligned at the last axis, whatever attributes say."""
 
@@ -124,6 +128,22 @@ def sole_reader(value: ir.Value) -> ir.Node | None:
     user = next(iter(value.uses())).node
     producer = value.producer()
     return user if producer is not None and user.graph is producer.graph else None
+
+
+def ends_fusable_arithmetic(step: Step) -> bool:
+    """Tell whether the factor is the last step of a Gelu or a normalization in arithmetic.
+
+    The runtime, and passes that emit its own operators, fuse such arithmetic with the factor; it is
+    worth more there than in a weight.
+    """
+    layer: list[ir.Value] = [step.source]
+    for _ in range(_STEPS_OF_ARITHMETIC):
+        nodes = [node for value in layer if (node := value.producer()) is not None]
+        if any(node.op_type in _HEARTS and not node.domain for node in nodes):
+            return True
+        inner = [node for node in nodes if node.op_type in _ARITHMETIC]
+        layer = [value for node in inner for value in node.inputs if value is not None]
+    return False
 
 
 def put_constant(replacement: Replacement, change: Change) -> None:

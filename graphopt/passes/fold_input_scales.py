@@ -8,7 +8,13 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
-from graphopt.analysis.constant_arithmetic import Replacement, Step, put_constant, scale_step
+from graphopt.analysis.constant_arithmetic import (
+    Replacement,
+    Step,
+    ends_fusable_arithmetic,
+    put_constant,
+    scale_step,
+)
 from graphopt.analysis.layer_inputs import replacements_for
 from graphopt.ir import graphs
 from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding
@@ -24,14 +30,15 @@ class FoldInputScales(Pass):
         A Mul or Div by a constant, a Neg, or a BatchNormalization in inference mode goes where
         only layers with constant weights read it: its factors, one or one per channel, go into the
         weights of Conv, Gemm and MatMul, and what BatchNormalization adds into the bias of Gemm
-        and of a Conv that does not pad. The factor of a normalization spares the layers after it a
-        pass over their input. Functions of the model are left alone.
+        and of a Conv that does not pad. Functions of the model are left alone.
 
     When it refuses
         `read-elsewhere`  not only such layers read the result.
         `shared-weight`   a weight has other readers and is not small, so that a copy would make the
                           file grow; or a quantization annotation tells its range.
         `padded`          something is added before a layer that pads with zeros, or has no bias.
+        `fused-at-load`   it is the last factor of a Gelu or a normalization in arithmetic, which
+                          the runtime fuses with it.
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes.
@@ -83,6 +90,8 @@ def _fold(step: Step, edit: Editor) -> None:
     refusals = [one for one in found if isinstance(one, str)]
     if refusals:
         edit.refuse(step.node, refusals[0])
+    elif ends_fusable_arithmetic(step):
+        edit.refuse(step.node, "fused-at-load")
     elif is_seen or None in found or any(use.idx for use in users):
         edit.refuse(step.node, "read-elsewhere")
     else:

@@ -9,7 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
-from graphopt.analysis.constant_arithmetic import Step, put_constant, scale_step
+from graphopt.analysis.constant_arithmetic import (
+    Step,
+    ends_fusable_arithmetic,
+    put_constant,
+    scale_step,
+)
 from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.scale_paths import Refused, absorbed_above, absorbed_across
 from graphopt.ir import graphs
@@ -87,7 +92,8 @@ class FoldScales(Pass):
 
 def _fold(step: Step, shapes: GrowingShapes, edit: Editor) -> None:
     found = absorbed_above(step.source, step.factors, shapes)
-    if not isinstance(found, tuple) and step.summands is None:
+    may_cross = step.summands is None and not ends_fusable_arithmetic(step)
+    if not isinstance(found, tuple) and may_cross:
         found = absorbed_across(step.node.outputs[0], step.factors, shapes) or found
     if isinstance(found, Refused):
         edit.refuse(step.node, found.slug)
