@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from graphopt.errors import OutputError
 __all__ = ["PendingFile", "atomic_file", "output_error", "pending_file"]
 
 _DESCRIPTORS = Path("/proc/self/fd")
+_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOENT, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -59,11 +61,23 @@ class PendingFile:
         if is_replacing:
             os.fsync(self.stream.fileno())
         if self.path != self._hidden:
-            # Without a descriptor, here of no use, Python links to the link that `path` is.
-            os.link(self.path, self._hidden, src_dir_fd=self.stream.fileno(), follow_symlinks=True)
+            self._give_name()
         self._hidden.replace(file)
         if is_replacing:
             _sync_folder(file.parent)
+
+    def _give_name(self) -> None:
+        try:
+            # Without a descriptor, here of no use, Python links to the link that `path` is.
+            os.link(self.path, self._hidden, src_dir_fd=self.stream.fileno(), follow_symlinks=True)
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            # Some sandboxes and network disks open such files, and then refuse to name them.
+            with self.path.open("rb") as written, self._hidden.open("xb") as named:
+                shutil.copyfileobj(written, named)
+                named.flush()
+                os.fsync(named.fileno())
 
     def discard(self) -> None:
         """Close the file; unless it was published it is gone."""
