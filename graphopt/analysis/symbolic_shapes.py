@@ -185,7 +185,11 @@ class SymbolicShapes:
                 self._computed.add(output)
 
     def _bounded(self, elements: Elements, dtype: ir.DataType | None) -> Elements:
-        flat = [self._bounded_item(item, dtype) for item in elements.reshape(-1).tolist()]
+        items = elements.reshape(-1).tolist()
+        limit = _INT32_LIMIT if dtype == ir.DataType.INT32 else _INT64_LIMIT
+        if all(type(item) is int and -limit <= item < limit for item in items):
+            return elements  # most are
+        flat = [self._bounded_item(item, dtype) for item in items]
         found = np.empty(len(flat), object)
         found[:] = flat
         return found.reshape(elements.shape)

@@ -20,7 +20,7 @@ class SymbolicTable(ShapeTable):
 
     def __init__(self, model: ir.Model, table: ShapeTable) -> None:
         super().__init__({})
-        self.symbolic = SymbolicShapes(model, table)
+        self.symbolic = SymbolicShapes.kept(model, table)
         self._table = table
         self._names: dict[Expression, str] = {}
         self._taken: dict[str, Expression] = {}
