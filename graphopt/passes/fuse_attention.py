@@ -92,6 +92,8 @@ class FuseAttention(Pass):
         is_idempotent=True,
     )
 
+    anchors: ClassVar[frozenset[str] | None] = frozenset({"Softmax"})
+
     packed: bool = option(True, help="pack linear layers of one input into Attention")
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
