@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from graphopt.rewrite import ValueShape
+import onnx_ir as ir
+
+from graphopt.rewrite import ShapeTable, ValueShape
 
 __all__ = [
+    "is_same_rank",
     "reshape_target_of",
     "same_shape",
     "same_shape_and_count",
@@ -17,6 +20,17 @@ def same_shape(first: ValueShape | None, second: ValueShape | None) -> bool:
     if first is None or second is None or first.dims is None or second.dims is None:
         return False
     return first.dims == second.dims and None not in first.dims
+
+
+def is_same_rank(first: ir.Value, second: ir.Value, shapes: ShapeTable) -> bool:
+    """Tell whether two values are known to have equally many dimensions.
+
+    Constants of one element keep sizes, but may have more dimensions than what they are applied to.
+    """
+    one, other = shapes.of(first), shapes.of(second)
+    if one is None or other is None or one.dims is None or other.dims is None:
+        return False
+    return len(one.dims) == len(other.dims)
 
 
 def same_shape_and_count(first: ValueShape | None, second: ValueShape | None) -> bool:

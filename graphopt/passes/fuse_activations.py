@@ -11,11 +11,13 @@ import onnx_ir as ir
 
 from graphopt.analysis import Operators
 from graphopt.analysis.contrib import is_supported_type
+from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.operands import operand
 from graphopt.analysis.orphans import orphans
 from graphopt.analysis.polynomials import is_close, polynomial_of
+from graphopt.analysis.shape_proofs import is_same_rank
 from graphopt.ir import constant_array, graphs
-from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding
+from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding, ShapeTable, TargetFacts
 
 __all__ = ["FuseActivations"]
 
@@ -49,6 +51,8 @@ class FuseActivations(Pass):
     When it refuses
         `opset-too-low`   the opset has no such operator: HardSwish before 14, Mish before 18.
         `element-type`    the elements are not float, which is what kernels exist for.
+        `higher-rank`     a constant has more dimensions than what is read, and gives them to the
+                          result; or nobody knows.
         `read-elsewhere`  what is computed on the way is read by others too.
 
     What it keeps
@@ -79,25 +83,29 @@ class FuseActivations(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Fuse around every Clip, HardSigmoid and Softplus."""
-        operators = Operators(model)
+        operators, shapes = Operators(model), GrowingShapes(facts.shapes)
         for graph in graphs(model):
             pending = [] if operators.is_in_function(graph) else list(graph)
             for node in pending:
                 found = None if node.domain or node.graph is None else _find(node, operators)
                 if found is None:
                     continue
-                slug = _refusal(found, node, operators, facts)
+                slug = _refusal(found, node, operators, shapes, facts.target)
                 if slug is None:
-                    _fuse(found, operators, edit)
+                    _fuse(found, operators, shapes, edit)
                 else:
                     edit.refuse(node, slug)
 
 
-def _refusal(found: _Activation, node: ir.Node, operators: Operators, facts: Facts) -> str | None:
+def _refusal(
+    found: _Activation, node: ir.Node, operators: Operators, shapes: ShapeTable, target: TargetFacts
+) -> str | None:
     if (operators.version(node) or 1) < _SINCE[found.op_type]:
         return "opset-too-low"
-    if not is_supported_type(node.outputs[0], facts.shapes, facts.target):
+    if not is_supported_type(node.outputs[0], shapes, target):
         return "element-type"
+    if not is_same_rank(found.source, found.result, shapes):
+        return "higher-rank"
     return None if node in _replaced(found, operators) else "read-elsewhere"
 
 
@@ -107,12 +115,13 @@ def _replaced(found: _Activation, operators: Operators) -> list[ir.Node]:
     return orphans([root], [found.source], operators)
 
 
-def _fuse(found: _Activation, operators: Operators, edit: Editor) -> None:
+def _fuse(found: _Activation, operators: Operators, shapes: GrowingShapes, edit: Editor) -> None:
     root = found.result.producer()
     assert root is not None
     with edit.rewrite(root, because=f"{found.op_type} in arithmetic") as change:
         fused = change.node(found.op_type, [found.source], attributes=found.attributes)
         change.replace(found.result, fused)
+        shapes.alias(fused, found.result)
         for node in _replaced(found, operators):
             change.remove(node)
 

@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from graphopt.analysis import Operators
 from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib, is_supported_type
+from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.orphans import orphans
 from graphopt.analysis.polynomials import Polynomial, is_close, polynomial_of
+from graphopt.analysis.shape_proofs import is_same_rank
 from graphopt.ir import graphs
 from graphopt.rewrite import (
     Contract,
@@ -21,6 +23,8 @@ from graphopt.rewrite import (
     Needs,
     Pass,
     Rounding,
+    ShapeTable,
+    TargetFacts,
     option,
 )
 
@@ -72,6 +76,8 @@ class FuseGelu(Pass):
         `opset-too-low`    the opset has no Gelu (before 20) or, in any, no QuickGelu, and `domain`
                            is not `contrib`.
         `element-type`     the elements are not float, which is what kernels exist for.
+        `higher-rank`      a constant has more dimensions than what is read, and gives them to the
+                           result; or nobody knows.
         `read-elsewhere`   what is computed on the way is read by others too.
 
     What it keeps
@@ -108,26 +114,32 @@ class FuseGelu(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Fuse around every Erf and Tanh."""
-        operators = Operators(model)
+        operators, shapes = Operators(model), GrowingShapes(facts.shapes)
         for graph in graphs(model):
             for node in () if operators.is_in_function(graph) else graph:
                 found = _find(node)
                 if found is not None:
-                    slug = self._refusal(found, operators, facts)
+                    slug = self._refusal(found, operators, shapes, facts.target)
                     if slug is None:
-                        self._fuse(found, operators, edit)
+                        self._fuse(found, operators, shapes, edit)
                     else:
                         edit.refuse(node, slug)
 
-    def _refusal(self, found: _Gelu, operators: Operators, facts: Facts) -> str | None:
+    def _refusal(
+        self, found: _Gelu, operators: Operators, shapes: ShapeTable, target: TargetFacts
+    ) -> str | None:
         version = operators.version(found.function) or 1
         if self.domain == "standard" and (version < _STANDARD_SINCE or found.is_quick):
             return "opset-too-low"
-        if not is_supported_type(found.result, facts.shapes, facts.target):
+        if not is_supported_type(found.result, shapes, target):
             return "element-type"
+        if not is_same_rank(found.source, found.result, shapes):
+            return "higher-rank"
         return None if found.function in _replaced(found, operators) else "read-elsewhere"
 
-    def _fuse(self, found: _Gelu, operators: Operators, edit: Editor) -> None:
+    def _fuse(
+        self, found: _Gelu, operators: Operators, shapes: GrowingShapes, edit: Editor
+    ) -> None:
         version = operators.version(found.function) or 1
         root = found.result.producer()
         assert root is not None
@@ -145,6 +157,7 @@ class FuseGelu(Pass):
                 import_contrib(edit.model, change)
             fused = change.node(kind, [found.source], attributes=attributes, domain=domain)
             change.replace(found.result, fused)
+            shapes.alias(fused, found.result)
             for node in _replaced(found, operators):
                 change.remove(node)
 

@@ -13,6 +13,7 @@ from graphopt.analysis.contrib import is_supported_type
 from graphopt.analysis.growing_shapes import GrowingShapes
 from graphopt.analysis.normalizations import Normalization, find_layer_normalization
 from graphopt.analysis.orphans import orphans
+from graphopt.analysis.shape_proofs import is_same_rank
 from graphopt.ir import graphs
 from graphopt.rewrite import Change, Contract, Editor, Facts, Needs, Pass, Rounding, TargetFacts
 
@@ -34,6 +35,8 @@ class FuseLayerNormalization(Pass):
     When it refuses
         `opset-too-low`   the opset has no LayerNormalization (before 17).
         `element-type`    the elements are not float, which is what kernels exist for.
+        `higher-rank`     a constant has more dimensions than what is read, and gives them to the
+                          result; or nobody knows.
         `read-elsewhere`  what is computed on the way is read by others too.
 
     What it keeps
@@ -84,6 +87,8 @@ def _refusal(
         return "opset-too-low"
     if not is_supported_type(found.source, shapes, target):
         return "element-type"
+    if not is_same_rank(found.source, found.result, shapes):
+        return "higher-rank"
     return None if found.root in _replaced(found, operators) else "read-elsewhere"
 
 

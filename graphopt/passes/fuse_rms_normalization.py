@@ -20,6 +20,7 @@ from graphopt.analysis.residual_sums import (
     fits_kernel,
     with_bias,
 )
+from graphopt.analysis.shape_proofs import is_same_rank
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import graphs
 from graphopt.rewrite import (
@@ -54,6 +55,8 @@ class FuseRmsNormalization(Pass):
         `opset-too-low`   the opset has no RMSNormalization (before 23), and `domain` is not
                           `contrib` or no residual sum goes before.
         `element-type`    the elements are not float, which is what kernels exist for.
+        `higher-rank`     a constant has more dimensions than what is read, and gives them to the
+                          result; or nobody knows.
         `read-elsewhere`  what is computed on the way is read by others too.
 
     What it keeps
@@ -129,6 +132,8 @@ def _refusal(
 ) -> str | None:
     if not is_supported_type(found.source, shapes, target):
         return "element-type"
+    if not is_same_rank(found.source, found.result, shapes):
+        return "higher-rank"
     last = found.result.producer()
     assert last is not None
     kept = [value for value in (found.source, found.scale) if value is not None]
