@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.analysis import ModelSummary, summarise
-from graphopt.ir import initializer_tensors
+from graphopt.ir import external_files
 from graphopt.pipeline import Ledger
 from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
 from graphopt.search.choose import choose
@@ -84,7 +84,4 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
 
 def source_bytes(bench: Workbench) -> int:
     """Return the bytes of the original's files: the model and the data that it refers to."""
-    external = {
-        str(getattr(tensor, "path", "")) for _, tensor in initializer_tensors(bench.model)
-    } - {""}
-    return sum(Path(file).stat().st_size for file in {str(bench.source), *external})
+    return sum(file.stat().st_size for file in {bench.source, *external_files(bench.model)})

@@ -37,3 +37,26 @@ def test_only_what_differs_and_is_what_it_says_is_measured(tmp_path):
         "fused": "its passes found nothing to change",
         "again": "the same model as `undeclared`",
     }
+
+
+def test_weights_beside_the_file_count_as_bytes_of_the_original(tmp_path):
+    path = tmp_path / "beside.onnx"
+    rows = ", ".join(["1"] * 4096)
+    text = (
+        f"(float[N,64] x) => (float[N,64] y) <float[64,64] w = {{{rows}}}> {{ y = MatMul(x, w) }}"
+    )
+    gir.save(gir.from_text(text), path, external_data=True)
+    bench = prepare(
+        path,
+        load_target("cpu-fp32"),
+        calibration=None,
+        evaluation=None,
+        metric=None,
+        latency_budget_s=None,
+        seed=0,
+        report=Reporter(),
+    )
+    outcome = explore(bench, tmp_path)
+    files = [file for file in tmp_path.iterdir() if file.name.startswith("beside")]
+    assert len(files) > 1
+    assert outcome.original_bytes == sum(file.stat().st_size for file in files)
