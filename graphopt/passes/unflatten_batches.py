@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis import is_annotated
 from graphopt.analysis.constant_targets import is_same_target, reshape_target
 from graphopt.analysis.flat_batches import FlatRegion, flat_region
-from graphopt.analysis.foldability import in_order
+from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass
