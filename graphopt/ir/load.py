@@ -26,7 +26,7 @@ from graphopt.ir.inline_weights import NOTHING_STRIPPED, Stripped, strip_weights
 from graphopt.ir.normalise import normalise
 from graphopt.ir.parsed_tensor import ParsedTensor
 from graphopt.ir.save import PROTOBUF_LIMIT_BYTES
-from graphopt.ir.walk import nodes
+from graphopt.ir.walk import CONTAINERS, nodes
 
 __all__ = ["load"]
 
@@ -195,14 +195,18 @@ def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
 
     if proto.training_info:
         refuse("training information", "training_info")
-    for graph in _graph_protos(proto):
+    found = list(_node_protos(proto))
+    inner = (graph for node in found for graph in _subgraph_protos(node))
+    for graph in (proto.graph, *inner):
         _refuse_duplicate_initializers(graph, file)
         if graph.sparse_initializer:
             refuse("a sparse initializer", graph.sparse_initializer[0].values.name)
         for info in (*graph.input, *graph.output, *graph.value_info):
             if _holds_a_map(info.type):
                 refuse("a map type", info.name)
-    for node in _node_protos(proto):
+    for node in found:
+        if node.op_type != "Constant" and not node.domain:
+            continue  # no other standard operator takes one
         if any(attribute.type in _SPARSE for attribute in node.attribute):
             refuse("a sparse constant", node.output[0] if node.output else node.name)
 
@@ -238,13 +242,9 @@ def _node_protos(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         pending += [inner for graph in _subgraph_protos(node) for inner in graph.node]
 
 
-def _graph_protos(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    yield proto.graph
-    for node in _node_protos(proto):
-        yield from _subgraph_protos(node)
-
-
 def _subgraph_protos(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    if node.op_type not in CONTAINERS and not node.domain:
+        return
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g

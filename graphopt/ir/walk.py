@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["graphs", "nodes", "subgraphs_of"]
+__all__ = ["CONTAINERS", "graphs", "nodes", "subgraphs_of"]
 
 
 def subgraphs_of(node: ir.Node) -> tuple[ir.Graph, ...]:
     """Return the graphs in the attributes of ``node``, in attribute order."""
     # Every walk over every model asks this of every node: most answers take one look-up.
-    if node.op_type not in _CONTAINERS and not node.domain:
+    if node.op_type not in CONTAINERS and not node.domain:
         return ()
     found: list[ir.Graph] = []
     for attr in node.attributes.data.values():
@@ -25,13 +25,13 @@ def subgraphs_of(node: ir.Node) -> tuple[ir.Graph, ...]:
     return tuple(found)
 
 
-_CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """The standard operators that have subgraphs."""
 
 
 def _innermost_first(graph: ir.Graph) -> Iterator[ir.Graph]:
     # A list first: this walk is behind all others, and most graphs hold no container.
-    for node in [node for node in graph if node.op_type in _CONTAINERS or node.domain]:
+    for node in [node for node in graph if node.op_type in CONTAINERS or node.domain]:
         for inner in subgraphs_of(node):
             yield from _innermost_first(inner)
     yield graph
