@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Operators, is_annotated
 from graphopt.analysis.node_keys import NodeKeys
 from graphopt.analysis.operands import operand
 from graphopt.analysis.trial_runs import contradictory_places
-from graphopt.ir import constant_array, subgraphs_of
+from graphopt.ir import constant_array, nodes, subgraphs_of
 from graphopt.rewrite import (
     Change,
     Contract,
@@ -73,7 +74,11 @@ class InlineConstantBranches(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Inline branches, where shape inference goes on to accept the model."""
-        _inline_branches(model, edit, contradictory_places(model, _inline_branches))
+        places = contradictory_places(model, _inline_branches)
+        if places and not contradictory_places(model, _inline_for_ranges):
+            _inline_for_ranges(model, edit, frozenset())
+        else:
+            _inline_branches(model, edit, places)
 
 
 def _inline_branches(model: ir.Model, edit: Editor, places: frozenset[str]) -> None:
@@ -81,6 +86,32 @@ def _inline_branches(model: ir.Model, edit: Editor, places: frozenset[str]) -> N
     inliner = _Inliner(Operators(model), edit, places)
     for graph in (*(function.graph for function in model.functions.values()), model.graph):
         inliner.walk(graph, {})
+
+
+def _inline_for_ranges(model: ir.Model, edit: Editor, places: frozenset[str]) -> None:
+    """Inline branches, and let each Range read as a scalar what an If hands to it.
+
+    A Range takes scalars, and its kernel also a list of one number: a branch may return one. Once
+    inlined, shape inference sees it, and so does that of a runtime that inlines by itself.
+    """
+    for node in nodes(model):
+        if node.op_type == "Range" and not node.domain:
+            _read_scalars(edit, node)
+    _inline_branches(model, edit, places)
+
+
+def _read_scalars(edit: Editor, node: ir.Node) -> None:
+    chosen = [
+        (index, value)
+        for index, value in enumerate(node.inputs)
+        if value is not None and (producer := value.producer()) and _has_branches(producer)
+    ]
+    if not chosen:
+        return
+    with edit.rewrite(node, because="a branch may return a list of one number") as change:
+        scalar = change.initializer(np.zeros(0, np.int64), name="scalar")
+        for index, value in chosen:
+            change.set_input(node, index, change.node("Reshape", [value, scalar]))
 
 
 class _Inliner:
