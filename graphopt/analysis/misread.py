@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from graphopt.analysis.operands import int_attribute, ints_operand, slice_bounds, squeeze_axes
+from graphopt.analysis.operands import (
+    int_attribute,
+    ints_attribute,
+    ints_operand,
+    slice_bounds,
+    squeeze_axes,
+)
 from graphopt.ir import subgraphs_of
 from graphopt.rewrite import ValueShape
 
@@ -22,10 +28,13 @@ def is_misread(node: ir.Node, version: int) -> bool:
 
     Before opset 11 axes are not negative by specification. Inference then leaves them out, the
     runtime counts them from the end. An end of INT_MAX means the last element to inference where a
-    Slice goes backwards, and all that is left to the runtime.
+    Slice goes backwards, and all that is left to the runtime. An empty list of axes squeezes
+    nothing to inference, and every axis of size 1 to the runtime.
     """
     if node.op_type not in MISREAD_PARAMETERS or node.domain:
         return False
+    if node.op_type == "Squeeze" and () in (ints_attribute(node, "axes"), ints_operand(node, 1)):
+        return True
     if node.op_type != "Slice" and version < _NEGATIVE_AXES_SINCE:
         return any(axis < 0 for axis in squeeze_axes(node) or ())
     if node.op_type != "Slice":

@@ -142,7 +142,7 @@ def _unsqueeze(node: ir.Node, inputs: _Inputs) -> Array | None:
 
 def _squeeze(node: ir.Node, inputs: _Inputs) -> Array | None:
     data, axes = _operand(inputs, 0), _axes(node, inputs)
-    if data is None or axes is None:
+    if data is None or not axes:
         return None  # without axes: every size that is 1, left to the runtime
     if any(not -data.ndim <= axis < data.ndim or data.shape[axis] != 1 for axis in axes):
         return None

@@ -106,10 +106,12 @@ def reshape_target(node: ir.Node) -> tuple[tuple[int, ...], bool] | None:
 
 
 def squeeze_axes(node: ir.Node) -> tuple[int, ...] | None:
-    """Return the axes of a Squeeze or Unsqueeze as written; ``None`` also where none are named."""
-    if "axes" in node.attributes:
-        return ints_attribute(node, "axes")
-    return ints_operand(node, 1)
+    """Return the axes of a Squeeze or Unsqueeze as written; ``None`` also where none are named.
+
+    An empty list names none: the runtime then squeezes every axis of size 1.
+    """
+    axes = ints_attribute(node, "axes") if "axes" in node.attributes else ints_operand(node, 1)
+    return axes or None
 
 
 def cast_target(node: ir.Node) -> ir.DataType | None:

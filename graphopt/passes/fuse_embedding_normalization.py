@@ -37,6 +37,7 @@ class FuseEmbeddingNormalization(Pass):
         `element-type`      the elements are not float, which is what kernels exist for.
         `computed-scale`    scale or bias of the normalization are computed, or there is none.
         `other-axis`        it is not the last axis that is normalized.
+        `scale-shape`       scale or bias are no vectors with one element for each of the last axis.
         `statistics-read`   mean or deviation of the normalization are read.
 
     What it keeps
@@ -101,7 +102,13 @@ def _refusal(node: ir.Node, shapes: SymbolicTable, target: TargetFacts) -> str |
         return "statistics-read"
     affine = (operand(node, 1), operand(node, 2))
     is_plain = all(given is not None and given.producer() is None for given in affine)
-    return None if is_plain else "computed-scale"
+    if not is_plain:
+        return "computed-scale"
+    # The standard operator broadcasts them; the kernel demands vectors.
+    whole, *vectors = (shapes.of(given) for given in (value, *affine))
+    width = whole.dims[-1:] if whole is not None and whole.dims else None
+    is_vector = all(one is not None and one.dims == width for one in vectors)
+    return None if width is not None and is_vector else "scale-shape"
 
 
 def _fuse(node: ir.Node, found: EmbeddingSum, operators: Operators, edit: Editor) -> None:

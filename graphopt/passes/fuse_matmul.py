@@ -79,6 +79,8 @@ class FuseMatmul(Pass):
         `extreme-factor`  a factor, or all of them, come to 0, to more than 2^24 or to less than its
                           inverse: results might overflow or vanish where they did not before.
 
+        Nothing is turned where an operand is a vector, or may be one.
+
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes.
 
@@ -127,6 +129,10 @@ def _find(node: ir.Node, shapes: ShapeTable) -> _Product | None:
     left, right = (_operand(node, value, shapes) for value in node.inputs)
     if left is None or right is None:
         return None
+    if (left.is_turned or right.is_turned) and not all(
+        _is_matrix(value, shapes) for value in node.inputs
+    ):
+        return None  # the kernel loses the transposition beside a vector
     reader = only_reader(node.outputs[0])
     factor = None if reader is None else _factor(reader, node.outputs[0], shapes)
     is_plain = left.value is node.inputs[0] and right.value is node.inputs[1]
@@ -190,6 +196,11 @@ def _factor(node: ir.Node, value: ir.Value, shapes: ShapeTable) -> float | None:
     if node.op_type == "Mul":
         return scalar
     return 1 / scalar if scalar else None
+
+
+def _is_matrix(value: ir.Value | None, shapes: ShapeTable) -> bool:
+    known = shapes.of(value)
+    return known is not None and known.dims is not None and len(known.dims) >= _MATRIX_RANK
 
 
 def _keeps_rank(rank: int, value: ir.Value, shapes: ShapeTable) -> bool:

@@ -68,6 +68,7 @@ class FuseSkipNormalization(Pass):
         `element-type`    the elements are not float, which is what kernels exist for.
         `computed-scale`  scale or bias of the normalization are computed.
         `other-axis`      it is not the last axis that is normalized.
+        `scale-shape`     scale or bias are no vectors with one element for each of the last axis.
         `statistics-read`  mean or deviation of the normalization are read.
 
     What it keeps
@@ -136,6 +137,10 @@ def _refusal(
         return "statistics-read"
     if any(value.producer() is not None for value in node.inputs[1:] if value is not None):
         return "computed-scale"
+    # The standard operators broadcast them; the kernel demands vectors.
+    given = [shapes.of(value) for value in node.inputs[1:] if value is not None]
+    if any(one is None or one.dims != known.dims[-1:] for one in given):
+        return "scale-shape"
     return None
 
 

@@ -187,8 +187,8 @@ def _fitted(
     inner, outer = features[::-1] if int_attribute(found.gemm, "transB", 0) else features
     if not inner or len(matrix) != _MATRIX_RANK or len(result) <= _MATRIX_RANK:
         return None
-    if matrix[1] != inner or result[-1] != outer or None in result:
-        return "other-rows"
+    if matrix[1] != inner or result[-1] != outer or None in result or 0 in result:
+        return "other-rows"  # a 0 in the target of a Reshape would copy a dimension
     rows = len(result) - 1
     if _keeps_rows(source, result, int(inner), unknown=int(by_count)):
         joined = (*(0,) * rows, int(inner))  # 0 copies a dimension
