@@ -52,7 +52,8 @@ class EliminateIdentities(Pass):
     When it refuses
         `training-mode`     the Dropout trains, or a caller may make it train.
         `mask-used`         somebody reads the mask of the Dropout.
-        `sign-of-zero`      the zero that is added would turn -0.0 into +0.0.
+        `sign-of-zero`      the zero that is added would turn -0.0 into +0.0, or what a Where takes
+                            may hold -0.0, which the runtime's kernel of Where turns into +0.0.
         `names-an-output`   the graph returns both values, or returns what it was given: the node
                             is what carries the public name. Or BatchNormalization in training mode
                             updates the output in place, so that it has to be a copy.
@@ -110,8 +111,17 @@ class _Context:
         known = self.shapes.of(value)
         return None if known is None or known.dims is None else len(known.dims)
 
+    def has_no_sign(self, value: ir.Value | None) -> bool:
+        """Tell whether the elements are known to be of a type that has no zero but one."""
+        known = self.shapes.of(value)
+        return known is not None and known.dtype is not None and not _has_signed_zeros(known.dtype)
+
     def keeps_shape(self, node: ir.Node, index: int = 0) -> bool:
         return same_shape(self.shape(operand(node, index)), self.shape(node.outputs[0]))
+
+
+def _has_signed_zeros(dtype: ir.DataType) -> bool:
+    return dtype.is_floating_point() or dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 
 
 _Verdict = bool | str
@@ -257,7 +267,24 @@ def _arithmetic(node: ir.Node, context: _Context) -> _Verdict:
 
 def _where(node: ir.Node, context: _Context) -> _Verdict:
     side = _taken_side(node)
-    return side is not None and context.keeps_shape(node, side)
+    if side is None or not context.keeps_shape(node, side):
+        return False
+    return True if _has_no_negative_zero(node.inputs[side], context) else "sign-of-zero"
+
+
+# What these compute is never -0.0. A Where of the runtime is not, either: its kernel adds.
+_POSITIVE_ZEROS = frozenset({"Abs", "Exp", "Sigmoid", "Softmax", "Where"})
+
+
+def _has_no_negative_zero(value: ir.Value | None, context: _Context) -> bool:
+    """Tell whether no element can be -0.0, which the runtime's kernel of Where turns into 0.0."""
+    if context.has_no_sign(value):
+        return True
+    array = constant_array(value, _MAX_NEUTRAL_ELEMENTS)
+    if array is not None:
+        return not (np.signbit(array) & (array == 0)).any()
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type in _POSITIVE_ZEROS and not producer.domain
 
 
 def _taken_side(node: ir.Node) -> int | None:
