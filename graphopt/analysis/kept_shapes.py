@@ -79,8 +79,9 @@ class KeptShapes(ShapeTable):
         self._owners = {}
         everything = list(self._model.graph)
         self._note_owners(everything)
-        found = self._inference.run(Part(everything))
-        self._shapes = (found or {}) | known_from_the_model(self._model)
+        known = known_from_the_model(self._model)
+        found = self._inference.run(Part(everything, known))
+        self._shapes = (found or {}) | known
 
     def _note_owners(self, nodes: Iterable[ir.Node]) -> None:
         for node in inner_nodes(nodes):
@@ -160,7 +161,8 @@ class KeptShapes(ShapeTable):
                 return
             readers = [reader for value in different for reader in self._readers(value)]
             # Some that read those are taken along, so that a long way takes few steps.
-            step = _closure(readers, self._all_readers, enough=len(readers) + _LOOK_AHEAD)
+            ahead = max(_LOOK_AHEAD, 2 * len(different))
+            step = _closure(readers, self._all_readers, enough=len(readers) + ahead)
 
     def _all_readers(self, node: ir.Node) -> Iterator[ir.Node]:
         return (reader for value in node.outputs for reader in self._readers(value))
@@ -203,8 +205,9 @@ class KeptShapes(ShapeTable):
             different.update((v, None) for v in outputs if self._renew(v, found.get(v)))
             # What has a size with a name that other values have it under, too, is as good as
             # known before: the rest is inferred again, which can tell now that they are equal.
-            settled = {self._unit_of_value(value) for value in self._inference.met_again}
-            if settled.isdisjoint(left):
+            again = (value for value in self._inference.met_again if value in self._shapes)
+            settled = {self._unit_of_value(value) for value in again}
+            if settled.isdisjoint(nodes):
                 break
             nodes = [node for node in nodes if node not in settled]
             left = {node: None for node in left if node not in settled}

@@ -58,8 +58,9 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
 
     Time O(nodes + edges); no weight above 64 elements is read.
     """
-    found = Inference(model).run(Part(list(model.graph)))
-    return ShapeTable((found or {}) | known_from_the_model(model))
+    known = known_from_the_model(model)
+    found = Inference(model).run(Part(list(model.graph), known))
+    return ShapeTable((found or {}) | known)
 
 
 @dataclass(frozen=True)
