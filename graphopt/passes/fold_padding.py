@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis import Operators, is_annotated
 from graphopt.analysis.operands import ints_attribute, ints_operand, operand, pad_amounts
 from graphopt.ir import constant_array, graphs
-from graphopt.rewrite import Contract, Editor, Exact, Facts, Needs, Pass
+from graphopt.rewrite import Contract, Editor, Exact, Facts, Needs, Pass, ShapeTable
 
 __all__ = ["FoldPadding"]
 
@@ -32,6 +32,8 @@ class FoldPadding(Pass):
                             padding is computed from the size of what it reads.
         `not-zero`          the padding is not the number +0, or nobody knows.
         `other-axes`        batch or channels are padded, or something is cut off.
+        `spans-an-axis`     a kernel of one channel is, or may be, as long as what is padded: the
+                            runtime then sums in another order where the Conv does not pad.
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes; every bit of them:
@@ -70,7 +72,7 @@ class FoldPadding(Pass):
                 if isinstance(found, str):
                     edit.refuse(node, found)
                 else:
-                    _fold(node, found, edit)
+                    _fold(node, found, facts.shapes, edit)
 
 
 def _is_convolved(node: ir.Node) -> bool:
@@ -120,7 +122,7 @@ def _is_zero(node: ir.Node) -> bool:
     return array is not None and not any(array.tobytes())
 
 
-def _fold(node: ir.Node, amounts: tuple[int, ...], edit: Editor) -> None:
+def _fold(node: ir.Node, amounts: tuple[int, ...], shapes: ShapeTable, edit: Editor) -> None:
     padded, source = node.outputs[0], node.inputs[0]
     uses = list(padded.uses())
     merged = [_merged(use.node, amounts) if use.idx == 0 else None for use in uses]
@@ -128,11 +130,32 @@ def _fold(node: ir.Node, amounts: tuple[int, ...], edit: Editor) -> None:
     if is_seen or source is None or any(found is None for found in merged):
         edit.refuse(node, "read-elsewhere")
         return
+    unpadded = [use.node for use, pads in zip(uses, merged, strict=True) if pads == amounts]
+    if any(_may_span_an_axis(user, padded, shapes) for user in unpadded):
+        edit.refuse(node, "spans-an-axis")
+        return
     with edit.rewrite(node, because="only convolutions read what is padded") as change:
         for (user, index), pads in zip(uses, merged, strict=True):
             change.set_attributes(user, {"pads": list(pads or ()), "auto_pad": None})
             change.set_input(user, index, source)
         change.remove(node)
+
+
+def _may_span_an_axis(conv: ir.Node, padded: ir.Value, shapes: ShapeTable) -> bool:
+    """Tell whether a kernel of one channel may be as long as the axis that it moves along."""
+    weight, data = (shapes.of(value) for value in (operand(conv, 1), padded))
+    if weight is None or not weight.dims:
+        return True
+    if isinstance(weight.dims[1], int) and weight.dims[1] > 1:
+        return False
+    if data is None or data.dims is None:
+        return True
+    sizes = zip(weight.dims[_FIRST_SPATIAL:], data.dims[_FIRST_SPATIAL:], strict=False)
+    # Other numbers than these cannot be equal; of what is not a number nobody knows.
+    return not all(
+        isinstance(kernel, int) and isinstance(size, int) and kernel != size
+        for kernel, size in sizes
+    )
 
 
 def _merged(node: ir.Node, amounts: tuple[int, ...]) -> tuple[int, ...] | None:
