@@ -329,7 +329,7 @@ class Change:
             tensor = as_tensor(data, value.name or "")
             value.const_value = tensor
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-            self.touched.nodes.update((user, None) for user, _ in value.uses())
+            self.touched.everything = True  # rare: not worth following reader by reader
 
         self._operations.append(assign)
 
