@@ -383,8 +383,7 @@ _DTYPES = {dtype.value: dtype for dtype in ir.DataType}
 
 def _value_shape(proto: onnx.TypeProto) -> ValueShape | None:
     tensor = proto.tensor_type
-    dtype = _DTYPES.get(tensor.elem_type)
-    if not dtype:
+    if not (dtype := _DTYPES.get(tensor.elem_type)):
         return None
     if not tensor.HasField("shape"):
         return ValueShape(dtype, None)
