@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import resource
 import sys
 import time
@@ -162,9 +163,19 @@ def has_external_data(model: Path) -> bool:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of the children that it has waited for."""
+    """Return the CPU time of this process and of its children, ended or still there (Linux)."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    ended = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return ended + sum(map(_cpu_seconds_of, Path("/proc/self/task").glob("*/children")))
+
+
+def _cpu_seconds_of(children: Path) -> float:
+    ticks = 0
+    for pid in children.read_text().split():
+        # After the name, which may hold anything but ends in the last bracket: field 3 and on.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb() -> float:

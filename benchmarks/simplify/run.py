@@ -104,14 +104,12 @@ def latency(original: Path, candidate: Path, feed: Feed, budget_s: float) -> Rec
 
 
 def examine(
-    tool: str, result: Record, out: Path, model: Path, judge: Judge, arguments: argparse.Namespace
+    result: Record, out: Path, judge: Judge, arguments: argparse.Namespace, *, name: str
 ) -> None:
     """Add to the record of a run what its output is worth."""
     result |= {**describe(out), **judge.verdict(out)}
-    if arguments.latency and tool == EXACT and result["verifies"]:
-        result["latency"] = latency(model, out, judge.feeds[0], arguments.budget)
     if arguments.keep:
-        write_structure(out, arguments.keep / f"{model.parent.name}.{out.parent.name}.onnx")
+        write_structure(out, arguments.keep / f"{name}.{out.parent.name}.onnx")
 
 
 def run_graph(
@@ -132,7 +130,10 @@ def run_graph(
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         for tool, result in run_by_turns(missing, model, Path(work), arguments).items():
             if result["status"] == "done":
-                examine(tool, result, output_of(tool, Path(work)), model, judge, arguments)
+                out = output_of(tool, Path(work))
+                examine(result, out, judge, arguments, name=name)
+                if arguments.latency and tool == EXACT and result["verifies"]:
+                    result["latency"] = latency(model, out, judge.feeds[0], arguments.budget)
             row["tools"][tool] = result
             print(f"{name} {tool}: {told(result)}", flush=True)
     return row
