@@ -72,7 +72,8 @@ class FuseAttention(Pass):
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes. Inputs that act as
-        masks are taken to hold zeros and ones.
+        masks are taken to hold zeros and ones. Where NaN is replaced by 0, queries, keys and values
+        are taken for finite: what is replaced is what masks make.
 
     Cost
         Time O(nodes), after shape inference. Packed weights are joined when they are written.
