@@ -20,19 +20,22 @@ __all__ = ["command"]
     "explain",
     examples=(
         "graphopt explain fold-constants                     contract and options of a pass",
+        "graphopt explain @exact                             the passes of a named pipeline",
         "graphopt explain G203                               what an error means, what to do",
         "graphopt explain model.onnx --pass fold-constants   where it acts, where not, and why",
     ),
 )
-@click.argument("topic", metavar="PASS|CODE|MODEL", type=PASS)
+@click.argument("topic", metavar="PASS|@PIPELINE|CODE|MODEL", type=PASS)
 @click.option("--pass", "pass_name", type=PASS, help="With a model: the pass to explain on it.")
 def command(settings: Settings, topic: str, pass_name: str | None) -> int:
-    """Explain a pass, an error code, or a pass on a model."""
+    """Explain a pass, a named pipeline, an error code, or a pass on a model."""
     if pass_name is not None:
         _explain_on_model(settings, topic, pass_name)
     elif re.fullmatch(r"[Gg]\d+", topic):
         page = error_page(topic.upper())
         print_result(settings, text=page, document={"code": topic.upper(), "text": page})
+    elif topic.startswith("@"):
+        _explain_pipeline(settings, topic.removeprefix("@"))
     elif topic.endswith((".onnx", ".textproto")):
         hint = f"graphopt explain {topic} --pass fold-constants"
         raise UsageError("explaining a model needs a pass", hint=f"for example `{hint}`")
@@ -47,6 +50,16 @@ def _explain_pass(settings: Settings, name: str) -> None:
 
     kind = find_pass(name)
     print_result(settings, text=pass_page(kind), document={"pass": pass_document(kind)})
+
+
+def _explain_pipeline(settings: Settings, name: str) -> None:
+    from dataclasses import asdict
+
+    from graphopt.pipeline import find_named_pipeline
+
+    found = find_named_pipeline(name)
+    text = f"@{found.name}: {found.summary}\n\n{found.text}"
+    print_result(settings, text=text, document={"pipeline": asdict(found)})
 
 
 def _explain_on_model(settings: Settings, model: str, pass_name: str) -> None:

@@ -41,9 +41,9 @@ SECTIONS = {
         "validate": "Check a bundle on this machine.",
     },
     "Look up": {
-        "passes": "List the passes.",
+        "passes": "List the passes, and the pipelines that have a name.",
         "targets": "List the targets, or show one.",
-        "explain": "Explain a pass, an error code, or a pass on a model.",
+        "explain": "Explain a pass, a named pipeline, an error code, or a pass on a model.",
         "doctor": "Show versions, providers and what is missing.",
         "reproduce": "Run the reproducer of a failed pass again.",
         "completion": "Print the completion script of a shell.",
