@@ -14,7 +14,8 @@ def command(settings: Settings) -> int:
     """List the passes, and the pipelines that have a name.
 
     Numerics say how far a pass may move the outputs: not at all, by rounding, or within a measured
-    budget. `graphopt explain PASS` shows the whole contract, `graphopt explain @PIPELINE` the passes.
+    budget. `graphopt explain PASS` shows the whole contract, `graphopt explain @PIPELINE` its
+    passes.
     """
     from dataclasses import asdict
 
