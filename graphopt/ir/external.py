@@ -50,8 +50,9 @@ def resolve_external_data(
         ExternalDataError: A range is unsafe, missing, malformed, too short or overlapping; the
             error names the tensor.
     """
+    known: dict[str, tuple[Path, int]] = {}
     extents = [
-        _resolve(tensor, model_file)
+        _resolve(tensor, model_file, known)
         for tensor in model_tensor_protos(proto)
         if tensor.data_location == onnx.TensorProto.EXTERNAL and not is_inside(tensor)
     ]
@@ -67,9 +68,16 @@ def resolve_external_data(
     return frozenset(extent.file for extent in extents)
 
 
-def _resolve(tensor: onnx.TensorProto, model_file: Path) -> _Extent:
+def _resolve(
+    tensor: onnx.TensorProto, model_file: Path, known: dict[str, tuple[Path, int]]
+) -> _Extent:
+    """Check one tensor; ``known`` holds files by location with their sizes, looked up once."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    file = _safe_file(tensor.name, entries.get("location", ""), model_file)
+    location = entries.get("location", "")
+    if location not in known:
+        found = _safe_file(tensor.name, location, model_file)
+        known[location] = (found, found.stat().st_size)
+    file, available = known[location]
     offset = _whole_number(tensor.name, "offset", entries.get("offset", "0"))
     size = _size_bytes(tensor)
     length = _whole_number(tensor.name, "length", entries.get("length", str(size)))
@@ -78,7 +86,6 @@ def _resolve(tensor: onnx.TensorProto, model_file: Path) -> _Extent:
             tensor.name,
             f"declares {length} bytes; type and shape need {size}",
         )
-    available = file.stat().st_size
     if offset + length > available:
         raise _refusal(
             tensor.name,
