@@ -70,13 +70,19 @@ class RunReport:
         return self.to_text()
 
     def _passes(self) -> str:
+        # A pipeline runs dozens of passes again and again: the silent ones would drown the rest.
+        runs = [entry for entry in self.ledger.entries if entry.status != "skipped"]
+        told = [entry for entry in runs if entry.status != "unchanged" or entry.refusals]
         rows = [
             (entry.pass_text, entry.status, entry.edits, entry.refusals, f"{entry.seconds:.2f}")
-            for entry in self.ledger.entries
-            if entry.status != "skipped"
+            for entry in told
         ]
         headers = ("pass", "status", "edits", "refusals", "seconds")
-        return format_table(headers, rows, right=(2, 3, 4))
+        table = [format_table(headers, rows, right=(2, 3, 4))] if rows else []
+        if quiet := len(runs) - len(told):
+            runs_text = "1 run of a pass" if quiet == 1 else f"{quiet} runs of passes"
+            table.append(f"{runs_text} found nothing to change")
+        return "\n".join(table)
 
     def _rows(self) -> list[Row]:
         before, after = self.before, self.after
