@@ -191,6 +191,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "graphopt:cpu-int8": graphopt_target("cpu-int8"),
     "graphopt:cpu-int4": graphopt_target("cpu-int4"),
     "graphopt-static": graphopt_pipeline("quantize-static"),
+    "graphopt-static-tables": graphopt_pipeline(
+        "@exact,quantize-static,quantize-dynamic{ops=[Gather]}"
+    ),
     "graphopt-static-percentile": graphopt_pipeline("quantize-static{method=percentile}"),
 }
 
