@@ -3,6 +3,7 @@
 from graphopt.calibration.cache import CalibrationCache
 from graphopt.calibration.calibrator import Calibrator
 from graphopt.calibration.lint import SampleWarning, lint_samples
+from graphopt.calibration.measuring import SampleMeasure
 from graphopt.calibration.samples import LABELS, Samples, SampleSource, load_samples
 from graphopt.calibration.thresholds import RANGE_METHODS, range_of
 from graphopt.calibration.user_functions import calling, import_function
@@ -12,6 +13,7 @@ __all__ = [
     "RANGE_METHODS",
     "CalibrationCache",
     "Calibrator",
+    "SampleMeasure",
     "SampleSource",
     "SampleWarning",
     "Samples",

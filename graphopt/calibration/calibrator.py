@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from graphopt._version import __version__
 from graphopt.calibration.cache import CalibrationCache
+from graphopt.calibration.measuring import SampleMeasure
 from graphopt.calibration.observing import MEMORY_BYTES, Observation, Observer
 from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.calibration.samples import Samples
 from graphopt.calibration.thresholds import range_of
 from graphopt.ir import model_digest
-from graphopt.rewrite import RangeMethod, ValueRange
+from graphopt.rewrite import Asked, ChannelMoments, RangeMethod, ValueRange
 from graphopt.runtime import CELLS, Histogram, Padding, Worker, runtime_version, shared_worker
 
 __all__ = ["Calibrator"]
@@ -64,6 +65,34 @@ class Calibrator:
         found = self.histograms(model, names, is_counted=method.name != "minmax")
         ranges = {name: range_of(item, method) for name, item in found.items()}
         return {name: item for name, item in ranges.items() if item is not None}
+
+    @property
+    def measure(self) -> SampleMeasure:
+        """What runs edited models on the samples, for passes that go on by what they measure."""
+        return SampleMeasure(
+            samples=self.samples,
+            memory_bytes=self.memory_bytes,
+            progress=self.progress,
+            worker=self.worker,
+            notes=self.notes,
+        )
+
+    def moments(
+        self, model: ir.Model, asked: Sequence[Asked], grams: Sequence[Asked] = ()
+    ) -> dict[Asked, ChannelMoments]:
+        """Return moments of values over all samples, padding left out.
+
+        Args:
+            model: The model as it is now.
+            asked: Values, each by name or as `Channels`; those that do not exist are left out.
+            grams: Those that are wanted with their Gram matrix.
+
+        Raises:
+            SessionLoadError, RuntimeFailure, OutputError: As for a call.
+        """
+        if self.cache is None:
+            return self.measure.moments(model, asked, grams=grams)
+        return self.measure.kept_moments(model, asked, grams, self.cache)
 
     def histograms(
         self, model: ir.Model, names: Sequence[str], *, is_counted: bool = True

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
 from graphopt.errors import PreconditionError
 from graphopt.ir import structure_digest
-from graphopt.rewrite import Facts, Needs, Pass, RangeMethod, ShapeTable, TargetFacts, ValueRange
+from graphopt.rewrite import (
+    Asked,
+    ChannelMoments,
+    Facts,
+    Measure,
+    Needs,
+    Pass,
+    RangeMethod,
+    ShapeTable,
+    TargetFacts,
+    ValueRange,
+)
 
-__all__ = ["FactsSource", "StatisticsProvider"]
+__all__ = ["FactsSource", "MomentsProvider", "StatisticsProvider"]
 
 StatisticsProvider = Callable[[ir.Model, tuple[str, ...], RangeMethod], Mapping[str, ValueRange]]
 """Returns the calibrated range of each named value of a model, taken by a method."""
+
+
+@runtime_checkable
+class MomentsProvider(Protocol):
+    """A provider of statistics that also measures moments and runs edited models on the samples."""
+
+    @property
+    def measure(self) -> Measure:
+        """What `Facts.measure` is to be."""
+        ...
+
+    def moments(
+        self, model: ir.Model, asked: Sequence[Asked], grams: Sequence[Asked] = ()
+    ) -> Mapping[Asked, ChannelMoments]:
+        """Return moments of values of a model; of those in ``grams`` with their Gram matrix."""
+        ...
 
 
 @dataclass
@@ -25,13 +53,17 @@ class FactsSource:
     Attributes:
         target: What is known of the target; ``None`` where none was given.
         statistics: Measures the ranges of named values; ``None`` without calibration samples.
+            Passes that need more want a `MomentsProvider`, as `Calibrator` is.
+        original: Makes a model as it was before the first pass.
     """
 
     target: TargetFacts | None = None
     statistics: StatisticsProvider | None = None
+    original: Callable[[], ir.Model] | None = None
     _ranges: dict[tuple[str, tuple[str, ...], RangeMethod], dict[str, ValueRange]] = field(
         default_factory=dict
     )
+    _moments: dict[tuple[str, Needs], Mapping[Asked, ChannelMoments]] = field(default_factory=dict)
 
     def facts_for(self, pass_: Pass, model: ir.Model, shapes: KeptShapes) -> Facts:
         """Return what ``pass_`` needs to know about ``model`` as it is now.
@@ -55,6 +87,9 @@ class FactsSource:
             shapes=shapes.renewed(model) if needs.shapes else ShapeTable({}),
             ranges=self._ranges_of(pass_, model, needs),
             target=self.target or TargetFacts(),
+            moments=self._moments_of(pass_, model, needs),
+            measure=self._provider(pass_).measure if needs.samples else None,
+            original=self._original(pass_) if needs.original else None,
         )
 
     def _ranges_of(self, pass_: Pass, model: ir.Model, needs: Needs) -> dict[str, ValueRange]:
@@ -71,3 +106,34 @@ class FactsSource:
         if key not in self._ranges:
             self._ranges[key] = dict(self.statistics(model, needs.ranges, needs.range_method))
         return self._ranges[key]
+
+    def _moments_of(
+        self, pass_: Pass, model: ir.Model, needs: Needs
+    ) -> Mapping[Asked, ChannelMoments]:
+        if not (needs.moments or needs.grams):
+            return {}
+        provider = self._provider(pass_)
+        if needs.grams:  # too large to be kept for a replay that seldom comes
+            return provider.moments(model, needs.moments, needs.grams)
+        key = (structure_digest(model), needs)
+        if key not in self._moments:
+            self._moments[key] = provider.moments(model, needs.moments)
+        return self._moments[key]
+
+    def _provider(self, pass_: Pass) -> MomentsProvider:
+        if isinstance(self.statistics, MomentsProvider):
+            return self.statistics
+        raise PreconditionError(
+            f"pass `{pass_.name}` needs calibration samples",
+            why="it runs the model on them, and none were given",
+            hint="give samples with `--calibration PATH`, or a `Calibrator` as "
+            "`statistics_provider=` in Python",
+        )
+
+    def _original(self, pass_: Pass) -> ir.Model:
+        if self.original is None:
+            raise PreconditionError(
+                f"pass `{pass_.name}` needs the model as it was before the pipeline",
+                why="nobody kept it",
+            )
+        return self.original()

@@ -25,14 +25,26 @@ from graphopt.rewrite.splicing import (
     move_nodes,
     repeated_names,
 )
+from graphopt.rewrite.statistics import (
+    Asked,
+    ChannelMoments,
+    Channels,
+    CrossMoments,
+    Measure,
+    Window,
+)
 
 __all__ = [
     "Absent",
     "Approximate",
+    "Asked",
     "Bindings",
     "Change",
+    "ChannelMoments",
+    "Channels",
     "Const",
     "Contract",
+    "CrossMoments",
     "Edit",
     "Editor",
     "Either",
@@ -40,6 +52,7 @@ __all__ = [
     "Facts",
     "Journal",
     "Match",
+    "Measure",
     "Needs",
     "Numerics",
     "Op",
@@ -56,6 +69,7 @@ __all__ = [
     "ValueRange",
     "ValueShape",
     "Var",
+    "Window",
     "adopt_initializers",
     "can_replace",
     "copy_nodes",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.errors import PreconditionError
+from graphopt.rewrite.statistics import Asked, ChannelMoments, Measure
 
 __all__ = [
     "Facts",
@@ -127,21 +128,50 @@ class Needs:
         ranges: Names of values whose calibrated range it needs.
         range_method: How those ranges are taken.
         target: It needs `Facts.target` to be the real target.
+        moments: Values whose moments it needs, by channel; see `Channels` for other axes than the
+            last and for what convolutions read.
+        grams: Values whose moments it needs with their Gram matrix. All of them are held at once:
+            a pass over many wide layers asks `Facts.measure` for a few at a time.
+        samples: It needs `Facts.measure`.
+        original: It needs `Facts.original`.
     """
 
     shapes: bool = False
     ranges: tuple[str, ...] = ()
     range_method: RangeMethod = field(default_factory=RangeMethod)
     target: bool = False
+    moments: tuple[Asked, ...] = ()
+    grams: tuple[Asked, ...] = ()
+    samples: bool = False
+    original: bool = False
+
+    @property
+    def is_measured(self) -> bool:
+        """Tell whether calibration samples are needed."""
+        return bool(self.ranges or self.moments or self.grams or self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The answers to a pass's needs."""
+    """The answers to a pass's needs.
+
+    Attributes:
+        shapes: Of the values of the model.
+        ranges: By name of the value.
+        target: What is known of the target.
+        moments: By what was asked for, just as it was asked; values that do not exist, or were
+            empty in every sample, are missing.
+        measure: Runs models on the calibration samples; ``None`` where `Needs.samples` is not set.
+        original: The model as it was before the first pass of the pipeline, to compare with: not
+            to be changed. ``None`` where `Needs.original` is not set.
+    """
 
     shapes: ShapeTable = field(default_factory=lambda: ShapeTable({}))
     ranges: Mapping[str, ValueRange] = field(default_factory=dict)
     target: TargetFacts = field(default_factory=TargetFacts)
+    moments: Mapping[Asked, ChannelMoments] = field(default_factory=dict)
+    measure: Measure | None = None
+    original: ir.Model | None = None
 
 
 _shape_provider: list[Callable[[ir.Model], ShapeTable]] = []
@@ -162,8 +192,10 @@ def standalone_facts(model: ir.Model, needs: Needs, *, pass_name: str) -> Facts:
     Raises:
         PreconditionError: The pass needs calibration, a target, or shapes nobody provides.
     """
-    if needs.ranges or needs.target:
-        what = "calibration ranges" if needs.ranges else "a target"
+    if needs.is_measured or needs.target or needs.original:
+        what = "a target" if needs.target else "the model as it was before the pipeline"
+        if needs.is_measured:
+            what = "calibration ranges" if needs.ranges else "calibration samples"
         raise PreconditionError(
             f"pass `{pass_name}` needs {what}",
             why="it was called on its own, outside a graphopt pipeline",

@@ -8,7 +8,7 @@ from graphopt.runtime.feeds import generate_feeds, input_specs
 from graphopt.runtime.histograms import CELLS, Histogram
 from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
 from graphopt.runtime.options import SessionOptions, TensorSpec
-from graphopt.runtime.session import NodeTiming, Observed, Padding, Session
+from graphopt.runtime.session import NodeTiming, Observed, Padding, Pair, Session, Watched
 from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
 from graphopt.runtime.values import Feeds, Values
 
@@ -22,10 +22,12 @@ __all__ = [
     "NodeTiming",
     "Observed",
     "Padding",
+    "Pair",
     "Session",
     "SessionOptions",
     "TensorSpec",
     "Values",
+    "Watched",
     "Worker",
     "available_providers",
     "cpu_features",

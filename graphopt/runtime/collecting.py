@@ -13,7 +13,7 @@ from graphopt.runtime.histograms import Histogram
 from graphopt.runtime.ort_values import array_of, ort_value_of
 from graphopt.runtime.values import Feeds
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "array_view"]
 
 _NUMERIC = {
     "tensor(float)": np.float32,
@@ -64,7 +64,7 @@ class Collector:
             found = list(self._session.run_with_ort_values(list(outputs), fed))
         for name in reversed(outputs):
             value = found.pop()  # so that the memory of each is free once it is counted
-            self._count(name, _view(value), feeds, padding)
+            self._count(name, array_view(value), feeds, padding)
 
     def _count(
         self,
@@ -95,7 +95,7 @@ def _without_padding(
     return kept
 
 
-def _view(value: Any) -> npt.NDArray[Any]:
+def array_view(value: Any) -> npt.NDArray[Any]:
     """Return the array that an `OrtValue` in main memory holds; it lives as long as the value."""
     array: npt.NDArray[Any]
     if isinstance(value, np.ndarray):

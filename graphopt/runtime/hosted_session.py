@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.runtime.collecting import Collector
+from graphopt.runtime.gathering import Gatherer
 from graphopt.runtime.histograms import Counts
 from graphopt.runtime.ort_values import array_of, dtype_name, needs_ort_value, ort_value_of
 from graphopt.runtime.process_usage import involuntary_switches
@@ -44,6 +45,7 @@ class HostedSession:
         self.outputs = [_spec(node) for node in self._session.get_outputs()]
         self._prepared: Feeds = {}
         self._collector: Collector | None = None
+        self._gatherer: Gatherer | None = None
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None) -> Values:
         """Return the outputs called `outputs`, or all of them."""
@@ -80,6 +82,21 @@ class HostedSession:
         held = {} if self._collector is None else self._collector.histograms
         states = {name: histogram.state() for name, histogram in held.items()}
         return states, [histogram.counts for histogram in held.values()]
+
+    def plan_gathering(self, plan: Mapping[str, Any], other: HostedSession | None) -> None:
+        """Begin to gather what `plan` says, of this session and of another; see `Gatherer`."""
+        sessions = [self._session, *(() if other is None else (other._session,))]  # noqa: SLF001
+        self._gatherer = Gatherer(sessions, plan)
+
+    def gather(self, feeds: Feeds) -> None:
+        """Run once and gather."""
+        if self._gatherer is None:
+            raise RuntimeError("nothing was planned to gather")
+        self._gatherer.add(feeds)
+
+    def gathered(self) -> Values:
+        """Return all that was gathered since it was planned."""
+        return {} if self._gatherer is None else self._gatherer.found()
 
     def prepare(self, feeds: Feeds) -> None:
         """Keep `feeds` for `time`."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from graphopt.errors import RunError, SessionLoadError
+from graphopt.rewrite import Channels
 from graphopt.runtime.framing import Header
 from graphopt.runtime.histograms import Histogram
 from graphopt.runtime.options import SessionOptions, TensorSpec
@@ -18,7 +19,16 @@ from graphopt.runtime.values import Feeds, Values, decode_values, encode_values
 if TYPE_CHECKING:
     from graphopt.runtime.client import Worker
 
-__all__ = ["NodeTiming", "Observed", "Padding", "Session", "Timing", "time_sessions"]
+__all__ = [
+    "NodeTiming",
+    "Observed",
+    "Padding",
+    "Pair",
+    "Session",
+    "Timing",
+    "Watched",
+    "time_sessions",
+]
 
 
 class Observed(NamedTuple):
@@ -48,6 +58,32 @@ class Padding(NamedTuple):
 
     mask: str
     axes: tuple[int, ...]
+
+
+class Watched(NamedTuple):
+    """A value whose moments are gathered.
+
+    Attributes:
+        channels: The value, and how it is read as rows.
+        side: 0: of the session itself; 1: of the other one.
+        is_input: It is an input of the model.
+        has_gram: Products of its channels are summed too.
+        padding: Positions that are left out.
+    """
+
+    channels: Channels
+    side: int = 0
+    is_input: bool = False
+    has_gram: bool = False
+    padding: Padding | None = None
+
+
+class Pair(NamedTuple):
+    """Two watched values, by number, and whether products of their channels are wanted."""
+
+    first: int
+    second: int
+    has_products: bool
 
 
 class NodeTiming(NamedTuple):
@@ -205,6 +241,46 @@ class Session:
             for name, state in header["states"].items()
         }
 
+    def plan_gathering(
+        self, watched: Sequence[Watched], pairs: Sequence[Pair] = (), other: Session | None = None
+    ) -> None:
+        """Begin to gather moments of values, afresh.
+
+        Args:
+            watched: Values of this session, and of the other one.
+            pairs: Pairs of them that are summed up together.
+            other: A session of the same worker that runs on the same feeds, as far as it takes
+                them; it must stay open.
+        """
+        plan = {
+            "watched": [_watched_header(item) for item in watched],
+            "pairs": [list(pair) for pair in pairs],
+        }
+        number = None if other is None else other._id  # noqa: SLF001
+        self._request({"command": "plan_gathering", "plan": plan, "other": number})
+
+    def gather(self, feeds: Feeds) -> None:
+        """Run the model, and the other one, and add up what was planned; nothing crosses the pipe.
+
+        Raises:
+            RunError: As for `run`.
+            WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
+        """
+        specs, buffers = encode_values(feeds)
+        self._request({"command": "gather", "values": specs}, buffers)
+
+    def gathered(self) -> Values:
+        """Return the sums since `plan_gathering`: ``watched/NUMBER/PART``, ``pairs/NUMBER/PART``.
+
+        The parts are `count`, and once rows have come `total`, `squares`, `largest` and `gram` of
+        watched values, and `shift`, `error` and `product` of pairs; see `rewrite.ChannelMoments`.
+
+        Raises:
+            WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
+        """
+        header, payload = self._request({"command": "gathered"})
+        return decode_values(header["values"], payload)
+
     def prepare(self, feeds: Feeds) -> None:
         """Send `feeds` to the worker once, for `Session.time`.
 
@@ -261,6 +337,20 @@ def time_sessions(plan: Sequence[tuple[Session, int]]) -> list[Timing]:
     steps = [(session._id, repeats) for session, repeats in plan]  # noqa: SLF001
     reply, _ = first._request({"command": "time", "plan": steps})  # noqa: SLF001
     return [Timing(*numbers) for numbers in reply["timings"]]
+
+
+def _watched_header(item: Watched) -> Header:
+    channels, window = item.channels, item.channels.window
+    return {
+        "name": channels.value,
+        "axis": channels.axis,
+        "window": None if window is None else window._asdict(),
+        "positions": channels.positions,
+        "side": item.side,
+        "is_input": item.is_input,
+        "has_gram": item.has_gram,
+        "padding": None if item.padding is None else item.padding._asdict(),
+    }
 
 
 def _specs(items: Sequence[Header]) -> tuple[TensorSpec, ...]:

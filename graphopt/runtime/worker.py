@@ -106,6 +106,25 @@ class Host:
         specs, payload = encode_values(dict(zip(states, counts, strict=True)))
         return {"states": states, "values": specs}, payload
 
+    def plan_gathering(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Begin to gather moments of one session or of two."""
+        del buffers
+        other = header["other"]
+        session = self._sessions[header["session"]]
+        session.plan_gathering(header["plan"], None if other is None else self._sessions[other])
+        return {}, []
+
+    def gather(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Run what was planned once."""
+        self._sessions[header["session"]].gather(decode_values(header["values"], buffers))
+        return {}, []
+
+    def gathered(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Return the sums of what was gathered."""
+        del buffers
+        specs, payload = encode_values(self._sessions[header["session"]].gathered())
+        return {"values": specs}, payload
+
     def prepare(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Keep feeds for `time`."""
         self._sessions[header["session"]].prepare(decode_values(header["values"], buffers))

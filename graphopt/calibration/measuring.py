@@ -1,0 +1,117 @@
+"""Running edited models on the calibration samples: what `Facts.measure` is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt._version import __version__
+from graphopt.calibration.gathering import Gathering, channels_of, naming_sample, needed_part
+from graphopt.calibration.moment_cache import MomentCache
+from graphopt.calibration.observing import MEMORY_BYTES
+from graphopt.calibration.samples import Samples
+from graphopt.ir import model_digest, save, scratch_folder
+from graphopt.rewrite import Asked, ChannelMoments, CrossMoments
+from graphopt.runtime import SessionOptions, Worker, runtime_version, shared_worker
+
+__all__ = ["SampleMeasure"]
+
+_OPTIONS = SessionOptions(threads=0, config={"session.intra_op.allow_spinning": "0"})
+
+
+@dataclass(kw_only=True)
+class SampleMeasure:
+    """Measures models on samples; see `graphopt.rewrite.Measure`.
+
+    Attributes:
+        samples: Feeds, already checked.
+        memory_bytes: Bytes of values and of their sums that the worker holds at once.
+        progress: Told after each run how many are done, and how many there are.
+        worker: Where models run; the shared worker where ``None``.
+        notes: What a reader of the result must know.
+    """
+
+    samples: Samples
+    memory_bytes: int = MEMORY_BYTES
+    progress: Callable[[int, int], None] | None = None
+    worker: Worker | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def moments(
+        self, model: ir.Model, asked: Sequence[Asked], *, grams: Collection[Asked] = ()
+    ) -> dict[Asked, ChannelMoments]:
+        """Return moments of values; see `graphopt.rewrite.Measure.moments`."""
+        wanted = dict.fromkeys([*asked, *grams])
+        return self._gathering(model).moments([(one, one in grams) for one in wanted])
+
+    def kept_moments(
+        self, model: ir.Model, asked: Sequence[Asked], grams: Sequence[Asked], folder: Path
+    ) -> dict[Asked, ChannelMoments]:
+        """Return moments of values, those from an earlier time where the cache holds them."""
+        cache, found = MomentCache(folder), dict[Asked, ChannelMoments]()
+        common = {
+            "model": model_digest(model),
+            "samples": self.samples.digest(),
+            "graphopt": __version__,
+            "onnxruntime": runtime_version(),
+        }
+        questions = {
+            one: {**common, "value": channels_of(one), "has_gram": one in grams}
+            for one in dict.fromkeys([*asked, *grams])
+        }
+        for one, question in questions.items():
+            held = cache.find(question)
+            if held is not None:
+                found[one] = held
+        missing = [one for one in questions if one not in found]
+        if found:
+            self.notes.append(
+                f"calibration: moments of {len(found)} of {len(questions)} values from the cache"
+            )
+        measured = self.moments(model, missing, grams=[one for one in missing if one in grams])
+        for one, moments in measured.items():
+            cache.keep(questions[one], moments)
+        return found | measured
+
+    def cross(
+        self,
+        model: ir.Model,
+        other: ir.Model,
+        pairs: Sequence[tuple[Asked, Asked]],
+        *,
+        products: bool = True,
+    ) -> list[CrossMoments | None]:
+        """Return moments of pairs of values; see `graphopt.rewrite.Measure.cross`."""
+        return self._gathering(model, other).cross(pairs, products=products)
+
+    def outputs(
+        self, model: ir.Model, names: Sequence[str] | None = None
+    ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield values sample by sample; see `graphopt.rewrite.Measure.outputs`."""
+        wanted = [value.name or "" for value in model.graph.outputs] if names is None else names
+        copy = needed_part(model, wanted)
+        worker = self.worker or shared_worker()
+        with scratch_folder() as folder:
+            path = save(copy, folder / "model.onnx")[0]
+            with worker.load(path, _OPTIONS) as session:
+                known = {spec.name for spec in session.inputs}
+                for number, feed in enumerate(self.samples, start=1):
+                    fed = {name: array for name, array in feed.items() if name in known}
+                    with naming_sample(number, self.samples.source):
+                        found = session.run(fed, wanted)
+                    yield found
+
+    def _gathering(self, *models: ir.Model) -> Gathering:
+        return Gathering(
+            models=models,
+            samples=self.samples,
+            worker=self.worker or shared_worker(),
+            memory_bytes=self.memory_bytes,
+            progress=self.progress,
+            notes=self.notes,
+        )
