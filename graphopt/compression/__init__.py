@@ -1,7 +1,17 @@
 """The mathematics of compression, and what the passes that compress share."""
 
+from graphopt.compression.half_formats import HALF_FORMATS, HalfFormat
+from graphopt.compression.half_plan import HalfPlan, plan_half
+from graphopt.compression.half_rewriting import HalfRewriter
+from graphopt.compression.half_weights import store_weights
 from graphopt.compression.integer_plan import Carried, IntegerPlan, plan_integers
 from graphopt.compression.opset import opset_obstacle
+from graphopt.compression.packed_weight import (
+    PackedWeight,
+    WeightView,
+    pack_weight,
+    unpack_weight,
+)
 from graphopt.compression.quantization import (
     INTEGER_TYPES,
     IntegerType,
@@ -16,26 +26,39 @@ from graphopt.compression.quantization import (
 from graphopt.compression.quantized_weights import QuantizedWeights, remove_unread
 from graphopt.compression.static_layers import LAYER_OPERATORS, Layer
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
+from graphopt.compression.weight_views import WEIGHT_INPUTS, weight_view
 
 __all__ = [
+    "HALF_FORMATS",
     "INTEGER_TYPES",
     "LAYER_OPERATORS",
+    "WEIGHT_INPUTS",
     "Carried",
+    "HalfFormat",
+    "HalfPlan",
+    "HalfRewriter",
     "IntegerPlan",
     "IntegerType",
     "Layer",
     "NoWeight",
+    "PackedWeight",
     "QuantizationParameters",
     "QuantizedWeights",
     "WeightSource",
+    "WeightView",
     "bias_parameters",
     "dequantize",
     "opset_obstacle",
+    "pack_weight",
     "parameters_from_range",
+    "plan_half",
     "plan_integers",
     "quantize",
     "remove_unread",
+    "store_weights",
     "trace_weight",
+    "unpack_weight",
     "weight_parameters",
+    "weight_view",
     "widen_for_bias",
 ]
