@@ -91,7 +91,19 @@ def _transposed(found: WeightSource | NoWeight, perm: ir.Attr | None) -> WeightS
 def _why_not_constant(value: ir.Value | None) -> NoWeight:
     if value is not None and value.is_graph_input() and value.const_value is not None:
         return NoWeight("weight-overridable", "the initializer is also an input of the model")
-    producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "DequantizeLinear":
-        return NoWeight("already-quantized", f"it comes from `{producer.name}`")
+    if (restorer := _restorer(value)) is not None:
+        return NoWeight("already-quantized", f"it comes from `{restorer.name}`")
     return NoWeight("weight-not-constant", "both operands are computed at run time")
+
+
+def _restorer(value: ir.Value | None) -> ir.Node | None:
+    """Return the node that turns constant integers into ``value``, through scaling and shaping."""
+    node = value.producer() if value is not None else None
+    if node is None or node.domain:
+        return None
+    if node.op_type == "DequantizeLinear":
+        return node
+    if node.op_type in ("Mul", "Reshape"):
+        return _restorer(node.inputs[0])
+    tensor = constant_tensor(node.inputs[0]) if node.op_type == "Cast" else None
+    return node if tensor is not None and tensor.dtype.is_integer() else None
