@@ -109,8 +109,11 @@ def _numerics_hold(passes, before, after, model):
         candidate = _session(after)
     except Exception as error:
         raise LawBroken(f"the runtime loads the result: {error}") from error
+    # A pass that may change the interface can take inputs away, if they have a default.
+    taken = {spec.name for spec in candidate.get_inputs()}
+    taken |= {spec.name for spec in candidate.get_overridable_initializers()}
     for batch in BATCHES:
-        feeds = feeds_of(model, batch)
+        feeds = {name: fed for name, fed in feeds_of(model, batch).items() if name in taken}
         expected, found = (
             dict(zip(_names(session), session.run(None, feeds), strict=True))
             for session in (reference, candidate)
