@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import Operators
+from graphopt.analysis import Operators, infer_shapes
 from graphopt.compression import (
     HALF_FORMATS,
     HalfFormat,
@@ -114,10 +114,8 @@ class ConvertFloat16(Pass):
         """Ask for shapes, the target, and the range of every value that an operator computes."""
         if self.weights_only or self._is_too_old(model):
             return Needs()
-        names = [value.name or "" for value in model.graph.inputs]
-        names += [value.name or "" for node in model.graph for value in node.outputs]
-        measured = tuple(name for name in names if name) if self.measure else ()
-        return Needs(shapes=True, ranges=measured, target=bool(measured))
+        names = _float_values(model) if self.measure else ()
+        return Needs(shapes=True, ranges=names, target=bool(names))
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Convert what allows it; refuse every other node that computes floats."""
@@ -155,6 +153,18 @@ class ConvertFloat16(Pass):
         if any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
             return "the name matches `exclude`"
         return None
+
+
+def _float_values(model: ir.Model) -> tuple[str, ...]:
+    """Return the names of what the main graph is given and computes in float32."""
+    shapes = infer_shapes(model)
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    known = ((value, shapes.of(value)) for value in values)
+    return tuple(
+        value.name or ""
+        for value, shape in known
+        if shape is not None and shape.dtype == ir.DataType.FLOAT
+    )
 
 
 def _refuse(model: ir.Model, plan: HalfPlan, edit: Editor) -> None:
