@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from graphopt.analysis.foldability import FoldableNodes, tensor_bytes
-from graphopt.ir import constant_tensor
+from graphopt.ir import constant_tensor, tensor_dims
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["ConstantRegion", "FoldingPart", "FoldingPlan", "plan_folding", "total_weight_bytes"]
@@ -191,7 +191,7 @@ def _stored_bytes(value: ir.Value, shapes: ShapeTable) -> int:
     tensor = constant_tensor(value)
     known = shapes.of(value)
     if tensor is not None:
-        dims: Iterable[int | str | None] = tensor.shape.numpy()
+        dims: Iterable[int | str | None] = tensor_dims(tensor)
         size = tensor.nbytes
     else:
         dims = known.dims or () if known is not None else ()
@@ -211,7 +211,7 @@ def _initializer_bytes(value: ir.Value) -> int:
     tensor = value.const_value
     if tensor is None:
         return 0
-    return _tensor_bytes(len(value.name or ""), tensor.shape.numpy(), tensor.nbytes)
+    return _tensor_bytes(len(value.name or ""), tensor_dims(tensor), tensor.nbytes)
 
 
 def _node_bytes(node: ir.Node) -> int:
@@ -225,7 +225,7 @@ def _attribute_bytes(attribute: ir.Attr) -> int:
     held = attribute.value
     size = 1
     if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-        size = _tensor_bytes(0, held.shape.numpy(), held.nbytes)
+        size = _tensor_bytes(0, tensor_dims(held), held.nbytes)
     elif isinstance(held, (tuple, list, str)):
         size = len(held)
     return _field(_field(len(attribute.name)) + size + 3)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir import FileTensor, blocks, sample_bytes
+from graphopt.ir import FileTensor, blocks, sample_bytes, tensor_dims
 
 __all__ = ["classes_of_equal_tensors"]
 
@@ -27,9 +27,20 @@ def classes_of_equal_tensors(weights: Iterable[Weight]) -> Iterator[list[ir.Valu
     Only tensors that share type and shape with another are read: of large ones a sample first, all
     of it only where the samples agree. Order follows ``weights``.
     """
-    for alike in _groups(weights, lambda tensor: (tensor.dtype, tuple(tensor.shape.numpy()))):
-        for candidates in _groups(alike, _sample):
-            yield from _confirmed(candidates)
+    for alike in _groups(weights, lambda tensor: (tensor.dtype, tensor_dims(tensor))):
+        is_small = _is_read_whole(alike[0][1])
+        for candidates in _groups(alike, _whole if is_small else _sample):
+            yield from (
+                [[value for value, _ in candidates]] if is_small else _confirmed(candidates)
+            )
+
+
+def _is_read_whole(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES
+
+
+def _whole(tensor: ir.TensorProtocol) -> bytes:
+    return tensor.tobytes()
 
 
 def _groups(weights: Iterable[Weight], key: Any) -> Iterator[list[Weight]]:
@@ -97,8 +108,6 @@ def _digest_of_sample(tensor: ir.TensorProtocol) -> bytes:
     if tensor.dtype == ir.DataType.STRING:
         for text in _texts(tensor):
             digest.update(len(text).to_bytes(8, "little") + text)
-    elif tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES:
-        digest.update(sample_bytes(tensor, 0, tensor.nbytes))
     else:
         starts = np.linspace(0, tensor.nbytes - _SAMPLE_BYTES, _SAMPLES).astype(int).tolist()
         for start in starts:

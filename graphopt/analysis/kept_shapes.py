@@ -8,16 +8,14 @@ from collections.abc import Callable, Container, Iterable, Iterator
 import onnx_ir as ir
 
 from graphopt.analysis.operators import Operators
-from graphopt.analysis.shapes import (
-    Inference,
+from graphopt.analysis.part_writer import (
     Part,
-    declared_shapes,
     inner_nodes,
     is_shown_alike,
-    known_from_the_model,
     reads,
     shape_of_tensor,
 )
+from graphopt.analysis.shapes import Inference, declared_shapes, known_from_the_model
 from graphopt.ir import constant_tensor, subgraphs_of
 from graphopt.rewrite import ShapeTable, Touched, ValueShape
 
@@ -26,6 +24,9 @@ __all__ = ["KeptShapes"]
 
 _LOOK_AHEAD = 32
 """Inferring a node too many costs less than calling the inference for it alone."""
+
+_FOLLOWED_SHARE = 8
+"""Where more than one node in so many is to be inferred again, all of them at once cost less."""
 
 
 class KeptShapes(ShapeTable):
@@ -153,9 +154,12 @@ class KeptShapes(ShapeTable):
     def _infer_from(self, units: Iterable[ir.Node]) -> None:
         """Infer ``units``, then what reads what came out different."""
         step = list(units)
+        left = len(self._model.graph) // _FOLLOWED_SHARE
         while step:
             step = _closure(step, self._readers_of_sizes)
-            different = self._infer(step)
+            left -= len(step)
+            # What comes out different may lead through most of the model, step by step.
+            different = self._infer(step) if left > 0 or len(step) <= _LOOK_AHEAD else None
             if different is None:
                 self._infer_all()
                 return

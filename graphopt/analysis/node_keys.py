@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.operators import Operators
+from graphopt.ir import tensor_dims
 
 __all__ = ["NodeKeys"]
 
@@ -94,7 +95,7 @@ def _plain(kind: ir.AttributeType, value: Any) -> Hashable:
 def _tensor(tensor: ir.TensorProtocol | None) -> Hashable:
     if tensor is None:
         return None
-    shape = tuple(tensor.shape.numpy())
+    shape = tensor_dims(tensor)
     if tensor.dtype == ir.DataType.STRING:
         return (tensor.dtype, shape, tuple(bytes(t) for t in tensor.numpy().reshape(-1).tolist()))
     return (tensor.dtype, shape, hashlib.sha256(tensor.tobytes()).digest())

@@ -12,7 +12,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-__all__ = ["ProtoWriter"]
+from graphopt.ir import tensor_dims
+
+__all__ = ["PLAIN_ATTRIBUTES", "ProtoWriter"]
 
 
 class ProtoWriter:
@@ -40,10 +42,11 @@ class ProtoWriter:
         proto.input.extend([self.name(value) for value in node.inputs])
         proto.output.extend([self.name(value) for value in node.outputs])
         for attribute in node.attributes.data.values():
-            self._write_attribute(attribute, proto.attribute.add())
+            self.write_attribute(attribute, proto.attribute.add())
 
-    def _write_attribute(self, attribute: ir.Attr, proto: onnx.AttributeProto) -> None:
-        write = None if attribute.is_ref() else _PLAIN.get(attribute.type)
+    def write_attribute(self, attribute: ir.Attr, proto: onnx.AttributeProto) -> None:
+        """Write one attribute; graphs in it are written with it."""
+        write = None if attribute.is_ref() else PLAIN_ATTRIBUTES.get(attribute.type)
         if write is not None:  # nearly all attributes there are
             proto.name = attribute.name
             proto.type = attribute.type.value  # type: ignore[assignment]
@@ -85,7 +88,7 @@ class ProtoWriter:
         """Write ``data`` under the name of ``value``; text and packed types included."""
         proto.name = self.name(value)
         proto.data_type = data.dtype.value
-        proto.dims.extend(data.shape.numpy())
+        proto.dims.extend(tensor_dims(data))
         if data.dtype == ir.DataType.STRING:
             proto.string_data.extend(bytes(text) for text in data.numpy().reshape(-1).tolist())
         else:
@@ -113,9 +116,10 @@ def _write_string(proto: onnx.AttributeProto, value: str) -> None:
     proto.s = value.encode()
 
 
-_PLAIN: Mapping[ir.AttributeType, Callable[[onnx.AttributeProto, Any], None]] = {
+PLAIN_ATTRIBUTES: Mapping[ir.AttributeType, Callable[[onnx.AttributeProto, Any], None]] = {
     ir.AttributeType.INT: _write_int,
     ir.AttributeType.INTS: lambda proto, value: proto.ints.extend(value),
     ir.AttributeType.FLOAT: _write_float,
     ir.AttributeType.STRING: _write_string,
 }
+"""How the kinds of attributes that nearly all are of are written."""

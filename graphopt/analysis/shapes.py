@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.contrib_functions import contrib_functions, stand_in_name
-from graphopt.analysis.misread import (
-    MISREAD_OPERATORS,
-    MISREAD_PARAMETERS,
-    is_misread,
-    is_misread_result,
-)
+from graphopt.analysis.misread import MISREAD_OPERATORS, is_misread_result
 from graphopt.analysis.operators import Operators
-from graphopt.analysis.proto_writer import ProtoWriter
-from graphopt.ir import constant_tensor, graphs, opset_version, subgraphs_of
+from graphopt.analysis.part_writer import Part, PartWriter, inner_nodes, shape_of_tensor
+from graphopt.ir import graphs
 from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 
-__all__ = [
-    "Inference",
-    "Part",
-    "PartWriter",
-    "declared_shapes",
-    "infer_shapes",
-    "inner_nodes",
-    "is_shown_alike",
-    "known_from_the_model",
-    "reads",
-    "shape_of_tensor",
-]
-
-_MAX_ELEMENTS = 64
-"""Larger constants are shown to the inference by type only: no shape is computed from them."""
+__all__ = ["Inference", "declared_shapes", "infer_shapes", "known_from_the_model"]
 
 _MAX_RANK = 16
-_MINIMUM_IR_VERSION = 10
-_OPAQUE_DOMAIN = "graphopt.opaque"
 _FAILURES = (
     onnx.shape_inference.InferenceError,
     onnx.checker.ValidationError,
@@ -63,19 +40,6 @@ def infer_shapes(model: ir.Model) -> ShapeTable:
     return ShapeTable((found or {}) | known)
 
 
-@dataclass(frozen=True)
-class Part:
-    """Nodes of the main graph of which shapes are inferred together.
-
-    Attributes:
-        nodes: In an order in which they could run.
-        known: The shapes of what they read and do not compute themselves.
-    """
-
-    nodes: Sequence[ir.Node]
-    known: Mapping[ir.Value, ValueShape] = field(default_factory=dict)
-
-
 class Inference:
     """Runs ONNX's shape inference on parts of one model.
 
@@ -93,6 +57,7 @@ class Inference:
         self._operators = Operators(model)
         self._declared = _declared_symbols(model)
         self._names: dict[tuple[ir.Value, int], str] = {}
+        self._types: dict[bytes, ValueShape | None] = {}
         self._count = -1
         self.has_failed = False
         self.met_again: set[ir.Value] = set()
@@ -122,11 +87,12 @@ class Inference:
         inferred = self._infer(writer.part(part))
         if inferred is None:
             return None
-        by_name = dict(_inferred(inferred.graph))
+        by_name = dict(self._shapes_in(inferred.graph, has_subgraphs=writer.has_subgraphs))
         named = ((value, by_name.get(name)) for value, name in writer.names())
-        return {value: shape for value, shape in named if shape is not None}
+        found = {value: shape for value, shape in named if shape is not None}
+        return found | writer.constants
 
-    def _infer(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    def _infer(self, proto: bytes) -> onnx.ModelProto | None:
         """Return the inferred model, or ``None`` where inference gives up on it."""
         for data_prop in (True, False):
             try:
@@ -134,6 +100,26 @@ class Inference:
             except _FAILURES:
                 self.has_failed = True
         return None
+
+    def _shapes_in(
+        self, graph: onnx.GraphProto, *, has_subgraphs: bool
+    ) -> Iterator[tuple[str, ValueShape]]:
+        """Yield what inference says of values, inputs of the main graph apart."""
+        types = self._types
+        for values in (graph.value_info, graph.output):
+            for info in values:
+                kind = info.type.SerializeToString()
+                if kind not in types:  # of thousands of values a few dozen types differ
+                    types[kind] = _value_shape(info.type)
+                if (shape := types[kind]) is not None:
+                    yield info.name, shape
+        if not has_subgraphs:
+            return
+        for inner in _subgraphs_in(graph):
+            for info in inner.input:
+                if (shape := _value_shape(info.type)) is not None:
+                    yield info.name, shape
+            yield from self._shapes_in(inner, has_subgraphs=True)
 
     def _renamed(
         self, found: Mapping[ir.Value, ValueShape], part: Part
@@ -144,6 +130,9 @@ class Inference:
         renamed = {}
         self.met_again = set()
         for value, shape in found.items():
+            if str not in map(type, shape.dims or ()):
+                renamed[value] = shape
+                continue
             for axis, dim in enumerate(shape.dims or ()):
                 if isinstance(dim, str) and dim not in names:
                     names[dim] = self._name_of(value, axis)
@@ -185,161 +174,6 @@ def _declared_symbols(model: ir.Model) -> dict[str, str]:
     return {dim: dim for shape in shapes for dim in _symbols(shape)}
 
 
-def inner_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
-    """Yield ``nodes`` and the nodes of their subgraphs."""
-    for node in nodes:
-        yield node
-        for graph in subgraphs_of(node):
-            yield from inner_nodes(graph)
-
-
-class PartWriter(ProtoWriter):
-    """Writes nodes as a whole model; weights become inputs of the main graph.
-
-    What inference would misread is written as an operator that it does not know.
-    """
-
-    def __init__(self, model: ir.Model, operators: Operators, opaque: frozenset[ir.Node]) -> None:
-        super().__init__()
-        self._model = model
-        self._operators = operators
-        self._opaque = opaque
-        self._main = onnx.GraphProto()
-
-    def part(self, part: Part) -> onnx.ModelProto:
-        """Return ``part`` with weights and declared intermediate types left out."""
-        model = self._model
-        proto = onnx.ModelProto(ir_version=max(model.ir_version, _MINIMUM_IR_VERSION))
-        for domain, version in model.opset_imports.items():
-            proto.opset_import.add(domain=domain, version=version)
-        proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
-        for function in model.functions.values():
-            self._function(function, proto.functions.add())
-        proto.functions.extend(contrib_functions(inner_nodes(part.nodes), opset_version(model)))
-        proto.graph.name = "part"
-        self._main = proto.graph
-        is_there: set[ir.Value | None] = {None}
-        for node in part.nodes:
-            for value in reads(node):
-                if value not in is_there:
-                    is_there.add(value)
-                    self._read_from_outside(value, part)
-            self.inner_node(node, proto.graph)
-            is_there.update(node.outputs)
-        return proto
-
-    def _read_from_outside(self, value: ir.Value, part: Part) -> None:
-        """Write what ``part`` reads and does not compute: a constant, or an input of its type."""
-        tensor = constant_tensor(value)
-        known = part.known.get(value)
-        if tensor is not None:
-            self._constant(value, tensor, self._main)
-        elif value.is_graph_input():
-            self.input(value, self._main.input.add())
-        elif known is not None:
-            self._stub(value, known)
-
-    def names(self) -> Iterable[tuple[ir.Value, str]]:
-        """Return every value written, with the name it was given."""
-        return self._names.items()
-
-    def input(self, value: ir.Value, proto: onnx.ValueInfoProto) -> None:
-        """Write an input; of the inputs of subgraphs the type counts, the shape may vary."""
-        super().input(value, proto)
-        if value.graph is not self._model.graph and proto.type.HasField("tensor_type"):
-            proto.type.tensor_type.ClearField("shape")
-
-    def inner_node(self, node: ir.Node, proto: onnx.GraphProto) -> None:
-        """Write a node, or a typed input in the place of a large constant."""
-        if node.op_type == "Constant" and not node.domain:
-            tensor = constant_tensor(node.outputs[0])
-            if tensor is not None and not _is_small(tensor):
-                self._stub(node.outputs[0], shape_of_tensor(tensor))
-                return
-        written = proto.node.add()
-        self.node(node, written)
-        if node.domain:
-            written.op_type = stand_in_name(node) or node.op_type
-        if node in self._opaque or self._is_misread(node):
-            written.domain = _OPAQUE_DOMAIN
-        elif node.op_type == "PRelu" and not node.domain and not node.attributes:
-            written.op_type = "Add"  # the runtime broadcasts both ways, inference only one
-
-    def _is_misread(self, node: ir.Node) -> bool:
-        if node.op_type not in MISREAD_PARAMETERS:
-            return False
-        return is_misread(node, self._operators.version(node) or 1)
-
-    def _function(self, function: ir.Function, proto: onnx.FunctionProto) -> None:
-        proto.CopyFrom(ir.to_proto(function))
-        proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
-        for node, written in zip(function, proto.node, strict=True):
-            if self._is_misread(node):
-                written.domain = _OPAQUE_DOMAIN
-
-    def initializer(self, value: ir.Value, proto: onnx.GraphProto) -> None:
-        """Write an initializer of a subgraph; one that can be overridden is an input already."""
-        if value.const_value is not None and not value.is_graph_input():
-            self._constant(value, value.const_value, proto)
-
-    def _constant(self, value: ir.Value, tensor: ir.TensorProtocol, proto: onnx.GraphProto) -> None:
-        if _is_small(tensor):
-            self.tensor(value, tensor, proto.initializer.add())
-        else:
-            self._stub(value, shape_of_tensor(tensor))
-
-    def _stub(self, value: ir.Value, shape: ValueShape) -> None:
-        """Write an input of the main graph, which subgraphs can see, too."""
-        info = self._main.input.add(name=self.name(value))
-        if shape.dtype is not None:
-            info.type.tensor_type.elem_type = shape.dtype.value
-        if shape.dims is None:
-            return
-        dims = info.type.tensor_type.shape
-        dims.SetInParent()  # a scalar has a shape without dimensions, not no shape
-        for size in shape.dims:
-            if isinstance(size, int):
-                dims.dim.add(dim_value=size)
-            else:
-                dims.dim.add(dim_param=size)
-
-
-def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield what ``node`` reads, and what its subgraphs read of outer values."""
-    yield from (value for value in node.inputs if value is not None)
-    inner = subgraphs_of(node)
-    if not inner:
-        return
-    own: set[ir.Value] = set()
-    used: dict[ir.Value, None] = {}
-    for graph in inner:
-        own.update(graph.inputs)
-        own.update(graph.initializers.values())
-        used.update(dict.fromkeys(graph.outputs))
-        for child in graph:
-            used.update(dict.fromkeys(reads(child)))
-            own.update(child.outputs)
-    yield from (value for value in used if value not in own)
-
-
-def _is_small(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype != ir.DataType.STRING and tensor.size <= _MAX_ELEMENTS
-
-
-def is_shown_alike(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
-    """Tell whether inference is shown the same of two constants."""
-    if first is second:
-        return True
-    if shape_of_tensor(first) != shape_of_tensor(second):
-        return False
-    return not _is_small(first) or first.tobytes() == second.tobytes()
-
-
-def shape_of_tensor(tensor: ir.TensorProtocol) -> ValueShape:
-    """Return the type and shape of a constant."""
-    return ValueShape(tensor.dtype, tuple(tensor.shape.numpy()))
-
-
 def known_from_the_model(model: ir.Model) -> dict[ir.Value, ValueShape]:
     """Return what needs no inference: the inputs of the model, and initializers."""
     known = dict(declared_shapes(model.graph.inputs))
@@ -363,19 +197,13 @@ def _dims(shape: ir.Shape | None) -> tuple[int | str | None, ...] | None:
     return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
 
 
-def _inferred(graph: onnx.GraphProto) -> Iterator[tuple[str, ValueShape]]:
-    for values in (graph.input, graph.value_info, graph.output):
-        for info in values:
-            shape = _value_shape(info.type)
-            if shape is not None:
-                yield info.name, shape
+def _subgraphs_in(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _inferred(attribute.g)
+                yield attribute.g
             elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for inner in attribute.graphs:
-                    yield from _inferred(inner)
+                yield from attribute.graphs
 
 
 _DTYPES = {dtype.value: dtype for dtype in ir.DataType}

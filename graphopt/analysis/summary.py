@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis.macs import count_macs
 from graphopt.analysis.operators import operator_counts
 from graphopt.analysis.shapes import infer_shapes
-from graphopt.ir import initializer_tensors, weight_bytes
+from graphopt.ir import initializer_tensors, tensor_dims, weight_bytes
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["ModelSummary", "PortSummary", "summarise"]
@@ -79,7 +79,7 @@ def summarise(
     """
     operators = operator_counts(model)
     distinct = {
-        id(tensor): math.prod(tensor.shape.numpy()) for _, tensor in initializer_tensors(model)
+        id(tensor): math.prod(tensor_dims(tensor)) for _, tensor in initializer_tensors(model)
     }
     return ModelSummary(
         nodes=sum(operators.values()),

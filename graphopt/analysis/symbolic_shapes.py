@@ -22,7 +22,7 @@ from graphopt.analysis.symbolic_expressions import (
     assume_positive,
     single_symbol,
 )
-from graphopt.ir import constant_array, constant_tensor, opset_version
+from graphopt.ir import constant_array, constant_tensor, opset_version, tensor_dims
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["MAX_ELEMENTS", "Dims", "Elements", "SymbolicShapes"]
@@ -231,7 +231,7 @@ class SymbolicShapes:
     def _inferred_dims(self, value: ir.Value) -> Dims | None:
         tensor = constant_tensor(value)
         if tensor is not None:
-            return tuple(tensor.shape.numpy())
+            return tensor_dims(tensor)
         known = self._table.of(value)
         if known is None or known.dims is None:
             return None

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.operators import Operators
-from graphopt.analysis.shapes import Part, PartWriter
+from graphopt.analysis.part_writer import Part, PartWriter
 from graphopt.ir import clone, graphs
 from graphopt.rewrite import Edit, Editor, Journal
 

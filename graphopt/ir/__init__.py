@@ -8,6 +8,7 @@ from graphopt.ir.constants import (
     constant_tensor,
     initializer_tensors,
     opset_version,
+    tensor_dims,
     weight_bytes,
 )
 from graphopt.ir.copying import ByteProgress, TensorWriter
@@ -26,9 +27,11 @@ from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referri
 from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
-from graphopt.ir.walk import graphs, nodes, subgraphs_of
+from graphopt.ir.walk import CONTAINERS, graphs, nodes, subgraphs_of
+from graphopt.ir.wire import encode_bytes, encode_field
 
 __all__ = [
+    "CONTAINERS",
     "INLINE_LIMIT_BYTES",
     "ByteProgress",
     "Checkpoint",
@@ -42,6 +45,8 @@ __all__ = [
     "clone",
     "constant_array",
     "constant_tensor",
+    "encode_bytes",
+    "encode_field",
     "external_files",
     "from_text",
     "graphs",
@@ -63,6 +68,7 @@ __all__ = [
     "subgraphs_of",
     "take_structure",
     "tensor_digest",
+    "tensor_dims",
     "to_text",
     "weight_bytes",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "constant_tensor",
     "initializer_tensors",
     "opset_version",
+    "tensor_dims",
     "weight_bytes",
 ]
 
@@ -37,6 +38,11 @@ def as_tensor(data: np.ndarray[Any, Any] | ir.TensorProtocol, name: str) -> ir.T
         )
         return ir.StringTensor(encoded.reshape(data.shape), shape=ir.Shape(data.shape), name=name)
     return spilled(ir.Tensor(np.ascontiguousarray(data).reshape(data.shape), name=name))
+
+
+def tensor_dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return the sizes of a tensor; asked of every constant, and faster than ``shape.numpy()``."""
+    return tensor.shape.dims  # type: ignore[return-value] # a tensor has no symbolic sizes
 
 
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from enum import IntEnum, unique
 from typing import NamedTuple, Protocol
 
-__all__ = ["Buffer", "Field", "MalformedError", "Message", "encode_field", "fields", "large_fields"]
+__all__ = [
+    "Buffer",
+    "Field",
+    "MalformedError",
+    "Message",
+    "encode_bytes",
+    "encode_field",
+    "fields",
+    "large_fields",
+]
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _MAXIMUM_VARINT_BYTES = 10
@@ -172,3 +181,19 @@ def encode_varint(number: int) -> bytes:
 def encode_field(number: int, size: int) -> bytes:
     """Return the key and the length of a field whose value of ``size`` bytes follows."""
     return encode_varint(number << 3 | _LENGTH) + encode_varint(size)
+
+
+def encode_bytes(number: int, value: bytes) -> bytes:
+    """Return a field that holds ``value``: text, bytes or a message."""
+    size = len(value)
+    # Nearly all are short, of one of the first fields: the lengths are at hand.
+    if number < len(_SHORT_HEADS) and size < _SHORT:
+        return _SHORT_HEADS[number][size] + value
+    return encode_field(number, size) + value
+
+
+_SHORT = 0x80
+_SHORT_HEADS = [
+    [bytes((number << 3 | _LENGTH, size)) for size in range(_SHORT)] for number in range(16)
+]
+"""The keys and lengths that are one byte each."""

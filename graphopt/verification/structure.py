@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from graphopt.errors import StructureMismatch
-from graphopt.ir import subgraphs_of
+from graphopt.ir import subgraphs_of, tensor_dims
 from graphopt.verification.operators import operator_rule, signature_faults, signature_of
 
 __all__ = ["check_structure", "structure_faults"]
@@ -222,7 +222,7 @@ def _tensor_faults(value: ir.Value) -> Iterable[str]:
     declared = value.shape
     if declared is None or not declared.is_static():
         return
-    if tuple(declared.numpy()) != tuple(tensor.shape.numpy()):
+    if declared.dims != tensor_dims(tensor):
         yield f"initializer `{value.name}` is declared {declared} and holds {tensor.shape}"
 
 
