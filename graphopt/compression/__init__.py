@@ -24,6 +24,7 @@ from graphopt.compression.quantization import (
     widen_for_bias,
 )
 from graphopt.compression.quantized_weights import QuantizedWeights, remove_unread
+from graphopt.compression.saturation import Saturation, replay_saturation, saturation_excess
 from graphopt.compression.static_layers import LAYER_OPERATORS, Layer
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
 from graphopt.compression.weight_views import WEIGHT_INPUTS, weight_view
@@ -44,6 +45,7 @@ __all__ = [
     "PackedWeight",
     "QuantizationParameters",
     "QuantizedWeights",
+    "Saturation",
     "WeightSource",
     "WeightView",
     "bias_parameters",
@@ -55,6 +57,8 @@ __all__ = [
     "plan_integers",
     "quantize",
     "remove_unread",
+    "replay_saturation",
+    "saturation_excess",
     "store_weights",
     "trace_weight",
     "unpack_weight",

@@ -32,6 +32,7 @@ _HEAVY = frozenset(
     | {"Softmax"}
 )
 _LARGE_CONSTANT = 1024
+_ADDED_STEPS = 16
 
 
 @dataclass
@@ -232,7 +233,10 @@ class _Planner:
             return None  # a limit that nothing reaches is one in any type
         finite = np.abs(array[np.isfinite(array)])
         largest = float(finite.max(initial=0.0))
-        if 0.0 < largest < self.half.least_normal:
+        # What is only added, as the 1e-6 of a normalization, may lose some of its digits.
+        added = array.size == 1 and node.op_type in ("Add", "Max")
+        least = _ADDED_STEPS * self.half.least if added else self.half.least_normal
+        if 0.0 < largest < least:
             return "constant-underflows", f"is {largest:g}, which {self.half.name} cannot hold"
         return None
 
