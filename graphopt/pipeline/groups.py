@@ -23,7 +23,9 @@ class Group:
     Attributes:
         number: Position in the pipeline, from 1.
         kind: The weakest promise among its passes.
-        elements: In order. A fixpoint group is never divided; approximate ones stand alone.
+        elements: In order. A fixpoint group is never divided; approximate ones stand alone, and so
+            do those that may change the interface: what they make cannot always be compared, and
+            nobody else shall go unchecked for that.
     """
 
     number: int
@@ -34,8 +36,10 @@ class Group:
 def groups_of(pipeline: Pipeline) -> tuple[Group, ...]:
     """Return the groups of a pipeline, in order."""
     runs: list[tuple[Kind, tuple[Element, ...]]] = []
-    for kind, members in groupby(pipeline.elements, key=kind_of):
-        if kind == "approximate":  # the drift of each is measured
+    for (kind, is_apart), members in groupby(
+        pipeline.elements, key=lambda element: (kind_of(element), _changes_interface(element))
+    ):
+        if kind == "approximate" or is_apart:  # the drift of each is measured
             runs += [(kind, (member,)) for member in members]
         else:
             runs.append((kind, tuple(members)))
@@ -47,6 +51,12 @@ def kind_of(element: Element) -> Kind:
     if isinstance(element, Fixpoint):
         return max((kind_of(inner) for inner in element.elements), key=_SEVERITY.index)
     return _kind(element.contract.numerics)
+
+
+def _changes_interface(element: Element) -> bool:
+    if isinstance(element, Fixpoint):
+        return any(_changes_interface(inner) for inner in element.elements)
+    return element.contract.changes_interface
 
 
 def _kind(numerics: Numerics) -> Kind:

@@ -45,6 +45,7 @@ def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(qu
         "static": "chosen",
         "dynamic": "rejected",
         "fused": "rejected",
+        "weights": "passed",
         "float": "passed",
     }
     assert result.report.size_bytes.after < 0.3 * result.report.size_bytes.before
@@ -64,7 +65,7 @@ def test_the_bundle_validates_and_tells_its_recipe(quantized):
     assert graphopt.validate(place).exit_code == 0
     bundle = graphopt.Bundle.load(place)
     recipe = bundle.manifest["recipe"]["pipeline"]
-    assert recipe.startswith("@exact,quantize-static")
+    assert recipe.startswith("freeze-initializers,@exact,quantize-static")
     model = gir.load(bundle.model_path)
     assert model.metadata_props["graphopt.recipe"] == recipe
     report = json.loads((place / "report.json").read_text())
@@ -84,10 +85,18 @@ def test_the_same_call_gives_the_same_model(quantized, tmp_path):
     assert (again / "model.onnx").read_bytes() == (place / "model.onnx").read_bytes()
 
 
-def test_without_samples_nothing_static_is_built_and_the_original_is_kept(tmp_path):
-    result = graphopt.optimize(DEMO.model, output=tmp_path / "b", latency_budget_s=None)
+def test_without_samples_nothing_static_is_built(tmp_path):
+    result = graphopt.optimize(DEMO.model, output=tmp_path / "a", latency_budget_s=None)
     assert status_of(result)["static"] == "rejected"
     assert any("--calibration" in note for note in result.report.notes)
+    assert result.report.chosen == "weights"
+    assert result.report.size_bytes.after < 0.3 * result.report.size_bytes.before
+
+
+def test_where_nothing_else_is_wanted_the_original_is_kept(tmp_path):
+    result = graphopt.optimize(
+        DEMO.model, output=tmp_path / "b", stages={"weights": False}, latency_budget_s=None
+    )
     assert result.report.chosen == "float"
     assert (tmp_path / "b" / "model.onnx").read_bytes() == DEMO.model.read_bytes()
 
@@ -218,7 +227,7 @@ def test_an_output_that_turns_infinite_is_wrong_whatever_the_gates(tmp_path):
         path,
         calibration=samples,
         gates={"min_cosine": None},
-        stages={"dynamic": False, "float": False},
+        stages={"dynamic": False, "weights": False, "float": False},
         latency_budget_s=None,
     )
     static = result.report.candidates[0]

@@ -37,11 +37,13 @@ def test_the_two_targets_load():
         "static",
         "dynamic",
         "fused",
+        "weights",
         "float",
     ]
-    assert [item.needs_calibration for item in int8.candidates] == [True, False, False, False]
-    assert int8.pipeline_text(int8.candidates[1]) == "@exact,quantize-dynamic,clear-value-info"
-    assert int8.pipeline_text(int8.candidates[3]) == "@exact"
+    assert [item.name for item in int8.candidates if item.needs_calibration] == ["static"]
+    stages = "freeze-initializers,@exact"
+    assert int8.pipeline_text(int8.candidates[1]) == f"{stages},quantize-dynamic,clear-value-info"
+    assert int8.pipeline_text(int8.candidates[4]) == stages
     assert int8.runtime.threads == 1
     assert int8.gates == {
         "min_cosine": 0.97,
@@ -149,7 +151,8 @@ max_size_ratio = false
     assert target.device.minimum_onnxruntime == "1.20"
     assert target.precision.activation == "s8"
     assert target.precision.weight == "s8"
-    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "fused", "float"]
+    enabled = [item.name for item in target.enabled_candidates()]
+    assert enabled == ["dynamic", "fused", "weights", "float"]
     assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
@@ -271,12 +274,14 @@ def test_with_gates_refuses_unknown_names(gates):
 
 def test_with_stages_switches_stages_and_candidates():
     target = int8().with_stages({"exact": False, "static": False})
-    assert target.stage_text() == ""
-    assert [item.name for item in target.enabled_candidates()] == ["dynamic", "fused", "float"]
+    assert target.stage_text() == "freeze-initializers"
+    enabled = [item.name for item in target.enabled_candidates()]
+    assert enabled == ["dynamic", "fused", "weights", "float"]
     with pytest.raises(UnknownNameError, match="unknown stage `prun`"):
         int8().with_stages({"prun": True})
     with pytest.raises(OptionError, match="every candidate is switched off"):
-        int8().with_stages(dict.fromkeys(("static", "dynamic", "fused", "float"), False))
+        every = [candidate.name for candidate in int8().candidates]
+        int8().with_stages(dict.fromkeys(every, False))
 
 
 def test_a_name_of_a_stage_and_of_a_candidate_is_the_stage():
