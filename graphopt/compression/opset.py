@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx_ir as ir
 
@@ -58,6 +60,56 @@ _SAME_UP_TO_13 = {
     "Tile": 6,
     "Transpose": 1,
 }
+# The same from opset 13 to 21; attributes and inputs that were added are optional and by default
+# do what was done before.
+_SAME_UP_TO_21 = {
+    "Add": 13,
+    "AveragePool": 11,
+    "BatchNormalization": 9,
+    "Cast": 13,
+    "CastLike": 15,
+    "Constant": 13,
+    "ConstantOfShape": 9,
+    "CumSum": 11,
+    "DequantizeLinear": 13,
+    "Div": 13,
+    "Equal": 13,
+    "Flatten": 13,
+    "GRU": 7,
+    "GreaterOrEqual": 12,
+    "Identity": 13,
+    "If": 13,
+    "IsInf": 10,
+    "IsNaN": 9,
+    "LSTM": 7,
+    "LeakyRelu": 6,
+    "LessOrEqual": 12,
+    "Loop": 13,
+    "LpPool": 11,
+    "Mul": 13,
+    "PRelu": 9,
+    "Pad": 13,
+    "Pow": 13,
+    "QLinearMatMul": 10,
+    "QuantizeLinear": 13,
+    "RNN": 7,
+    "ReduceMax": 18,
+    "ReduceMin": 18,
+    "Relu": 13,
+    "Reshape": 13,
+    "Resize": 13,
+    "Scan": 11,
+    "ScatterElements": 13,
+    "ScatterND": 13,
+    "Shape": 13,
+    "Size": 13,
+    "Squeeze": 13,
+    "Sub": 13,
+    "Transpose": 13,
+    "Unsqueeze": 13,
+    "Where": 9,
+}
+_STEPS = ((13, _SAME_UP_TO_13), (21, _SAME_UP_TO_21))
 _REMOVED_RESIZE_MODE = "tf_half_pixel_for_nn"
 
 
@@ -66,7 +118,7 @@ def opset_obstacle(model: ir.Model, version: int) -> str | None:
 
     Args:
         model: The model.
-        version: Opset of the default domain, at most 13, at least that of the model.
+        version: Opset of the default domain, at most 21, at least that of the model.
     """
     current = opset_version(model)
     if current == version:
@@ -80,12 +132,31 @@ def opset_obstacle(model: ir.Model, version: int) -> str | None:
 
 
 def _means_the_same(node: ir.Node, current: int, version: int) -> bool:
+    mode = node.attributes.get_string("coordinate_transformation_mode")
+    if mode == _REMOVED_RESIZE_MODE or _is_redefined(node, version):
+        return False
+    for reached, same_since in _STEPS:
+        step = min(version, reached)
+        if current < step and not _is_same_step(node, current, step, same_since):
+            return False
+        current = max(current, step)
+    return current == version
+
+
+def _is_same_step(node: ir.Node, current: int, version: int, same_since: Mapping[str, int]) -> bool:
     try:
         old = onnx.defs.get_schema(node.op_type, current).since_version
         new = onnx.defs.get_schema(node.op_type, version).since_version
     except onnx.defs.SchemaError:
         return False
-    mode = node.attributes.get_string("coordinate_transformation_mode")
-    if mode == _REMOVED_RESIZE_MODE:
+    return bool(old == new or old >= same_since.get(node.op_type, version))
+
+
+def _is_redefined(node: ir.Node, version: int) -> bool:
+    """Tell whether a form of an operator that is the same otherwise is not."""
+    if version <= _STEPS[0][0]:
         return False
-    return old == new or old >= _SAME_UP_TO_13.get(node.op_type, version)
+    # Opset 14 has other outputs for training, opset 19 other sizes where windows are cut off.
+    if node.op_type == "BatchNormalization":
+        return len(node.outputs) > 1
+    return node.op_type == "AveragePool" and bool(node.attributes.get_int("ceil_mode"))

@@ -354,6 +354,21 @@ class Change:
         self._operations.append(lambda: self._model.opset_imports.update({domain: version}))
         self.touched.everything = True
 
+    def set_ir_version(self, version: int) -> None:
+        """Declare that the model is of IR version ``version``, at least 4 where it was.
+
+        Raises:
+            ValueError: Initializers would become overridable that were not, or the reverse.
+        """
+        before = self._model.ir_version
+        if (before < _INITIALIZERS_ALONE_SINCE) != (version < _INITIALIZERS_ALONE_SINCE):
+            raise ValueError(f"IR version {before} cannot become {version}")
+        if version == before:
+            return
+        self.changed.append("IR version")
+        self._operations.append(lambda: setattr(self._model, "ir_version", version))
+        self.touched.everything = True
+
     # -- applying ----------------------------------------------------------------------------
 
     def apply(self) -> None:

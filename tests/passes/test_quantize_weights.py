@@ -1,0 +1,115 @@
+"""What ONNX Runtime makes of weights that `quantize-weights` stored, 4-bit ones included."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt.ir import from_text, load, save
+from graphopt.passes.quantize_weights import QuantizeWeights
+from graphopt.pipeline import PassManager, Pipeline
+from graphopt.runtime import SessionOptions, shared_worker
+from graphopt.verification import check_structure
+
+TIED = """<ir_version: 10, opset_import: ["" : 21]>
+g (int64[B,S] i) => (float[B,S,40] z) <float[40,64] w>
+{ y = Gather(w, i)  r = Tanh(y)  t = Transpose<perm = [1, 0]>(w)  z = MatMul(r, t) }"""
+LAYER = """<ir_version: 8, opset_import: ["" : 18]>
+g (float[N,72] x) => (float[N,40] y) <float[72,40] w, float[40] b> { y = Gemm(x, w, b) }"""
+BRANCH = """<ir_version: 10, opset_import: ["" : 21]>
+g (bool c, float[N,64] x) => (float[N,40] z) <float[64,40] w>
+{
+  z = If(c) <
+    then_branch = then_graph () => (float[N,40] t) { t = MatMul(x, w) },
+    else_branch = else_graph () => (float[N,40] e) { n = Neg(x)  e = MatMul(n, w) }
+  >
+}"""
+
+
+def prepared(text):
+    # Weights without values are no text that the parser takes: they are written as inputs.
+    head, _, body = text.partition("=> ")
+    outputs, _, rest = body.partition(" <")
+    declared, _, nodes = rest.partition(">")
+    model = from_text(f"{head[:-2]}, {declared}) => {outputs} {nodes}")
+    random = np.random.default_rng(0)
+    for value in [item for item in model.graph.inputs if item.name in {"w", "b"}]:
+        model.graph.inputs.remove(value)
+        shape = tuple(value.shape.numpy())
+        array = random.standard_normal(shape).astype(np.float32)
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.register_initializer(value)
+    return model
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(model, feeds, optimization="all"):
+        path, written = tmp_path / "model.onnx", tmp_path / "optimized.onnx"
+        save(model, path)
+        options = SessionOptions(optimization=optimization, optimized_model_path=written)
+        with shared_worker().load(path, options) as session:
+            result = session.run(feeds)
+        operators = [node.op_type for graph in load(written).graphs() for node in graph]
+        return list(result.values())[0], operators
+
+    return run
+
+
+def quantized(text, **options):
+    model = prepared(text)
+    pass_ = QuantizeWeights(minimum_elements=1, **options)
+    PassManager(verify="off").run(model, Pipeline.of(pass_))
+    check_structure(model)
+    return model
+
+
+FORMATS = [
+    {"bits": 4},
+    {"bits": 4, "symmetric": True, "block_size": 16},
+    {"bits": 4, "block_size": 0},
+    {"bits": 8, "block_size": 128},
+    {"bits": 8, "block_size": 0},
+]
+
+
+@pytest.mark.parametrize("options", FORMATS)
+@pytest.mark.parametrize("text", [LAYER, BRANCH, TIED])
+def test_the_runtime_fuses_it_and_computes_the_same(run, text, options):
+    random = np.random.default_rng(1)
+    feeds = {"x": random.standard_normal((3, 72 if text == LAYER else 64)).astype(np.float32)}
+    if text == BRANCH:
+        feeds["c"] = np.array(False)
+    if text == TIED:
+        feeds = {"i": np.array([[0, 39, -1, 7]])}
+    exact, _ = run(prepared(text), feeds)
+    model = quantized(text, table_bits=options["bits"], **options)
+    plain, _ = run(model, feeds, "disabled")
+    fused, operators = run(model, feeds)
+    signal = float(np.square(exact).mean())
+    limit = 10 ** (-1.5 if options["bits"] == 4 else -3.5)
+    assert np.square(plain - exact).mean() < limit * signal
+    # The runtime rounds activations to 8 bits.
+    assert np.square(fused - plain).mean() < 1e-3 * signal
+    assert operators.count("MatMulNBits") == (2 if text == BRANCH else 1)
+    assert "MatMul" not in operators
+    assert "Gemm" not in operators
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_tied_table_is_stored_once(bits):
+    model = quantized(TIED, bits=bits, table_bits=bits)
+    large = [value for value in model.graph.initializers.values() if value.const_value.size >= 2560]
+    assert [value.dtype for value in large] == [
+        ir.DataType.UINT4 if bits == 4 else ir.DataType.INT8
+    ]
+
+
+def test_a_table_of_its_own_in_four_bits(run):
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (int64[B,S] i) => (float[B,S,50] y) <float[40,50] w> { y = Gather(w, i) }"""
+    feeds = {"i": np.array([[0, 39, -1, 7]])}
+    exact, _ = run(prepared(text), feeds)
+    for symmetric in (False, True):
+        model = quantized(text, table_bits=4, symmetric=symmetric)
+        found, _ = run(model, feeds)
+        assert np.square(found - exact).mean() < 0.02 * np.square(exact).mean()
