@@ -50,7 +50,7 @@ def run(tmp_path):
         with shared_worker().load(path, options) as session:
             result = session.run(feeds)
         operators = [node.op_type for graph in load(written).graphs() for node in graph]
-        return list(result.values())[0], operators
+        return next(iter(result.values())), operators
 
     return run
 
