@@ -303,8 +303,15 @@ def _moments(sums: Sums, number: int, item: Watched) -> ChannelMoments | None:
         window = item.channels.window
         if window is None or window.groups == 1:
             gram = gram[0]
+    low, high = np.array(parts["minimum"]), np.array(parts["maximum"])
     return ChannelMoments(
-        count, parts["total"] / count, parts["squares"] / count, np.array(parts["largest"]), gram
+        count=count,
+        mean=parts["total"] / count,
+        second=parts["squares"] / count,
+        largest=np.maximum(-low, high),
+        gram=gram,
+        minimum=low,
+        maximum=high,
     )
 
 

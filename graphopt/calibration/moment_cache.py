@@ -20,9 +20,9 @@ from graphopt.rewrite import ChannelMoments
 
 __all__ = ["MomentCache"]
 
-_FORMAT = 1
+_FORMAT = 2
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
-_PARTS = ("mean", "second", "largest", "gram")
+_PARTS = ("mean", "second", "largest", "gram", "minimum", "maximum")
 
 
 @dataclass(frozen=True)

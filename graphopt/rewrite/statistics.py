@@ -84,6 +84,8 @@ class ChannelMoments:
         largest: ``max |x|``, ``(channels,)``.
         gram: ``E[x x^T]``, uncentred: ``(channels, channels)``; with a window in groups
             ``(groups, channels / groups, channels / groups)``. ``None`` where not asked for.
+        minimum: Least element, ``(channels,)``; ``None``: ``-largest`` stands for it.
+        maximum: Largest element, ``(channels,)``; ``None``: `largest` stands for it.
     """
 
     count: int
@@ -91,6 +93,15 @@ class ChannelMoments:
     second: Array
     largest: Array
     gram: Array | None = None
+    minimum: Array | None = None
+    maximum: Array | None = None
+
+    @property
+    def limits(self) -> tuple[Array, Array]:
+        """Return the least and the largest element of each channel; of both, what is known."""
+        low = -self.largest if self.minimum is None else self.minimum
+        high = self.largest if self.maximum is None else self.maximum
+        return low, high
 
     @property
     def channels(self) -> int:

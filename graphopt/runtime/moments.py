@@ -103,8 +103,10 @@ class RowSums:
         if not count:
             return
         if not self.parts:
-            for name in ("total", "squares", "largest"):
+            for name in ("total", "squares"):
                 self.parts[name] = np.zeros(groups * width)
+            self.parts["minimum"] = np.full(groups * width, np.inf)
+            self.parts["maximum"] = np.full(groups * width, -np.inf)
             if self.has_gram:
                 self.parts["gram"] = np.zeros((groups, width, width))
         flat = rows.reshape(count, -1)
@@ -112,8 +114,8 @@ class RowSums:
             self.count += count
             self.parts["total"] += flat.sum(axis=0, dtype=np.float64)
             self.parts["squares"] += np.einsum("ij,ij->j", flat, flat, dtype=np.float64)
-            magnitudes = np.maximum(flat.max(axis=0), -flat.min(axis=0))
-            self.parts["largest"] = np.maximum(self.parts["largest"], magnitudes)
+            self.parts["minimum"] = np.minimum(self.parts["minimum"], flat.min(axis=0))
+            self.parts["maximum"] = np.maximum(self.parts["maximum"], flat.max(axis=0))
             if self.has_gram:
                 _add_products(self.parts["gram"], rows, rows)
 

@@ -272,8 +272,8 @@ class Session:
     def gathered(self) -> Values:
         """Return the sums since `plan_gathering`: ``watched/NUMBER/PART``, ``pairs/NUMBER/PART``.
 
-        The parts are `count`, and once rows have come `total`, `squares`, `largest` and `gram` of
-        watched values, and `shift`, `error` and `product` of pairs; see `rewrite.ChannelMoments`.
+        The parts are `count`, and once rows have come `total`, `squares`, `minimum`, `maximum` and
+        `gram` of watched values, and `shift`, `error` and `product` of pairs; see `rewrite.ChannelMoments`.
 
         Raises:
             WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.

@@ -47,6 +47,7 @@ def test_moments_are_those_of_all_rows():
         np.testing.assert_allclose(item.mean, expected.mean(0), rtol=1e-5)
         np.testing.assert_allclose(item.second, (expected**2).mean(0), rtol=1e-5)
         np.testing.assert_allclose(item.largest, np.abs(expected).max(0), rtol=1e-5)
+        np.testing.assert_allclose(item.limits, (expected.min(0), expected.max(0)), rtol=1e-5)
         np.testing.assert_allclose(item.gram, expected.T @ expected / len(expected), rtol=1e-4)
         np.testing.assert_allclose(item.variance, expected.var(0), rtol=1e-4)
         assert item.is_finite

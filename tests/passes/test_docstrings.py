@@ -6,11 +6,13 @@ from laws import (
     SECTIONS,
     documented_slugs,
     example,
+    example_samples,
     refused_slugs,
     run,
     sections,
     texts_in_code,
 )
+from made_up_statistics import read_samples
 
 from graphopt.ir import from_text
 from graphopt.pipeline import Pipeline, find_pass, pass_names
@@ -34,7 +36,8 @@ def test_summary_is_one_sentence(cls):
 def test_example_runs(cls):
     options, before, after = example(cls)
     model = from_text(before)
-    ledger = run(Pipeline.parse(cls.name + options), model)
+    samples = read_samples(example_samples(cls), model)
+    ledger = run(Pipeline.parse(cls.name + options), model, samples)
     assert ledger.edits
     assert canonical_text(model) == canonical_text(from_text(after))
 

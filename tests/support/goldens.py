@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import dataclass, field
 
 from canonical_text import canonical_text, golden_text
+from made_up_statistics import MadeUpStatistics, read_samples
 
 from graphopt.errors import GraphoptError, UnsupportedModelError
 from graphopt.ir import Checkpoint, clone, from_text, structure_digest
@@ -24,6 +25,7 @@ KINDS = (
     "refused",
     "error",
     "ranges",
+    "samples",
     "target",
 )
 
@@ -102,7 +104,7 @@ def run_golden(golden):
     digest = structure_digest(model)
     try:
         pipeline = Pipeline.parse(golden.text("pipeline"))
-        result = pipeline.run(model, verify="off", reproducer_dir=None, **_facts(golden))
+        result = pipeline.run(model, verify="off", reproducer_dir=None, **_facts(golden, before))
     except GraphoptError as error:
         if golden.text("error") is None:
             raise
@@ -116,19 +118,15 @@ def run_golden(golden):
     return Outcome(actual, before=before, after=model, pipeline=pipeline)
 
 
-def _facts(golden):
+def _facts(golden, model):
     ranges = {}
     for line in (golden.text("ranges") or "").splitlines():
         name, limits = line.split(":")
         ranges[name.strip()] = ValueRange(*map(float, limits.split()))
-    default = ValueRange(-1.0, 1.0)
     target = tomllib.loads(golden.text("target") or "")
-    return {
-        "statistics_provider": lambda _model, names, _method: {
-            n: ranges.get(n, default) for n in names
-        },
-        "target": TargetFacts(**target),
-    }
+    samples = read_samples(golden.text("samples") or "", model)
+    provider = MadeUpStatistics(model, samples, ranges, ValueRange(-1.0, 1.0))
+    return {"statistics_provider": provider, "target": TargetFacts(**target)}
 
 
 def check_golden(golden, outcome):

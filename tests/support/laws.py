@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import onnxruntime
+from made_up_statistics import MadeUpStatistics
 from random_models import feeds_of
 
 import graphopt
@@ -35,15 +36,13 @@ class LawBroken(AssertionError):
     """A pass broke a law; the message says which, and on what."""
 
 
-def run(pipeline, model, **settings):
+def run(pipeline, model, samples=None, **settings):
     """Run on a model without verification; what is not known of the model is made up."""
     given = {
         "verify": "off",
         "reproducer_dir": None,
         "target": _target(),
-        "statistics_provider": lambda _model, names, _method: {
-            n: ValueRange(-4.0, 4.0) for n in names
-        },
+        "statistics_provider": MadeUpStatistics(clone(model), samples, {}, ValueRange(-4.0, 4.0)),
     }
     return pipeline.run(model, **given, **settings).ledger
 
@@ -188,10 +187,18 @@ def example(cls):
     """Return the options, the model before and the model after of the Example of a docstring."""
     text = sections(cls)["Example"]
     found = re.fullmatch(
-        r"\s*(?:options\s+(\{.*\})\s*\n)?\s*before\s(.*?)\n\s*after\s(.*)", text, flags=re.DOTALL
+        r"\s*(?:options\s+(\{.*\})\s*\n)?(?:\s*samples\s.*?\n)*\s*before\s(.*?)\n\s*after\s(.*)", text, flags=re.DOTALL
     )
     assert found, "the Example is `before MODEL` and `after MODEL`, with `options {...}` if need be"
     return found.group(1) or "", found.group(2).strip(), found.group(3).strip()
+
+
+def example_samples(cls):
+    """Return the samples of the Example of a docstring as text, "" where it has none."""
+    lines = sections(cls)["Example"].splitlines()
+    return "\n".join(
+        line.strip().removeprefix("samples ") for line in lines if line.strip().startswith("samples ")
+    )
 
 
 # -- options --------------------------------------------------------------------------------------
