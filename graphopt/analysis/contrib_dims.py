@@ -90,6 +90,7 @@ CONTRIB_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "FusedGemm": DIMS["Gemm"],
     "FusedMatMul": _fused_matmul,
     "Gelu": _first,
+    "MatMulIntegerToFloat": DIMS["MatMul"],
     "MultiHeadAttention": _multi_head_attention,
     "QuickGelu": _first,
     "RotaryEmbedding": _first,

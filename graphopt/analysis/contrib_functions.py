@@ -45,6 +45,7 @@ _BODIES: Mapping[str, Sequence[_Node]] = {
     "FusedConv": [("Conv", ["i0", "i1"], ["o0"])],
     "FusedGemm": [("Gemm", ["i0", "i1"], ["o0"])],
     "Gelu": _LIKE_INPUT,
+    "MatMulIntegerToFloat": [("MatMulInteger", ["i0", "i1"], ["p"]), ("Cast", ["p"], ["o0"])],
     "MultiHeadAttention": [
         ("Transpose", ["i1"], ["t"]),
         ("MatMul", ["i0", "t"], ["s"]),
@@ -156,6 +157,8 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
             written.attribute.append(onnx.helper.make_attribute("equation", "...ij->...ji"))
         elif kind == "Transpose":
             written.attribute.append(onnx.helper.make_attribute("perm", [0, 2, 1]))
+        elif kind == "Cast":
+            written.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
         elif kind == "Split":
             written.attribute.append(onnx.helper.make_attribute("axis", -1))
             if version >= _SPLIT_COUNT_SINCE:

@@ -1,0 +1,349 @@
+"""Static 8-bit quantization of linear layers whose inputs have outlier channels."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.contrib import CONTRIB_DOMAIN, CPU_PROVIDER, import_contrib
+from graphopt.compression import (
+    QuantizationParameters,
+    QuantizedWeights,
+    parameters_from_range,
+    remove_unread,
+)
+from graphopt.compression.spread_columns import Spread, choose_spread, spread_weights
+from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
+from graphopt.ir import graphs, opset_version
+from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Needs, Pass, option
+
+__all__ = ["QuantizeLinearLayers"]
+
+_OPERATORS = frozenset({"MatMul", "Gemm"})
+_MINIMUM_OPSET = 11  # Gather and Concat count axes from the end
+# Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
+_LARGEST_VALUE = 1e30
+_VIEWS = frozenset({"Identity", "Transpose"})
+
+
+class _Group(NamedTuple):
+    """Layers that read one activation.
+
+    Attributes:
+        activation: What they read.
+        layers: The layers.
+        spread: How the activation is quantized.
+        mean: Mean of each of its channels, float64.
+    """
+
+    activation: ir.Value
+    layers: list[Layer]
+    spread: Spread
+    mean: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeLinearLayers(Pass):
+    """Compute linear layers in 8-bit integers, outlier channels spread over extra columns.
+
+    What it does
+        `MatMul` and `Gemm` with a constant weight become `QuantizeLinear`, with a range measured
+        on samples, and ONNX Runtime's `MatMulIntegerToFloat`, which adds the bias too. Channels
+        of the activation that are far larger than the others, as trained transformers have them,
+        are set apart, so that the step of all others becomes as small as if there were none.
+        Where one layer reads them and its result is no wider than its input, they are multiplied
+        in float and added. Elsewhere they are divided among up to `columns` extra columns, which
+        hardly makes the product slower. Layers that read one activation share its quantization.
+        What rounding the weights does to the mean of each output goes into the bias.
+
+    When it refuses
+        `weight-not-constant`  the layer has no constant weight.
+        `weight-overridable`   the weight is also an input of the model.
+        `already-quantized`    the weight comes from integers.
+        `not-float32`          the weight has another type.
+        `weight-not-finite`    the weight holds NaN or infinity.
+        `weight-rank`          the weight is not a matrix.
+        `weight-shared`        something else reads the weight, and would keep a copy of it.
+        `bias-not-constant`    the bias of a `Gemm` is not one finite constant per output.
+        `unsupported-form`     a `Gemm` with transA, alpha or beta; an activation that may be a
+                               vector.
+        `range-unknown`        the activation has no finite range, or was 0 in every sample.
+        `too-small`            the weight has fewer than `minimum_elements`.
+        `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
+        `excluded`             the name matches `exclude`.
+        `opset-too-old`        the model imports an opset below 11.
+        `not-cpu`              the target runs on another provider, which has no such operator.
+
+    What it keeps
+        Inputs and outputs of the model, which stay float, and every operator that it does not name.
+
+    Cost
+        Reads each weight once: time and memory O(weights), beside one run per sample to measure
+        ranges. The file shrinks to about a quarter.
+
+    Example
+        options {minimum_elements=1}
+        before  (float[N,2] x) => (float[N,1] y) <float[2,1] w = {127.0, -3.0}>
+                { y = MatMul(x, w) }
+        after   <ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+                g (float[N,2] x) => (float[N,1] y)
+                <float s = {0.007843138}, uint8 z = {127}, int8[2,1] w8 = {127, -3},
+                 float[1] t = {1.0}, int8[1] o = {0}, float[1] b = {0.0}>
+                { q = QuantizeLinear(x, s, z)
+                  y = com.microsoft.MatMulIntegerToFloat(q, w8, s, t, z, o, b) }
+
+    References
+        Outliers: Dettmers et al. 2022, "LLM.int8()", section 3.2. Copies: Zhao et al. 2019,
+        "Improving neural network quantization without retraining using outlier channel
+        splitting", section 3.2. Means: Nagel et al. 2019, "Data-free quantization through weight
+        equalization and bias correction", section 4.2. ONNX `QuantizeLinear` (opset 10); ONNX
+        Runtime contrib operator `MatMulIntegerToFloat`.
+    """
+
+    name: ClassVar[str] = "quantize-linear-layers"
+    contract: ClassVar[Contract] = Contract(numerics=Approximate(metric="sqnr_db"))
+
+    columns: int = option(
+        32, help="most columns for outlier channels; 0 sets none apart", unit="columns", minimum=0
+    )
+    enough_db: float = option(
+        32.0,
+        help="activations that are this precise in 8 bits need nothing apart",
+        unit="dB",
+        minimum=0.0,
+    )
+    correct_bias: bool = option(True, help="the bias makes up for what rounding does to means")
+    reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
+    minimum_elements: int = option(
+        1024, help="smaller weights stay in float", unit="elements", minimum=1
+    )
+    exclude: tuple[str, ...] = option((), help="nodes that stay in float", unit="name pattern")
+
+    def needs(self, model: ir.Model) -> Needs:
+        """Ask for the range and the moments of what each layer reads, for shapes and the target."""
+        names = {
+            layer.activation.name or "": None
+            for node in model.graph
+            if isinstance(layer := self._examine(node, model), Layer)
+        }
+        values = tuple(names)
+        return Needs(ranges=values, moments=values, shapes=bool(values), target=bool(values))
+
+    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
+        """Quantize every layer that allows it; refuse the others one by one."""
+        found: dict[ir.Value, list[Layer]] = {}
+        for graph in graphs(model):
+            for node in graph:
+                if node.domain or node.op_type not in _OPERATORS:
+                    continue
+                layer = self._examine(node, model)
+                if isinstance(layer, Layer):
+                    layer = _measured_refusal(layer, facts) or layer
+                if isinstance(layer, LayerRefused):
+                    edit.refuse(node, layer.slug, why=layer.why)
+                elif layer is not None:
+                    found.setdefault(layer.activation, []).append(layer)
+        constants = QuantizedWeights(model)
+        operands = [value for layers in found.values() for value in _constants(layers)]
+        for activation, layers in found.items():
+            group = self._group(activation, layers, facts)
+            because = f"8-bit integers, {group.spread.columns} columns for outliers"
+            with edit.rewrite(layers[0].node, because=because) as change:
+                import_contrib(model, change)
+                self._quantize(change, constants, group, facts)
+        remove_unread(model, edit, operands)
+
+    def _examine(self, node: ir.Node, model: ir.Model) -> Layer | LayerRefused | None:
+        """Return the layer that ``node`` is; ``None`` where it is of another kind."""
+        if node.domain or node.op_type not in _OPERATORS:
+            return None
+        refused = self._choice_refusal(node, model)
+        layer = find_layer(node) if refused is None else refused
+        if isinstance(layer, LayerRefused):
+            return layer
+        if layer.weight.tensor.size < self.minimum_elements:
+            return LayerRefused("too-small", f"{layer.weight.tensor.size} elements")
+        if _readers(layer.weight.origin) > 1:
+            return LayerRefused("weight-shared", f"`{layer.weight.origin.name}` has other readers")
+        return layer
+
+    def _choice_refusal(self, node: ir.Node, model: ir.Model) -> LayerRefused | None:
+        if any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
+            return LayerRefused("excluded", "by the options of the pass")
+        if node.graph is not model.graph:
+            return LayerRefused("inside-subgraph", "its values cannot be measured")
+        if opset_version(model) < _MINIMUM_OPSET:
+            return LayerRefused("opset-too-old", f"the model imports {opset_version(model)}")
+        return None
+
+    def _group(self, activation: ir.Value, layers: list[Layer], facts: Facts) -> _Group:
+        name = activation.name or ""
+        moments, span, kind = facts.moments[name], facts.ranges[name], facts.target.activation_type
+        plain = parameters_from_range(span.minimum, span.maximum, kind)
+        is_enough = _sqnr_db(plain, float(moments.second.mean())) >= self.enough_db
+        # An addition to the whole result costs more than copies unless that is narrow.
+        weight = layers[0].weight
+        is_narrow = weight.shape[layers[0].axis] <= weight.shape[_inputs(layers[0])]
+        spread = choose_spread(
+            moments.largest,
+            span.minimum,
+            span.maximum,
+            kind=kind,
+            columns=0 if is_enough else self.columns,
+            is_apart=len(layers) == 1 and is_narrow,
+        )
+        return _Group(activation, layers, spread, moments.mean)
+
+    def _quantize(
+        self, change: Change, constants: QuantizedWeights, group: _Group, facts: Facts
+    ) -> None:
+        parameters, name = group.spread.parameters, group.activation.name
+        scale = constants.constant(change, None, parameters.scale, f"{name}_scale")
+        zero_point = constants.constant(change, None, parameters.zero_point, f"{name}_zero_point")
+        integers = change.node(
+            "QuantizeLinear", [group.activation, scale, zero_point], name=f"{name}_quantized"
+        )
+        copies = _outliers(change, group) if group.spread.columns else None
+        if copies is not None and not group.spread.is_apart:
+            integers = _with_copies(change, group, integers, copies, (scale, zero_point))
+        for layer in group.layers:
+            source = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
+            operands = self._weights(change, layer, source.array(), group, facts.target.weight_type)
+            weight, weight_scale, weight_zero_point, bias = operands
+            inputs = [integers, weight, scale, weight_scale, zero_point, weight_zero_point, bias]
+            name, result = layer.node.name or layer.node.op_type, _result(layer)
+            output = change.node(
+                "MatMulIntegerToFloat",
+                inputs,
+                domain=CONTRIB_DOMAIN,
+                name=f"{name}_quantized",
+                like=result,
+                before=layer.node,
+            )
+            if copies is not None and group.spread.is_apart:
+                rows = source.array()[group.spread.channels]
+                kept = change.initializer(rows, name=f"{layer.weight.origin.name}_outliers")
+                share = change.node(
+                    "MatMul", [copies, kept], name=f"{name}_outliers", before=layer.node
+                )
+                output = change.node(
+                    "Add", [output, share], name=f"{name}_whole", like=result, before=layer.node
+                )
+            change.replace(result, output)
+            for node in dict.fromkeys((_last(layer), layer.node)):
+                change.remove(node)
+
+    def _weights(
+        self,
+        change: Change,
+        layer: Layer,
+        weight: npt.NDArray[np.float32],
+        group: _Group,
+        kind: str,
+    ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """Return integer weight, scale, zero point and bias."""
+        integers, parameters, effective = spread_weights(
+            weight, kind, group.spread, reduce_range=self.reduce_range
+        )
+        bias = np.zeros(weight.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
+        if self.correct_bias:
+            bias = bias + group.mean @ (weight.astype(np.float64) - effective)
+        name = layer.weight.origin.name
+        return (
+            change.initializer(integers, name=f"{name}_quantized"),
+            change.initializer(parameters.scale, name=f"{name}_scale"),
+            change.initializer(parameters.zero_point, name=f"{name}_zero_point"),
+            change.initializer(bias.astype(np.float32), name=f"{name}_bias"),
+        )
+
+
+def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
+    """Return why a layer stays in float for what is known of its input and the target."""
+    if facts.target.provider != CPU_PROVIDER:
+        return LayerRefused("not-cpu", f"the target runs on {facts.target.provider}")
+    name = layer.activation.name or ""
+    shape, span = facts.shapes.of(layer.activation), facts.ranges.get(name)
+    if shape is None or shape.dims is None or len(shape.dims) < 2:  # noqa: PLR2004 - a matrix
+        return LayerRefused("unsupported-form", f"`{name}` may be a vector")
+    if span is None or not np.isfinite([span.minimum, span.maximum]).all():
+        return LayerRefused("range-unknown", f"`{name}` has no finite range")
+    if not 0.0 < max(-span.minimum, span.maximum) < _LARGEST_VALUE:
+        why = "was 0 in every sample" if span.minimum == span.maximum else "reaches 1e30"
+        return LayerRefused("range-unknown", f"`{name}` {why}")
+    moments = facts.moments.get(name)
+    if moments is None or not moments.is_finite:
+        return LayerRefused("range-unknown", f"`{name}` was not measured by channel")
+    return None
+
+
+def _outliers(change: Change, group: _Group) -> ir.Value:
+    """Return the channels that are set apart, as often as they are copied."""
+    name = group.activation.name
+    channels = change.initializer(group.spread.channels, name=f"{name}_channels")
+    return change.node(
+        "Gather", [group.activation, channels], attributes={"axis": -1}, name=f"{name}_outliers"
+    )
+
+
+def _with_copies(
+    change: Change,
+    group: _Group,
+    integers: ir.Value,
+    copies: ir.Value,
+    parameters: tuple[ir.Value, ir.Value],
+) -> ir.Value:
+    """Return the quantized activation, and behind its channels their shares in integers."""
+    name, spread = group.activation.name, group.spread
+    factors = change.initializer(spread.factors, name=f"{name}_factors")
+    offsets = change.initializer(spread.offsets, name=f"{name}_offsets")
+    shares = change.node("Mul", [copies, factors], name=f"{name}_shares")
+    moved = change.node("Add", [shares, offsets], name=f"{name}_moved")
+    rounded = change.node("QuantizeLinear", [moved, *parameters], name=f"{name}_shares_quantized")
+    return change.node(
+        "Concat", [integers, rounded], attributes={"axis": -1}, name=f"{name}_spread"
+    )
+
+
+def _sqnr_db(parameters: QuantizationParameters, power: float) -> float:
+    """Return the signal-to-noise ratio of rounding; its error is uniform within a step."""
+    return 10 * math.log10(max(power, 1e-300) / (float(parameters.scale) ** 2 / 12))
+
+
+def _inputs(layer: Layer) -> int:
+    """Return the axis of the input channels in the weight."""
+    return 1 - layer.axis
+
+
+def _last(layer: Layer) -> ir.Node:
+    """Return the node that computes the result: the layer, or the addition of its bias."""
+    return layer.node if layer.bias_reader is None else layer.bias_reader[0]
+
+
+def _result(layer: Layer) -> ir.Value:
+    return _last(layer).outputs[0]
+
+
+def _constants(layers: Iterable[Layer]) -> list[ir.Value]:
+    """Return what the layers read and nobody may read any more."""
+    read = [layer.node.inputs[1] for layer in layers]
+    read += [
+        layer.bias_reader[0].inputs[layer.bias_reader[1]]
+        for layer in layers
+        if layer.bias_reader is not None
+    ]
+    return [value for value in read if value is not None]
+
+
+def _readers(value: ir.Value) -> int:
+    """Return how many operators read a constant, seen through transpositions."""
+    users = [user for user, _ in value.uses()]
+    views = [user for user in users if not user.domain and user.op_type in _VIEWS]
+    through = sum(_readers(view.outputs[0]) for view in views)
+    return len(users) - len(views) + through + int(value.is_graph_output())
