@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
-from graphopt.runtime import LatencyComparison
+from graphopt.runtime import LatencyComparison, LoadedGraph
 from graphopt.targets import GateResult
 
 __all__ = [
@@ -126,6 +126,7 @@ class CandidateResult:
         metric: Its task metric.
         error: Per output the worst difference from the original.
         gates: Every gate with its value.
+        loaded: What the runtime made of it; ``None`` where it was not timed.
     """
 
     name: str
@@ -138,6 +139,7 @@ class CandidateResult:
     metric: float | None = None
     error: Errors = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
+    loaded: LoadedGraph | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ Cell = str
 Row = tuple[Cell, ...]
 
 _OPERATORS_SHOWN = 12
+_SHOWN_SHARE, _SHOWN_FINDING = 0.05, 0.01  # shares of a run that are worth a word
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ def tables_of(result: OptimizeResult) -> list[Table]:
             ("candidate", "status", "size", "latency", "cosine", "why"),
             tuple(_candidate_row(candidate) for candidate in result.candidates),
             (2, 3, 4),
+        ),
+        Table(
+            "In the runtime",
+            ("candidate", "int8 floor", "what costs time", "share", "remedy"),
+            tuple(_loaded_rows(result)),
+            (1, 3),
         ),
         Table(
             "Outputs against the original, the worst of all samples",
@@ -124,6 +131,24 @@ def _candidate_row(candidate: CandidateResult) -> Row:
         _cosine(min(known, default=None)),
         candidate.reason or "",
     )
+
+
+def _loaded_rows(result: OptimizeResult) -> Iterator[Row]:
+    """Yield where the time of each timed candidate goes, and what need not cost any."""
+    for candidate in result.candidates:
+        loaded = candidate.loaded
+        if loaded is None:
+            continue
+        ratio = loaded.floor_ratio
+        floor = "-" if ratio is None else f"{ratio:.1f}x"
+        groups = [(name, share) for name, share in loaded.shares.items() if share >= _SHOWN_SHARE]
+        told = ", ".join(f"{name} {share:.0%}" for name, share in groups)
+        yield (candidate.name, floor, told, "", "")
+        for finding in loaded.findings:
+            if finding.share is None or finding.share >= _SHOWN_FINDING:
+                count, share = len(finding.nodes), _number(finding.share, ".1%")
+                where = finding.nodes[0] + (f" and {count - 1} more" if count > 1 else "")
+                yield ("", "", f"{finding.message}: {where}", share, finding.remedy)
 
 
 def _error_rows(result: OptimizeResult) -> Iterator[Row]:

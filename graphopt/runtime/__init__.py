@@ -7,6 +7,7 @@ from graphopt.runtime.feed_sets import generate_feed_sets, representative_feed
 from graphopt.runtime.feeds import generate_feeds, input_specs
 from graphopt.runtime.histograms import CELLS, Histogram
 from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
+from graphopt.runtime.loaded_graph import LoadedGraph, inspect_loaded
 from graphopt.runtime.options import SessionOptions, TensorSpec
 from graphopt.runtime.session import NodeTiming, Observed, Padding, Pair, Session, Watched
 from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
@@ -19,6 +20,7 @@ __all__ = [
     "Histogram",
     "LatencyComparison",
     "LatencySummary",
+    "LoadedGraph",
     "NodeTiming",
     "Observed",
     "Padding",
@@ -35,6 +37,7 @@ __all__ = [
     "generate_feed_sets",
     "generate_feeds",
     "input_specs",
+    "inspect_loaded",
     "measure_cold_start",
     "measure_latency",
     "representative_feed",

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -83,27 +82,6 @@ class LoadedGraph:
     macs: int | None = None
     floor_ms: float | None = None
     floor_ratio: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "operators": dict(self.operators),
-            "findings": [
-                {
-                    "slug": finding.slug,
-                    "message": finding.message,
-                    "remedy": finding.remedy,
-                    "nodes": list(finding.nodes),
-                    "share": finding.share,
-                }
-                for finding in self.findings
-            ],
-            "shares": dict(self.shares),
-            "run_ms": self.run_ms,
-            "macs": self.macs,
-            "floor_ms": self.floor_ms,
-            "floor_ratio": self.floor_ratio,
-        }
 
     def summary(self) -> str:
         """Return one line: distance from the floor, and where the time goes."""

@@ -9,7 +9,9 @@ from graphopt.errors import RuntimeFailure, VerificationError
 from graphopt.runtime import (
     ColdStart,
     LatencyComparison,
+    LoadedGraph,
     SessionOptions,
+    inspect_loaded,
     measure_cold_start,
     measure_latency,
 )
@@ -40,6 +42,7 @@ class Measured:
         latency: Against the original; ``None`` where it was not measured.
         cold_starts: Of the original and of the candidate, where they were measured.
         gates: Every gate of the target with its value.
+        loaded: What the runtime made of it; ``None`` where latency was not measured.
     """
 
     built: Built
@@ -49,6 +52,7 @@ class Measured:
     latency: LatencyComparison | None = None
     cold_starts: tuple[ColdStart, ColdStart] | None = None
     gates: tuple[GateResult, ...] = ()
+    loaded: LoadedGraph | None = None
 
     @property
     def is_correct(self) -> bool:
@@ -120,7 +124,10 @@ def _timed(bench: Workbench, measured: Measured) -> Measured:
         measure_cold_start(bench.source, bench.latency_feed, bench.options),
         measure_cold_start(measured.built.path, bench.latency_feed, bench.options),
     )
-    return replace(measured, latency=latency, cold_starts=starts)
+    loaded = inspect_loaded(
+        measured.built.path, bench.options, bench.latency_feed, worker=bench.worker
+    )
+    return replace(measured, latency=latency, cold_starts=starts, loaded=loaded)
 
 
 def _judged(bench: Workbench, measured: Measured) -> Measured:

@@ -134,6 +134,7 @@ def _candidate(
         metric=item.metric,
         error=item.comparison.errors.to_dict(),
         gates=item.gates,
+        loaded=item.loaded,
     )
 
 
