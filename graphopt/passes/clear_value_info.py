@@ -22,14 +22,17 @@ class ClearValueInfo(Pass):
         Removes the `value_info` entries of values that nodes compute and graphs do not return.
         They are optional, a runtime infers them, and files carry wrong ones. ONNX Runtime chooses
         fusions by them: with declared shapes it fuses Add and LayerNormalization into
-        SkipLayerNormalization, whose CPU kernel is slower than the two.
+        SkipLayerNormalization, whose CPU kernel is slower than the two, and it plans memory ahead
+        by them, which uses caches worse than placing it by the sizes of a run.
 
     When it refuses
         `cannot-be-inferred`  the operator is of a domain whose types a runtime may not know.
+        `says-more`           the value has a doc string, metadata or a denotation, which would go
+                              with its type.
 
     What it keeps
         Inputs, outputs and initializers with their types; everything inside functions, which
-        declare nothing. Metadata of a value.
+        declare nothing.
 
     Cost
         Time O(nodes); no weight is read.
@@ -63,5 +66,20 @@ class ClearValueInfo(Pass):
             ]
             if node.domain and values:
                 edit.refuse(node, "cannot-be-inferred", why=f"domain `{node.domain}`")
-            else:
-                yield from values
+                continue
+            for value in values:
+                if _says_more(value):
+                    edit.refuse(value, "says-more")
+                else:
+                    yield value
+
+
+def _says_more(value: ir.Value) -> bool:
+    """Tell whether the declaration holds what nobody could infer."""
+    shape = value.shape
+    return bool(
+        value.doc_string
+        or value.metadata_props
+        or (value.type is not None and value.type.denotation)
+        or (shape is not None and any(shape.get_denotation(i) for i in range(len(shape))))
+    )
