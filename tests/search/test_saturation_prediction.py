@@ -1,0 +1,122 @@
+"""Saturation predicted on whole models, in each form that integers have in ONNX."""
+
+import numpy as np
+import pytest
+
+from graphopt.analysis.integer_layers import find_integer_layers
+from graphopt.ir import from_text
+from graphopt.pipeline import Pipeline
+from graphopt.rewrite import TargetFacts, ValueRange
+from graphopt.runtime import shared_worker
+from graphopt.search.saturation import lacks_wide_sums, predict_saturation, windows_of
+
+RANDOM = np.random.default_rng(0)
+
+
+def linear(rows=16, depth=32, columns=8):
+    weights = ", ".join(f"{w:.4f}" for w in RANDOM.choice([-1.0, 1.0], depth * columns))
+    return from_text(
+        f"(float[N,{depth}] x) => (float[N,{columns}] y) <float[{depth},{columns}] w = {{{weights}}}>"
+        "{ [layer] y = MatMul(x, w) }"
+    ), {"x": RANDOM.uniform(-0.1, 1, (rows, depth)).astype(np.float32)}
+
+
+def quantized(model, text):
+    ranges = lambda _model, names, _method: dict.fromkeys(names, ValueRange(-0.1, 1.0))  # noqa: E731
+    Pipeline.parse(text).run(
+        model, verify="off", target=TargetFacts(), statistics_provider=ranges, reproducer_dir=None
+    )
+    return model
+
+
+@pytest.mark.parametrize("text", ["quantize-dynamic{minimum_elements=1}", "quantize-static"])
+def test_a_layer_of_extreme_weights_is_named_in_both_forms(text):
+    model, feed = linear()
+    (found,) = predict_saturation(quantized(model, text), [feed], worker=shared_worker())
+    assert found.name == "layer"
+    assert found.saturation.rate > 0.05
+    assert found.saturation.is_worse_than_seven_bits
+
+
+@pytest.mark.parametrize("text", ["quantize-dynamic{minimum_elements=1 reduce_range=true}"])
+def test_with_seven_bits_nothing_saturates(text):
+    model, feed = linear()
+    (found,) = predict_saturation(quantized(model, text), [feed], worker=shared_worker())
+    assert found.saturation.saturated == 0
+
+
+def test_unsigned_weights_are_said_not_to_saturate():
+    model = from_text(
+        """(uint8[N,2] x) => (int32[N,1] y) <uint8[2,1] w = {255, 255}>
+        { [layer] y = MatMulInteger(x, w) }"""
+    )
+    feed = {"x": np.full((4, 2), 255, np.uint8)}
+    (found,) = predict_saturation(model, [feed], worker=shared_worker())
+    assert found.saturation.saturated == 0
+    assert "unsigned" in found.reason
+
+
+def test_signed_activations_are_replayed_as_the_runtime_turns_them():
+    model = from_text(
+        """(int8[N,2] x) => (float[N,1] y)
+        <int8[2,1] w = {127, 127}, float s = {1.0}, int8 z = {0}, int8 o = {0}>
+        { d = DequantizeLinear(x, s, z)  e = DequantizeLinear(w, s, o)  [layer] y = MatMul(d, e) }"""
+    )
+    feed = {"x": np.full((4, 2), 127, np.int8)}
+    (found,) = predict_saturation(model, [feed], worker=shared_worker())
+    assert found.saturation.rate == 1.0
+
+
+def test_a_weight_that_is_computed_is_listed_with_why():
+    model = from_text(
+        "(uint8[N,2] x, int8[2,1] w) => (int32[N,1] y) { [layer] y = MatMulInteger(x, w) }"
+    )
+    (found,) = predict_saturation(model, [], worker=shared_worker())
+    assert found.saturation is None
+    assert found.reason == "its weight is not a constant of 8 bits"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "group"),
+    [
+        ("group = 1", 1),
+        ("pads = [1,2,0,1], strides = [2,1]", 1),
+        ("dilations = [2,1], pads = [1,1,1,1]", 1),
+        ('auto_pad = "SAME_UPPER", strides = [2,2]', 1),
+        ('auto_pad = "SAME_LOWER", strides = [2,2]', 1),
+        ("group = 2, pads = [1,1,1,1]", 2),
+    ],
+)
+def test_windows_are_those_of_the_runtime(attributes, group):
+    """A product over the windows is the convolution, with zero points in the padding."""
+    import onnx_ir as ir
+
+    weights = RANDOM.integers(-127, 128, (6, 4 // group, 3, 3)).astype(np.int8)
+    text = f"""(uint8[1,4,7,7] x) => (uint8[1,6,H,W] y)
+    <float one = {{1.0}}, uint8 z = {{5}}, int8 o = {{0}}, float big = {{500.0}}, uint8 h = {{128}}>
+    {{ y = QLinearConv<{attributes}>(x, one, z, w, one, o, big, h) }}"""
+    model = from_text(text.replace("<float one", "<int8[1] w = {1}, float one"))
+    model.graph.initializers["w"].const_value = ir.tensor(weights, name="w")
+    model.graph.initializers["w"].shape = ir.Shape(weights.shape)
+    (layer,), _ = find_integer_layers(model.graph)
+    x = RANDOM.integers(0, 256, (1, 4, 7, 7)).astype(np.uint8)
+    rows = windows_of(x, layer.windows, 5, group, at_most=None)
+    sums = [
+        (rows[part].reshape(len(rows[part]), -1).astype(np.int64) - 5) @ layer.weights[part]
+        for part in range(group)
+    ]
+    wanted = np.clip(np.rint(np.concatenate(sums, axis=1) / 500) + 128, 0, 255)
+    from graphopt.ir import model_bytes
+
+    found = shared_worker().evaluate(model_bytes(model), {"x": x})["y"]
+    height, width = found.shape[2:]
+    wanted = wanted.reshape(height, width, 6).transpose(2, 0, 1)
+    assert np.abs(found[0].astype(int) - wanted).max() <= 1  # rounding of ties
+
+
+def test_which_devices_lack_wide_sums():
+    assert lacks_wide_sums({"avx2", "fma"})
+    assert not lacks_wide_sums({"avx2", "avx_vnni"})
+    assert not lacks_wide_sums({"avx512f", "avx512_vnni"})
+    assert not lacks_wide_sums({"neon", "asimddp"})
+    assert not lacks_wide_sums(set())
