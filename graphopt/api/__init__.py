@@ -2,7 +2,7 @@
 
 from graphopt.api.comparing import bench, verify
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
-from graphopt.api.running import explain, inspect, inspect_samples, run_pipeline
+from graphopt.api.running import explain, inspect, inspect_samples, inspect_saturation, run_pipeline
 
 __all__ = [
     "Optimization",
@@ -11,6 +11,7 @@ __all__ = [
     "explain",
     "inspect",
     "inspect_samples",
+    "inspect_saturation",
     "optimize",
     "plan",
     "run_pipeline",

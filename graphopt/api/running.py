@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,17 @@ from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find
 from graphopt.pipeline.manager import Verify
 from graphopt.report import RunReport, SamplesReport
 from graphopt.rewrite import Journal, TargetFacts
-from graphopt.runtime import input_specs
-from graphopt.search import ProgressCallback, Reporter, SampleSource
+from graphopt.runtime import input_specs, shared_worker
+from graphopt.search import (
+    LayerSaturation,
+    ProgressCallback,
+    Reporter,
+    SampleSource,
+    predict_saturation,
+)
 from graphopt.targets import load_target
 
-__all__ = ["explain", "inspect", "inspect_samples", "run_pipeline"]
+__all__ = ["explain", "inspect", "inspect_samples", "inspect_saturation", "run_pipeline"]
 
 
 @patient_collection()
@@ -160,6 +167,28 @@ def inspect_samples(
     survey = Survey.of(loaded)
     warnings = lint_survey(model, survey, judged)
     return SamplesReport(source=loaded.source, survey=survey, warnings=warnings)
+
+
+def inspect_saturation(
+    path: str | Path, samples: SampleSource, *, count: int = 2
+) -> list[LayerSaturation]:
+    """Return what a quantized model loses on x86 processors without VNNI, layer by layer.
+
+    Args:
+        path: ONNX file; without layers of 8-bit integers the list is empty.
+        samples: Real inputs.
+        count: How many of them are replayed.
+
+    Raises:
+        InputError: The file is not a usable model, or samples do not fit it.
+        RuntimeFailure: The runtime refuses the model or a sample.
+    """
+    model = load(path)
+    specs = input_specs(model)
+    loaded = load_samples(samples, inputs=specs)
+    loaded.check(specs)
+    feeds = itertools.islice(loaded, count)
+    return predict_saturation(model, feeds, worker=shared_worker())
 
 
 def explain(path: str | Path, pass_name: str) -> Journal:

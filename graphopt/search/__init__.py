@@ -7,11 +7,13 @@ from graphopt.search.measure import Measured, measure
 from graphopt.search.packaging import bundle_parts
 from graphopt.search.progress import ProgressCallback, ProgressEvent, Reporter
 from graphopt.search.results import result_of
+from graphopt.search.saturation import LayerSaturation, predict_saturation
 from graphopt.search.workbench import Feeds, MetricSource, SampleSource, Workbench, prepare
 
 __all__ = [
     "Built",
     "Feeds",
+    "LayerSaturation",
     "Measured",
     "MetricSource",
     "Outcome",
@@ -27,6 +29,7 @@ __all__ = [
     "explore",
     "measure",
     "plan_candidates",
+    "predict_saturation",
     "prepare",
     "result_of",
     "run_stages",
