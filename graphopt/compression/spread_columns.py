@@ -26,7 +26,7 @@ from graphopt.compression.quantization import (
     weight_parameters,
 )
 
-__all__ = ["Spread", "choose_spread", "spread_weights"]
+__all__ = ["Spread", "SpreadWeight", "choose_spread", "spread_weight"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -72,8 +72,8 @@ def choose_spread(
 ) -> Spread:
     """Choose the channels to set apart: those without which the common step is smallest.
 
-    Channels are taken in order of size, half of them at most, for as long as their copies fit into ``columns`` and the
-    smaller step is worth what they cost.
+    Channels are taken in order of size, half of them at most, for as long as their copies fit into
+    ``columns`` and the smaller step is worth what they cost.
 
     Args:
         largest: Largest magnitude of each channel.
@@ -154,23 +154,40 @@ def _laid_out(
     )
 
 
-def spread_weights(
-    weight: FloatArray, kind: str, spread: Spread, *, reduce_range: bool = False
-) -> tuple[npt.NDArray[Any], QuantizationParameters, npt.NDArray[np.float64]]:
+@dataclass(frozen=True, eq=False)
+class SpreadWeight:
+    """A weight in integers, for an activation whose outlier channels are set apart.
+
+    Attributes:
+        integers: ``(inputs + columns, outputs)`` where channels are spread: those rows are zero,
+            and rows for the extra columns follow; else ``(inputs, outputs)``.
+        parameters: Scale and zero point of each output.
+        apart: The rows that are multiplied in float, ``(columns, outputs)``; may have none.
+        effective: What the activation meets in effect, float64 ``(inputs, outputs)``.
+    """
+
+    integers: npt.NDArray[Any]
+    parameters: QuantizationParameters
+    apart: FloatArray
+    effective: npt.NDArray[np.float64]
+
+
+def spread_weight(
+    weight: FloatArray,
+    kind: str,
+    spread: Spread,
+    *,
+    reduce_range: bool = False,
+) -> SpreadWeight:
     """Return integer weights for an activation whose outlier channels are set apart.
 
-    The rows of channels that are set apart are zero. Where these are spread, rows for the extra
-    columns follow, whose integers add up to the row rounded at one over ``n`` of its step.
+    The rows of one spread channel add up to its row rounded at one over ``n`` of its step.
 
     Args:
         weight: ``(inputs, outputs)``.
         kind: Integer type, ``u8`` or ``s8``.
         spread: How the inputs are quantized.
         reduce_range: As for `weight_parameters`.
-
-    Returns:
-        Integers ``(inputs + columns, outputs)`` or ``(inputs, outputs)``, their scales, and the
-        weight that the activation meets in effect, float64 ``(inputs, outputs)``.
 
     Raises:
         ValueError: A weight is NaN or infinite.
@@ -179,29 +196,30 @@ def spread_weights(
     if spread.is_apart:
         in_integers[spread.channels] = 0.0
     parameters = weight_parameters(in_integers, 1, kind, reduce_range=reduce_range)
-    low, high = (limit - _middle(parameters) for limit in parameters.limits)
-    steps = in_integers.astype(np.float64) / parameters.scale
-    rows = np.clip(np.rint(steps), low, high)
-    effective, extra = rows.copy(), np.zeros((0, weight.shape[1]))
-    if not spread.is_apart:
-        extra = np.zeros((spread.columns, weight.shape[1]))
-        for channel in np.unique(spread.channels):
-            places = np.flatnonzero(spread.channels == channel)
-            extra[places] = np.clip(_shares(steps[channel], len(places)), low, high)
-            effective[channel] = extra[places].mean(axis=0)
-            rows[channel] = 0.0
-    effective *= parameters.scale
+    middle = sum(parameters.limits) // 2
+    limits = parameters.limits[0] - middle, parameters.limits[1] - middle
+    apart = weight[spread.channels if spread.is_apart else []]
+    steps = in_integers / parameters.scale.astype(np.float64)
+    rows = np.clip(np.rint(steps), *limits)
+    extra = np.zeros((0 if spread.is_apart else spread.columns, weight.shape[1]))
+    effective = rows * parameters.scale
     if spread.is_apart:
-        effective[spread.channels] = weight[spread.channels]
-    integers = np.concatenate([rows, extra]) + _middle(parameters)
-    return integers.astype(parameters.zero_point.dtype), parameters, effective
+        effective[spread.channels] = apart
+    for channel in () if spread.is_apart else np.unique(spread.channels):
+        places = np.flatnonzero(spread.channels == channel)
+        extra[places] = np.clip(_shares(steps[channel], len(places)), *limits)
+        effective[channel] = extra[places].mean(axis=0) * parameters.scale
+        rows[channel] = 0.0
+    integers = np.concatenate([rows, extra]) + middle
+    return SpreadWeight(
+        integers=integers.astype(parameters.zero_point.dtype),
+        parameters=parameters,
+        apart=apart,
+        effective=effective,
+    )
 
 
 def _shares(steps: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.float64]:
     """Return ``number`` rows of integers that add up to ``number * steps``, rounded."""
     whole, rest = np.divmod(np.rint(number * steps), number)
     return np.stack([whole + (turn < rest) for turn in range(number)])
-
-
-def _middle(parameters: QuantizationParameters) -> int:
-    return sum(parameters.limits) // 2

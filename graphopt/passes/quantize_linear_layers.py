@@ -19,7 +19,7 @@ from graphopt.compression import (
     parameters_from_range,
     remove_unread,
 )
-from graphopt.compression.spread_columns import Spread, choose_spread, spread_weights
+from graphopt.compression.spread_columns import Spread, SpreadWeight, choose_spread, spread_weight
 from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Needs, Pass, option
@@ -37,16 +37,19 @@ class _Group(NamedTuple):
     """Layers that read one activation.
 
     Attributes:
-        activation: What they read.
         layers: The layers.
         spread: How the activation is quantized.
         mean: Mean of each of its channels, float64.
     """
 
-    activation: ir.Value
     layers: list[Layer]
     spread: Spread
     mean: npt.NDArray[np.float64]
+
+    @property
+    def activation(self) -> ir.Value:
+        """What they read now: an earlier rewrite may have replaced what they read at first."""
+        return self.layers[0].activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ class QuantizeLinearLayers(Pass):
                 { y = MatMul(x, w) }
         after   <ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
                 g (float[N,2] x) => (float[N,1] y)
-                <float s = {0.007843138}, uint8 z = {127}, int8[2,1] w8 = {127, -3},
+                <float s = {0.03137255}, uint8 z = {127}, int8[2,1] w8 = {127, -3},
                  float[1] t = {1.0}, int8[1] o = {0}, float[1] b = {0.0}>
                 { q = QuantizeLinear(x, s, z)
                   y = com.microsoft.MatMulIntegerToFloat(q, w8, s, t, z, o, b) }
@@ -114,7 +117,7 @@ class QuantizeLinearLayers(Pass):
         32, help="most columns for outlier channels; 0 sets none apart", unit="columns", minimum=0
     )
     enough_db: float = option(
-        32.0,
+        33.5,
         help="activations that are this precise in 8 bits need nothing apart",
         unit="dB",
         minimum=0.0,
@@ -134,7 +137,13 @@ class QuantizeLinearLayers(Pass):
             if isinstance(layer := self._examine(node, model), Layer)
         }
         values = tuple(names)
-        return Needs(ranges=values, moments=values, shapes=bool(values), target=bool(values))
+        is_needed = bool(values)
+        return Needs(
+            ranges=values,
+            moments=values,
+            shapes=is_needed,
+            target=is_needed,
+        )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer that allows it; refuse the others one by one."""
@@ -152,12 +161,12 @@ class QuantizeLinearLayers(Pass):
                     found.setdefault(layer.activation, []).append(layer)
         constants = QuantizedWeights(model)
         operands = [value for layers in found.values() for value in _constants(layers)]
-        for activation, layers in found.items():
-            group = self._group(activation, layers, facts)
+        groups = [self._group(layers, facts) for layers in found.values()]
+        for group in groups:
             because = f"8-bit integers, {group.spread.columns} columns for outliers"
-            with edit.rewrite(layers[0].node, because=because) as change:
+            with edit.rewrite(group.layers[0].node, because=because) as change:
                 import_contrib(model, change)
-                self._quantize(change, constants, group, facts)
+                self._quantize(change, constants, group, facts.target.weight_type)
         remove_unread(model, edit, operands)
 
     def _examine(self, node: ir.Node, model: ir.Model) -> Layer | LayerRefused | None:
@@ -183,8 +192,8 @@ class QuantizeLinearLayers(Pass):
             return LayerRefused("opset-too-old", f"the model imports {opset_version(model)}")
         return None
 
-    def _group(self, activation: ir.Value, layers: list[Layer], facts: Facts) -> _Group:
-        name = activation.name or ""
+    def _group(self, layers: list[Layer], facts: Facts) -> _Group:
+        name = layers[0].activation.name or ""
         moments, span, kind = facts.moments[name], facts.ranges[name], facts.target.activation_type
         plain = parameters_from_range(span.minimum, span.maximum, kind)
         is_enough = _sqnr_db(plain, float(moments.second.mean())) >= self.enough_db
@@ -199,10 +208,14 @@ class QuantizeLinearLayers(Pass):
             columns=0 if is_enough else self.columns,
             is_apart=len(layers) == 1 and is_narrow,
         )
-        return _Group(activation, layers, spread, moments.mean)
+        return _Group(layers, spread, moments.mean)
 
     def _quantize(
-        self, change: Change, constants: QuantizedWeights, group: _Group, facts: Facts
+        self,
+        change: Change,
+        constants: QuantizedWeights,
+        group: _Group,
+        kind: str,
     ) -> None:
         parameters, name = group.spread.parameters, group.activation.name
         scale = constants.constant(change, None, parameters.scale, f"{name}_scale")
@@ -210,58 +223,72 @@ class QuantizeLinearLayers(Pass):
         integers = change.node(
             "QuantizeLinear", [group.activation, scale, zero_point], name=f"{name}_quantized"
         )
-        copies = _outliers(change, group) if group.spread.columns else None
-        if copies is not None and not group.spread.is_apart:
-            integers = _with_copies(change, group, integers, copies, (scale, zero_point))
+        outliers = _outliers(change, group) if group.spread.columns else None
+        if outliers is not None and not group.spread.is_apart:
+            integers = _with_copies(change, group, integers, outliers, (scale, zero_point))
         for layer in group.layers:
-            source = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
-            operands = self._weights(change, layer, source.array(), group, facts.target.weight_type)
-            weight, weight_scale, weight_zero_point, bias = operands
-            inputs = [integers, weight, scale, weight_scale, zero_point, weight_zero_point, bias]
-            name, result = layer.node.name or layer.node.op_type, _result(layer)
-            output = change.node(
-                "MatMulIntegerToFloat",
-                inputs,
-                domain=CONTRIB_DOMAIN,
-                name=f"{name}_quantized",
-                like=result,
-                before=layer.node,
+            weight = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
+            spread = spread_weight(
+                weight.array(), kind, group.spread, reduce_range=self.reduce_range
             )
-            if copies is not None and group.spread.is_apart:
-                rows = source.array()[group.spread.channels]
-                kept = change.initializer(rows, name=f"{layer.weight.origin.name}_outliers")
-                share = change.node(
-                    "MatMul", [copies, kept], name=f"{name}_outliers", before=layer.node
-                )
-                output = change.node(
-                    "Add", [output, share], name=f"{name}_whole", like=result, before=layer.node
-                )
-            change.replace(result, output)
+            bias = self._bias(layer, weight.array(), spread, group.mean)
+            output = _product(change, layer, (integers, scale, zero_point), spread, bias)
+            if outliers is not None and group.spread.is_apart:
+                output = _with_outliers(change, layer, output, outliers, spread.apart)
+            change.replace(_result(layer), output)
             for node in dict.fromkeys((_last(layer), layer.node)):
                 change.remove(node)
 
-    def _weights(
+    def _bias(
         self,
-        change: Change,
         layer: Layer,
         weight: npt.NDArray[np.float32],
-        group: _Group,
-        kind: str,
-    ) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """Return integer weight, scale, zero point and bias."""
-        integers, parameters, effective = spread_weights(
-            weight, kind, group.spread, reduce_range=self.reduce_range
-        )
+        spread: SpreadWeight,
+        mean: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float32]:
         bias = np.zeros(weight.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
         if self.correct_bias:
-            bias = bias + group.mean @ (weight.astype(np.float64) - effective)
-        name = layer.weight.origin.name
-        return (
-            change.initializer(integers, name=f"{name}_quantized"),
-            change.initializer(parameters.scale, name=f"{name}_scale"),
-            change.initializer(parameters.zero_point, name=f"{name}_zero_point"),
-            change.initializer(bias.astype(np.float32), name=f"{name}_bias"),
-        )
+            bias = bias + mean @ (weight.astype(np.float64) - spread.effective)
+        return bias.astype(np.float32)
+
+
+def _product(
+    change: Change,
+    layer: Layer,
+    activation: tuple[ir.Value, ir.Value, ir.Value],
+    spread: SpreadWeight,
+    bias: npt.NDArray[np.float32],
+) -> ir.Value:
+    """Multiply integers, scale the sums and add the bias, in one operator."""
+    name, (integers, scale, zero_point) = layer.weight.origin.name, activation
+    weight = change.initializer(spread.integers, name=f"{name}_quantized")
+    weight_scale = change.initializer(spread.parameters.scale, name=f"{name}_scale")
+    weight_zero_point = change.initializer(spread.parameters.zero_point, name=f"{name}_zero_point")
+    added = change.initializer(bias, name=f"{name}_bias")
+    return change.node(
+        "MatMulIntegerToFloat",
+        [integers, weight, scale, weight_scale, zero_point, weight_zero_point, added],
+        domain=CONTRIB_DOMAIN,
+        name=f"{layer.node.name or layer.node.op_type}_quantized",
+        like=_result(layer),
+        before=layer.node,
+    )
+
+
+def _with_outliers(
+    change: Change,
+    layer: Layer,
+    product: ir.Value,
+    outliers: ir.Value,
+    rows: npt.NDArray[np.float32],
+) -> ir.Value:
+    """Add what the channels set apart contribute, in float."""
+    prefix = layer.node.name or layer.node.op_type
+    kept = change.initializer(rows, name=f"{layer.weight.origin.name}_outliers")
+    share = change.node("MatMul", [outliers, kept], name=f"{prefix}_outliers", before=layer.node)
+    return change.node(
+        "Add", [product, share], name=f"{prefix}_whole", like=_result(layer), before=layer.node
+    )
 
 
 def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
