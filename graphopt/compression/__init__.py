@@ -4,7 +4,7 @@ from graphopt.compression.half_formats import HALF_FORMATS, HalfFormat
 from graphopt.compression.half_plan import HalfPlan, plan_half
 from graphopt.compression.half_rewriting import HalfRewriter
 from graphopt.compression.half_weights import store_weights
-from graphopt.compression.integer_plan import Carried, IntegerPlan, plan_integers
+from graphopt.compression.integer_plan import Carried, IntegerPlan, PlanQuestion
 from graphopt.compression.opset import opset_obstacle
 from graphopt.compression.packed_weight import (
     PackedWeight,
@@ -12,6 +12,7 @@ from graphopt.compression.packed_weight import (
     pack_weight,
     unpack_weight,
 )
+from graphopt.compression.placement import PLACEMENTS, Placement, plan_integers
 from graphopt.compression.quantization import (
     INTEGER_TYPES,
     IntegerType,
@@ -26,13 +27,16 @@ from graphopt.compression.quantization import (
 from graphopt.compression.quantized_weights import QuantizedWeights, remove_unread
 from graphopt.compression.saturation import Saturation, replay_saturation, saturation_excess
 from graphopt.compression.static_layers import LAYER_OPERATORS, Layer
+from graphopt.compression.static_quantizer import Scheme, StaticQuantizer
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
 from graphopt.compression.weight_views import WEIGHT_INPUTS, weight_view
+from graphopt.compression.width_choice import WidthChoice, choose_wide
 
 __all__ = [
     "HALF_FORMATS",
     "INTEGER_TYPES",
     "LAYER_OPERATORS",
+    "PLACEMENTS",
     "WEIGHT_INPUTS",
     "Carried",
     "HalfFormat",
@@ -43,12 +47,18 @@ __all__ = [
     "Layer",
     "NoWeight",
     "PackedWeight",
+    "Placement",
+    "PlanQuestion",
     "QuantizationParameters",
     "QuantizedWeights",
     "Saturation",
+    "Scheme",
+    "StaticQuantizer",
     "WeightSource",
     "WeightView",
+    "WidthChoice",
     "bias_parameters",
+    "choose_wide",
     "dequantize",
     "opset_obstacle",
     "pack_weight",

@@ -37,10 +37,10 @@ _BIAS_LIMIT = 2.0**30
 
 @dataclass(frozen=True)
 class IntegerType:
-    """An 8-bit integer type of a quantized tensor.
+    """An integer type of a quantized tensor.
 
     Attributes:
-        name: ``u8`` or ``s8``.
+        name: ``u8``, ``s8``, ``u16`` or ``s16``.
         dtype: Numpy type.
         minimum: Smallest integer.
         maximum: Largest integer.
@@ -60,6 +60,8 @@ class IntegerType:
 INTEGER_TYPES = {
     "u8": IntegerType("u8", np.dtype(np.uint8), 0, 255),
     "s8": IntegerType("s8", np.dtype(np.int8), -128, 127),
+    "u16": IntegerType("u16", np.dtype(np.uint16), 0, 65535),
+    "s16": IntegerType("s16", np.dtype(np.int16), -32768, 32767),
 }
 
 
@@ -101,7 +103,7 @@ def parameters_from_range(
     Args:
         minimum: Smallest value.
         maximum: Largest value.
-        kind: Integer type, ``u8`` or ``s8``.
+        kind: Integer type, a name in `INTEGER_TYPES`.
         symmetric: The zero point is the middle of the type.
 
     Raises:

@@ -56,35 +56,41 @@ class LayerRefused:
     why: str
 
 
-def find_layer(node: ir.Node) -> Layer | LayerRefused:
+def find_layer(node: ir.Node, *, with_transposed: bool = False) -> Layer | LayerRefused:
     """Return the layer that ``node`` is, or why it is none.
 
     Args:
         node: One of `LAYER_OPERATORS`.
+        with_transposed: The runtime has an integer kernel for ``ConvTranspose``.
     """
-    if node.op_type == "ConvTranspose":
+    if node.op_type == "ConvTranspose" and not with_transposed:
         return LayerRefused("no-integer-kernel", "ONNX Runtime transposes convolutions in float")
     weight = trace_weight(node.inputs[1])
     if isinstance(weight, NoWeight):
         return LayerRefused(weight.slug, weight.why)
     rank = len(weight.shape)
-    if node.op_type == "Conv":
-        fits, axis = rank >= _LOWEST_CONV_RANK, 0
+    if node.op_type in ("Conv", "ConvTranspose"):
+        fits, axis = rank >= _LOWEST_CONV_RANK, int(node.op_type == "ConvTranspose")
     else:
         is_transposed = bool(_number(node, "transB", 0.0))
         fits, axis = rank == _MATRIX_RANK, 0 if is_transposed else rank - 1
     if not fits:
         return LayerRefused("weight-rank", f"the weight has rank {rank}")
-    if node.op_type == "Gemm" and not _is_plain_gemm(node):
-        return LayerRefused("unsupported-form", "transA, alpha or beta is not the default")
+    if (why := _unsupported_form(node)) is not None:
+        return LayerRefused("unsupported-form", why)
     if not np.all(np.isfinite(weight.array())):
         return LayerRefused("weight-not-finite", "the weight holds NaN or infinity")
     return _with_bias(node, weight, axis)
 
 
-def _is_plain_gemm(node: ir.Node) -> bool:
+def _unsupported_form(node: ir.Node) -> str | None:
+    if node.op_type == "ConvTranspose" and _number(node, "group", 1.0) != 1.0:
+        return "a transposed convolution in groups"
+    if node.op_type != "Gemm":
+        return None
     scales = (_number(node, "alpha", 1.0), _number(node, "beta", 1.0))
-    return not _number(node, "transA", 0.0) and scales == (1.0, 1.0)
+    is_plain = not _number(node, "transA", 0.0) and scales == (1.0, 1.0)
+    return None if is_plain else "transA, alpha or beta is not the default"
 
 
 def _number(node: ir.Node, name: str, default: float) -> float:

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.compression import (
     LAYER_OPERATORS,
-    Carried,
+    PLACEMENTS,
     IntegerPlan,
-    Layer,
-    QuantizationParameters,
-    QuantizedWeights,
-    bias_parameters,
+    Placement,
+    PlanQuestion,
+    Scheme,
+    StaticQuantizer,
     opset_obstacle,
-    parameters_from_range,
     plan_integers,
-    quantize,
-    remove_unread,
-    weight_parameters,
-    widen_for_bias,
 )
+from graphopt.errors import OptionError
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
-    Change,
     Contract,
     Editor,
     Facts,
     Needs,
     Pass,
     RangeMethod,
+    ShapeTable,
+    TargetFacts,
     ValueRange,
     option,
 )
@@ -44,6 +39,8 @@ from graphopt.rewrite import (
 __all__ = ["QuantizeStatic"]
 
 _MINIMUM_OPSET = 13  # DequantizeLinear with one scale per channel
+_WIDE_OPSET = 21  # QuantizeLinear to 16 bits
+_WIDE = ("u16", "s16")
 _LEVELS, _SYMMETRIC_LEVELS = 256, 255
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
 _LARGEST_VALUE = 1e30
@@ -57,10 +54,12 @@ class QuantizeStatic(Pass):
         Puts `QuantizeLinear` and `DequantizeLinear` around `Conv`, `Gemm` and `MatMul` with
         constant weights, and around what lies between them and has an integer kernel (`Add`,
         `Mul`, `Concat`, pooling, `Sigmoid`, operators that only move elements), so that whole
-        convolutional graphs run in integers. A `Relu` or `Clip` behind an integer operator becomes
-        the saturation of its quantizer. Weights are symmetric with one scale per output channel,
-        biases 32-bit with the product of the other two scales. `MatMul`, and a `Gemm` whose
-        result somebody reads as float, keep a float result.
+        convolutional graphs run in integers. Averages over whole images become
+        `GlobalAveragePool`, which has an integer kernel. A `Relu` or `Clip` behind an integer
+        operator becomes the saturation of its quantizer. Weights are symmetric with one scale per
+        output channel, biases 32-bit with the product of the other two scales. `MatMul`, and a
+        `Gemm` whose result somebody reads as float, keep a float result. Other placements follow
+        what other runtimes fuse; `docs/quantization.md` has a table of them.
 
     When it refuses
         `range-unknown`        a value that the layer reads or computes has no finite range, or one
@@ -73,12 +72,16 @@ class QuantizeStatic(Pass):
         `weight-not-finite`    the weight holds NaN or infinity.
         `weight-rank`          the weight has a rank for which there is no integer kernel.
         `bias-not-constant`    the bias is not one finite constant per channel.
-        `unsupported-form`     a `Gemm` with transA, alpha or beta.
+        `unsupported-form`     a `Gemm` with transA, alpha or beta; a `ConvTranspose` in groups.
         `no-integer-kernel`    ONNX Runtime computes the operator in float only.
+        `not-faster`           its integer kernel saves no time: a convolution of up to three
+                               channels, a depthwise one between float operators (placement
+                               `x86-cpu`).
+        `dynamic-shape`        a size is not fixed (placement `qnn-htp`).
         `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
         `excluded`             the name matches `exclude`.
-        `opset-too-old`        the model imports an opset below 13, and an operator in it would
-                               change its meaning under 13.
+        `opset-too-old`        the model imports an opset below 13, and the target takes none above,
+                               or an operator in it would change its meaning.
 
     What it keeps
         Inputs and outputs of the model, which stay float, and every operator that it does not name.
@@ -108,14 +111,21 @@ class QuantizeStatic(Pass):
     contract: ClassVar[Contract] = Contract(numerics=Approximate(metric="sqnr_db"))
 
     activation_type: str | None = option(
-        None, help="integer type of activations; the target's by default", choices=("u8", "s8")
+        None,
+        help="integer type of activations; the target's by default",
+        choices=("u8", "s8", "u16", "s16"),
     )
     weight_type: str | None = option(
         None, help="integer type of weights; the target's by default", choices=("u8", "s8")
     )
-    symmetric: bool = option(False, help="activations have their zero point in the middle")
+    symmetric: bool | None = option(
+        None, help="activations have their zero point in the middle; as `placement` says by default"
+    )
     per_channel: bool = option(True, help="one weight scale per output channel, not per tensor")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
+    reduce_range_layers: tuple[str, ...] = option(
+        (), help="layers with 7-bit weights", unit="name pattern"
+    )
     method: str = option(
         "minmax",
         help="how ranges are taken from samples",
@@ -124,71 +134,166 @@ class QuantizeStatic(Pass):
     percentile: float = option(
         99.99, help="values that `percentile` keeps", unit="percent", minimum=50.0, maximum=100.0
     )
+    placement: str | None = option(
+        None, help="where quantizers stand; the target's by default", choices=tuple(PLACEMENTS)
+    )
     exclude: tuple[str, ...] = option((), help="nodes that stay in float", unit="name pattern")
 
+    def __post_init__(self) -> None:
+        """Check the options, and that they go together."""
+        super().__post_init__()
+        if self.activation_type in _WIDE and self.method in ("entropy", "mse"):
+            raise OptionError(
+                f"`method={self.method}` does not go with `activation_type={self.activation_type}`",
+                where=f"pass `{self.name}`",
+                why="it weighs clipping against rounding to 8 bits",
+                hint="use `method=minmax` or `method=percentile`",
+            )
+
     def needs(self, model: ir.Model) -> Needs:
-        """Ask for the range of every value that would be quantized, and for the target."""
-        if _obstacle(model) is not None:
+        """Ask for what `needs_on` asks for, with nothing known of the target."""
+        return self.needs_on(model, TargetFacts())
+
+    def needs_on(self, model: ir.Model, target: TargetFacts) -> Needs:
+        """Ask for the range of every value that would be quantized, for shapes and the target."""
+        if _obstacle(model, target) is not None:
             return Needs()
-        names = {
-            carried.like.name or "": None for carried in self._plan(model, frozenset()).carried
-        }
-        return Needs(ranges=tuple(names), range_method=self._method(), target=bool(names))
+        placement = self._placement(target)
+        carried = self._plan(model, placement).carried
+        names = tuple(dict.fromkeys(item.like.name or "" for item in carried))
+        is_symmetric = self._is_symmetric(placement)
+        method = RangeMethod(
+            name=self.method,
+            percentile=self.percentile,
+            levels=_SYMMETRIC_LEVELS if is_symmetric else _LEVELS,
+            symmetric=is_symmetric,
+        )
+        return Needs(ranges=names, range_method=method, shapes=bool(names), target=bool(names))
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer that allows it; refuse the others one by one."""
-        if (obstacle := _obstacle(model)) is not None:
+        if (obstacle := _obstacle(model, facts.target)) is not None:
             _refuse_layers(model, edit, "opset-too-old", obstacle)
             return
         _refuse_layers(model, edit, "inside-subgraph", "its values cannot be measured")
-        plan = self._measured_plan(model, facts.ranges)
+        placement = self._placement(facts.target)
+        plan = self._measured_plan(model, facts, placement)
         for node, refused in plan.refused:
             edit.refuse(node, refused.slug, why=refused.why)
-        if plan.layers and opset_version(model) < _MINIMUM_OPSET:
-            with edit.rewrite(model.graph, because="one scale per channel") as change:
-                change.set_opset("", _MINIMUM_OPSET)
-        _Quantizer(self, plan, edit, facts).run()
+        if not plan.layers:
+            return
+        if plan.averages:
+            facts = _pool_globally(plan.averages, model, edit, facts)
+            plan = self._measured_plan(model, facts, placement)
+        scheme = self._scheme(placement, facts.target)
+        wanted = _wanted_opset(model, facts.target, is_wide=scheme.activation in _WIDE)
+        if opset_version(model) < wanted:
+            with edit.rewrite(model.graph, because="quantizers of this form") as change:
+                change.set_opset("", wanted)
+        if scheme.activation in _WIDE and wanted < _WIDE_OPSET:
+            scheme = replace(scheme, domain="com.microsoft")
+        StaticQuantizer(edit, plan, scheme, facts).run()
 
-    def _method(self) -> RangeMethod:
-        return RangeMethod(
-            name=self.method,
-            percentile=self.percentile,
-            levels=_SYMMETRIC_LEVELS if self.symmetric else _LEVELS,
-            symmetric=self.symmetric,
-        )
+    def _placement(self, target: TargetFacts) -> Placement:
+        return PLACEMENTS[self.placement or target.placement]
 
-    def _plan(self, model: ir.Model, without_range: frozenset[ir.Value]) -> IntegerPlan:
-        return plan_integers(
-            model.graph,
-            is_excluded=lambda node: any(
-                fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self.exclude
+    def _is_symmetric(self, placement: Placement) -> bool:
+        return placement.symmetric if self.symmetric is None else self.symmetric
+
+    def _scheme(self, placement: Placement, target: TargetFacts) -> Scheme:
+        # Whoever names a placement wants its types, not those of a target for something else.
+        is_targets = self.placement in (None, target.placement)
+        activation = target.activation_type if is_targets else placement.activation
+        weight = target.weight_type if is_targets else placement.weight
+        channels = placement.per_channel
+        return Scheme(
+            activation=self.activation_type or activation,
+            weight=self.weight_type or weight,
+            symmetric=self._is_symmetric(placement),
+            per_channel=lambda node: (
+                self.per_channel and (channels is None or node.op_type in channels)
             ),
-            without_range=without_range,
-            absorbs_limits=not self.symmetric,
+            reduce_range=lambda node: self.reduce_range or _matches(node, self.reduce_range_layers),
+            integer_bias=placement.integer_bias,
         )
 
-    def _measured_plan(self, model: ir.Model, ranges: Mapping[str, ValueRange]) -> IntegerPlan:
+    def _plan(
+        self,
+        model: ir.Model,
+        placement: Placement,
+        shapes: ShapeTable | None = None,
+        without_range: frozenset[ir.Value] = frozenset(),
+    ) -> IntegerPlan:
+        question = PlanQuestion(
+            graph=model.graph,
+            is_excluded=lambda node: _matches(node, self.exclude),
+            without_range=without_range,
+            absorbs_limits=not self._is_symmetric(placement),
+            shapes=shapes,
+            opset=opset_version(model),
+        )
+        return plan_integers(question, placement)
+
+    def _measured_plan(self, model: ir.Model, facts: Facts, placement: Placement) -> IntegerPlan:
         """Return a plan that quantizes only values whose range is known and finite."""
         unknown: frozenset[ir.Value] = frozenset()
         while True:
-            plan = self._plan(model, unknown)
+            plan = self._plan(model, placement, facts.shapes, unknown)
             missing = {
                 carried.like
                 for carried in plan.carried
-                if not _is_known(ranges.get(carried.like.name or ""))
+                if not _is_known(facts.ranges.get(carried.like.name or ""))
             }
             if not missing:
                 return plan
             unknown |= missing
 
 
-def _obstacle(model: ir.Model) -> str | None:
+def _matches(node: ir.Node, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in patterns)
+
+
+def _pool_globally(nodes: list[ir.Node], model: ir.Model, edit: Editor, facts: Facts) -> Facts:
+    """Give each average over whole images the form that has an integer kernel.
+
+    Returns:
+        Facts of the changed model: what was measured of a result holds for what replaces it.
+    """
+    ranges = dict(facts.ranges)
+    for node in nodes:
+        result, source = node.outputs[0], node.inputs[0]
+        measured = ranges.get(result.name or "")
+        keeps_axes = node.op_type != "ReduceMean" or node.attributes.get_int("keepdims") != 0
+        with edit.rewrite(node, because="has an integer kernel in this form") as change:
+            pooled = change.node("GlobalAveragePool", [source], name=f"{node.name}_pooled")
+            final = pooled
+            if not keeps_axes:
+                final = change.node("Flatten", [pooled], attributes={"axis": 1}, like=result)
+            change.replace(result, final)
+            change.remove(node)
+        if measured is not None:
+            ranges |= {value.name or "": measured for value in (pooled, final)}
+    return replace(facts, ranges=ranges, shapes=facts.shapes.renewed(model))
+
+
+def _obstacle(model: ir.Model, target: TargetFacts) -> str | None:
     """Return why the model cannot hold quantized layers, or ``None``."""
     opset = opset_version(model)
     if opset >= _MINIMUM_OPSET:
         return None
+    if target.maximum_opset is not None and target.maximum_opset < _MINIMUM_OPSET:
+        return f"the target takes opset {target.maximum_opset} at most"
     found = opset_obstacle(model, _MINIMUM_OPSET)
     return None if found is None else f"the model imports opset {opset}: {found}"
+
+
+def _wanted_opset(model: ir.Model, target: TargetFacts, *, is_wide: bool) -> int:
+    """Return the opset that the quantizers need and that the target takes."""
+    opset = max(opset_version(model), _MINIMUM_OPSET)
+    if not is_wide or opset >= _WIDE_OPSET:
+        return opset
+    is_taken = target.maximum_opset is None or target.maximum_opset >= _WIDE_OPSET
+    return _WIDE_OPSET if is_taken and opset_obstacle(model, _WIDE_OPSET) is None else opset
 
 
 def _is_known(found: ValueRange | None) -> bool:
@@ -206,141 +311,3 @@ def _refuse_layers(model: ir.Model, edit: Editor, slug: str, why: str) -> None:
         for node in graph:
             if not node.domain and node.op_type in LAYER_OPERATORS:
                 edit.refuse(node, slug, why=why)
-
-
-class _Quantizer:
-    """Carries out a plan; each of its rewrites leaves a valid model."""
-
-    def __init__(
-        self, options: QuantizeStatic, plan: IntegerPlan, edit: Editor, facts: Facts
-    ) -> None:
-        self._options = options
-        self._plan = plan
-        self._edit = edit
-        self._weight_type = options.weight_type or facts.target.weight_type
-        self._constants = QuantizedWeights(edit.model)
-        kind = options.activation_type or facts.target.activation_type
-        self._kind = kind
-        self._parameters = {
-            carried.value: _activation_parameters(
-                facts.ranges[carried.like.name or ""], kind, symmetric=options.symmetric
-            )
-            for carried in plan.carried
-        }
-
-    def run(self) -> None:
-        """Quantize values, then constants beside them, then the layers that read them."""
-        plan = self._plan
-        # Carrying a value gives its layer another input, so that the scales are looked up first.
-        scales = [self._parameters[layer.activation].scale for layer in plan.layers]
-        for carried in plan.carried:
-            with self._edit.rewrite(carried.value, because="carried as integers") as change:
-                self._carry(change, carried)
-        originals: list[ir.Value | None] = []
-        for node, index, array in plan.constants:
-            originals.append(node.inputs[index])
-            with self._edit.rewrite(node, because="constant operand in integers") as change:
-                self._quantize_operand(change, node, index, array)
-        for layer, scale in zip(plan.layers, scales, strict=True):
-            originals.append(layer.node.inputs[1])
-            if layer.bias_reader is not None:
-                reader, index = layer.bias_reader
-                originals.append(reader.inputs[index])
-            with self._edit.rewrite(layer.node, because="integer weights") as change:
-                self._quantize_layer(change, layer, scale)
-        read = [value for value in originals if value is not None]
-        remove_unread(self._edit.model, self._edit, read)
-
-    def _carry(self, change: Change, carried: Carried) -> None:
-        value, name = carried.value, carried.value.name
-        scale, zero_point = self._pair(change, self._parameters[value], carried.like.name or "")
-        quantized = change.node(
-            "QuantizeLinear", [carried.source, scale, zero_point], name=f"{name}_QuantizeLinear"
-        )
-        restored = change.node(
-            "DequantizeLinear",
-            [quantized, scale, zero_point],
-            name=f"{name}_DequantizeLinear",
-            like=value,
-        )
-        if carried.readers is None:
-            change.replace(value, restored)
-        else:
-            for reader, index in carried.readers:
-                change.set_input(reader, index, restored)
-        if carried.limiter is not None:
-            change.remove(carried.limiter)
-
-    def _quantize_operand(
-        self, change: Change, node: ir.Node, index: int, array: npt.NDArray[np.float32]
-    ) -> None:
-        measured = ValueRange(float(array.min()), float(array.max()))
-        parameters = _activation_parameters(measured, self._kind, symmetric=self._options.symmetric)
-        name = f"{node.name}_operand_{index}"
-        integers = self._constants.constant(
-            change, node, quantize(array, parameters), f"{name}_quantized"
-        )
-        change.set_input(node, index, self._dequantized(change, integers, parameters, name, node))
-
-    def _quantize_layer(
-        self, change: Change, layer: Layer, input_scale: npt.NDArray[np.float32]
-    ) -> None:
-        axis = layer.axis if self._options.per_channel else None
-        parameters = weight_parameters(
-            layer.weight.array(),
-            axis,
-            self._weight_type,
-            reduce_range=self._options.reduce_range,
-        )
-        if layer.bias is not None and layer.bias_reader is not None:
-            parameters = widen_for_bias(parameters, layer.bias, float(input_scale))
-            self._quantize_bias(change, layer, bias_parameters(parameters, input_scale))
-        node, name = layer.node, layer.weight.origin.name or ""
-        integers = self._constants.integers(change, node, layer.weight, parameters)
-        change.set_input(node, 1, self._dequantized(change, integers, parameters, name, node))
-
-    def _quantize_bias(
-        self, change: Change, layer: Layer, parameters: QuantizationParameters
-    ) -> None:
-        assert layer.bias is not None
-        assert layer.bias_reader is not None
-        reader, index = layer.bias_reader
-        original = reader.inputs[index]
-        assert original is not None
-        integers = self._constants.constant(
-            change, reader, quantize(layer.bias, parameters), f"{original.name}_quantized"
-        )
-        restored = self._dequantized(change, integers, parameters, original.name or "", layer.node)
-        change.set_input(reader, index, restored)
-
-    def _dequantized(
-        self,
-        change: Change,
-        integers: ir.Value,
-        parameters: QuantizationParameters,
-        name: str,
-        before: ir.Node,
-    ) -> ir.Value:
-        scale, zero_point = self._pair(change, parameters, name)
-        return change.node(
-            "DequantizeLinear",
-            [integers, scale, zero_point],
-            attributes={} if parameters.axis is None else {"axis": parameters.axis},
-            name=f"{name}_DequantizeLinear",
-            before=before,
-        )
-
-    def _pair(
-        self, change: Change, parameters: QuantizationParameters, name: str
-    ) -> tuple[ir.Value, ir.Value]:
-        scale = self._constants.constant(change, None, parameters.scale, f"{name}_scale")
-        zero_point = self._constants.constant(
-            change, None, parameters.zero_point, f"{name}_zero_point"
-        )
-        return scale, zero_point
-
-
-def _activation_parameters(
-    measured: ValueRange, kind: str, *, symmetric: bool
-) -> QuantizationParameters:
-    return parameters_from_range(measured.minimum, measured.maximum, kind, symmetric=symmetric)

@@ -76,7 +76,7 @@ class FactsSource:
         Raises:
             PreconditionError: The caller gave no target or no samples.
         """
-        needs = pass_.needs(model)
+        needs = pass_.needs_on(model, self.target or TargetFacts())
         if needs.target and self.target is None:
             raise PreconditionError(
                 f"pass `{pass_.name}` needs a target",

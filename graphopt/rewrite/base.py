@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.rewrite.contract import Contract
 from graphopt.rewrite.editor import Editor
-from graphopt.rewrite.facts import Facts, Needs, standalone_facts
+from graphopt.rewrite.facts import Facts, Needs, TargetFacts, standalone_facts
 from graphopt.rewrite.journal import Journal
 from graphopt.rewrite.options import check_options, format_value, option_specs
 
@@ -47,6 +47,10 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - subclasses look at the model
         """Return what `run` must be told about ``model`` as it is now."""
         return Needs()
+
+    def needs_on(self, model: ir.Model, target: TargetFacts) -> Needs:  # noqa: ARG002 - as above
+        """Return what `run` must be told where the model is meant for ``target``."""
+        return self.needs(model)
 
     @abc.abstractmethod
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:

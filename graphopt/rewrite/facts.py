@@ -107,6 +107,7 @@ class TargetFacts:
         provider: ONNX Runtime execution provider.
         activation_type: Integer type of quantized activations, ``u8`` or ``s8``.
         weight_type: Integer type of quantized weights, ``u8`` or ``s8``.
+        placement: Where quantizers stand: a name in `graphopt.compression.PLACEMENTS`.
         features: Instruction-set features of the device, named as by `graphopt.runtime`.
         maximum_opset: Newest default-domain opset that the device's runtime takes; ``None``: any.
     """
@@ -115,6 +116,7 @@ class TargetFacts:
     provider: str = "CPUExecutionProvider"
     activation_type: str = "u8"
     weight_type: str = "s8"
+    placement: str = "x86-cpu"
     features: frozenset[str] = frozenset()
     maximum_opset: int | None = None
 
