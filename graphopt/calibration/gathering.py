@@ -295,7 +295,7 @@ def _parts(sums: Sums, prefix: str) -> dict[str, npt.NDArray[Any]]:
 def _moments(sums: Sums, number: int, item: Watched) -> ChannelMoments | None:
     parts = _parts(sums, f"watched/{number}/")
     count = int(parts["count"])
-    if not count:
+    if not count:  # no row, or rows of several widths
         return None
     gram = parts.get("gram")
     if gram is not None:

@@ -168,7 +168,8 @@ class Measure(Protocol):
     ) -> dict[Asked, ChannelMoments]:
         """Return moments of values of ``model`` as it is now, by what was asked.
 
-        Values that do not exist, hold no real numbers or were empty in every sample are left out.
+        Values that do not exist, hold no real numbers, were empty in every sample, or had other
+        numbers of channels from sample to sample, are left out.
 
         Args:
             model: The model.

@@ -96,11 +96,12 @@ class RowSums:
     has_gram: bool
     count: int = 0
     parts: dict[str, Sums] = field(default_factory=dict)
+    widths: tuple[int, ...] | None = None
 
     def add(self, rows: Rows) -> None:
-        """Add rows; those of another width than before are an error of the caller."""
+        """Add rows; where their width is not that of earlier ones, nothing is summed any more."""
         count, groups, width = rows.shape
-        if not count:
+        if not count or not _is_fixed(self, (groups, width)):
             return
         if not self.parts:
             for name in ("total", "squares"):
@@ -131,11 +132,12 @@ class PairSums:
     has_products: bool
     count: int = 0
     parts: dict[str, Sums] = field(default_factory=dict)
+    widths: tuple[int, ...] | None = None
 
     def add(self, first: Rows, second: Rows) -> None:
         """Add the rows of one run, as many of the one as of the other."""
         count = len(first)
-        if not count:
+        if not count or not _is_fixed(self, (*first.shape[1:], *second.shape[1:])):
             return
         is_alike = first[0].size == second[0].size
         if not self.parts:
@@ -155,6 +157,16 @@ class PairSums:
             if self.has_products:
                 grouped = second.reshape(count, first.shape[1], -1)
                 _add_products(self.parts["product"], first, grouped)
+
+
+def _is_fixed(sums: RowSums | PairSums, widths: tuple[int, ...]) -> bool:
+    """Tell whether rows are as wide as ever; else they have no channels, and all is forgotten."""
+    if sums.widths is None:
+        sums.widths = widths
+    elif sums.widths != widths:
+        sums.widths, sums.count = (), 0
+        sums.parts.clear()
+    return bool(sums.widths)
 
 
 def _add_products(sums: Sums, first: Rows, second: Rows) -> None:

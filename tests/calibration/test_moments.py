@@ -155,6 +155,13 @@ def test_samples_with_other_numbers_of_rows_are_left_out():
     np.testing.assert_allclose(found.first.mean, found.second.mean)
 
 
+def test_rows_of_several_widths_have_no_channels():
+    model = from_text("(float[N,S] x) => (float[N,S] y) { y = Neg(x) }")
+    given = [{"x": np.ones((2, size), np.float32)} for size in (3, 4, 3)]
+    assert not measure(given).moments(model, ["x"], grams=["y"])
+    assert measure(given).cross(model, model, [("x", "y")]) == [None]
+
+
 def test_what_is_not_finite_shows():
     given = [{"x": np.array([[[1.0, np.inf, 2.0]]], np.float32)}]
     item = measure(given).moments(from_text(CHAIN), ["a"])["a"]
