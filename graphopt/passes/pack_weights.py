@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import annotation_parameters, is_annotated
@@ -17,9 +18,12 @@ from graphopt.compression import (
     QuantizedWeights,
     WeightSource,
     WeightView,
+    WidthChoice,
+    choose_wide,
     pack_weight,
     remove_unread,
     trace_weight,
+    unpack_weight,
     weight_view,
 )
 from graphopt.ir import graphs, opset_version
@@ -29,6 +33,7 @@ from graphopt.rewrite import (
     Contract,
     Editor,
     Facts,
+    Needs,
     Pass,
     is_overwritten,
     option,
@@ -64,7 +69,8 @@ class PackWeights(Pass):
         block of about 32, behind `Cast` and `Mul`, which ONNX Runtime computes once, when it loads
         the model: the file shrinks to a quarter, and the model runs as it did, in floats, on any
         provider. Integers are chosen such that their errors cancel within each kernel and each
-        output channel. Small weights are held in 16 bits, as are those of nodes named by `wide`.
+        output channel. Small weights are held in 16 bits, as are those of nodes named by `wide`;
+        with `min_sqnr_db` those that need it, measured on samples, one by one and together.
         Weights in branches, loop bodies and functions are packed like all others; a weight that
         several operators read stays one.
 
@@ -88,8 +94,9 @@ class PackWeights(Pass):
 
     Cost
         Reads each weight once: time O(n log n) in the length of a channel, memory of a few times
-        the largest weight. Loading takes longer by the restoration; memory and latency of the
-        loaded model are those of floats.
+        the largest weight; with `min_sqnr_db` 8 to 256 runs of the
+        model for each. Loading takes longer
+        by the restoration; memory and latency of the loaded model are those of floats.
 
     Example
         options {minimum_elements=1 wide_below=1}
@@ -129,19 +136,55 @@ class PackWeights(Pass):
     wide: tuple[str, ...] = option(
         (), help="nodes whose weights are held in 16 bits", unit="name pattern"
     )
+    min_sqnr_db: float | None = option(
+        None, help="what outputs must keep, by holding weights in 16 bits", unit="dB", minimum=0.0
+    )
     exclude: tuple[str, ...] = option((), help="nodes to leave alone", unit="name pattern")
 
-    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
+    def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
+        """Ask for samples where the outputs are to keep a signal-to-noise ratio."""
+        return Needs(samples=self.min_sqnr_db is not None)
+
+    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Pack every weight that allows it; refuse the others one by one."""
         packing = _Packing(model, edit)
-        for weight in self._weights(model, edit):
-            packing.pack(weight, self._bits(weight), self.block_size)
+        weights = list(self._weights(model, edit))
+        measured = self._measured(model, weights, facts)
+        for weight in weights:
+            bits, why = self._bits(weight, measured)
+            packing.pack(weight, bits, self.block_size, why)
         packing.remove_originals()
 
-    def _bits(self, weight: _Weight) -> int:
-        is_small = weight.source.tensor.size < self.wide_below
-        is_wide = is_small or any(_matches(node, self.wide) for node in weight.readers)
-        return 16 if is_wide else 8
+    def _measured(self, model: ir.Model, weights: list[_Weight], facts: Facts) -> WidthChoice:
+        """Measure what 8 bits cost, weight by weight; nothing without `min_sqnr_db`."""
+        if self.min_sqnr_db is None or facts.measure is None:
+            return WidthChoice(frozenset(), {}, 0.0)
+        rounded = {
+            weight.source.origin.name or "": self._rounded(weight)
+            for weight in weights
+            if weight.source.origin.is_initializer() and not self._is_wide(weight)
+        }
+        return choose_wide(model, facts.measure, rounded, self.min_sqnr_db)
+
+    def _rounded(self, weight: _Weight) -> npt.NDArray[np.float32]:
+        tensor = weight.source.tensor
+        packed = pack_weight(tensor.numpy(), weight.view, block_size=self.block_size)
+        return unpack_weight(packed, tuple(tensor.shape.numpy()))
+
+    def _is_wide(self, weight: _Weight) -> bool:
+        return any(_matches(node, self.wide) for node in weight.readers)
+
+    def _bits(self, weight: _Weight, measured: WidthChoice) -> tuple[int, str]:
+        """Return how many bits hold a weight, and why."""
+        name = weight.source.origin.name or ""
+        if self._is_wide(weight):
+            return 16, "named by `wide`"
+        if name in measured.alone_db:
+            alone = f"8 bits alone leave {measured.alone_db[name]:.1f} dB"
+            return (16, alone) if name in measured.wide else (8, alone)
+        if weight.source.tensor.size < self.wide_below:
+            return 16, f"only {weight.source.tensor.size} elements"
+        return 8, ""
 
     def _weights(self, model: ir.Model, edit: Editor) -> Iterable[_Weight]:
         """Return what can be packed, by its origin, once for all its readers."""
@@ -228,10 +271,11 @@ class _Packing:
             for inner in (function, function.graph, *function.graph.subgraphs())
         }
 
-    def pack(self, weight: _Weight, bits: int, block_size: int) -> None:
+    def pack(self, weight: _Weight, bits: int, block_size: int, why: str) -> None:
         """Replace one weight by its integers, scales, and what restores it."""
         home = self._homes.get(id(weight.readers[0].graph), self._model.graph)
-        with self._edit.rewrite(home[0], because=f"weight held in {bits} bits") as change:
+        because = f"`{weight.source.origin.name}` held in {bits} bits" + (why and f": {why}")
+        with self._edit.rewrite(home[0], because=because) as change:
             self._restore(change, weight, bits, None if bits > 8 else block_size, home[0])  # noqa: PLR2004
         self._originals.append(weight.source.origin)
 
