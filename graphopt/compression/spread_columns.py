@@ -199,10 +199,10 @@ def spread_weight(
     middle = sum(parameters.limits) // 2
     limits = parameters.limits[0] - middle, parameters.limits[1] - middle
     apart = weight[spread.channels if spread.is_apart else []]
-    steps = in_integers / parameters.scale.astype(np.float64)
+    steps = in_integers.astype(np.float64) / parameters.scale
     rows = np.clip(np.rint(steps), *limits)
     extra = np.zeros((0 if spread.is_apart else spread.columns, weight.shape[1]))
-    effective = rows * parameters.scale
+    effective = rows * parameters.scale.astype(np.float64)
     if spread.is_apart:
         effective[spread.channels] = apart
     for channel in () if spread.is_apart else np.unique(spread.channels):
