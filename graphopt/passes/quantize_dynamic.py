@@ -101,6 +101,9 @@ class QuantizeDynamic(Pass):
     )
     per_channel: bool = option(True, help="one scale per output column or row, not per tensor")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
+    reduce_range_layers: tuple[str, ...] = option(
+        (), help="layers with 7-bit weights", unit="name pattern"
+    )
     minimum_elements: int = option(
         1024, help="smaller weights stay in float", unit="elements", minimum=1
     )
@@ -148,9 +151,11 @@ class QuantizeDynamic(Pass):
         if node.op_type == "Gemm" and _integer(node, "transB"):
             weight = weight.transposed()
         axis = (0 if is_table else 1) if self.per_channel else None
-        reduce_range = self.reduce_range and not is_table
+        is_reduced = self.reduce_range or _matches(node, self.reduce_range_layers)
         try:
-            parameters = weight_parameters(weight.array(), axis, reduce_range=reduce_range)
+            parameters = weight_parameters(
+                weight.array(), axis, reduce_range=is_reduced and not is_table
+            )
         except ValueError as error:
             return _Refused("weight-not-finite", str(error))
         return _Layer(node, weight, parameters)

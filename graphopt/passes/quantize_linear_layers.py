@@ -124,6 +124,9 @@ class QuantizeLinearLayers(Pass):
     )
     correct_bias: bool = option(True, help="the bias makes up for what rounding does to means")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
+    reduce_range_layers: tuple[str, ...] = option(
+        (), help="layers with 7-bit weights", unit="name pattern"
+    )
     minimum_elements: int = option(
         1024, help="smaller weights stay in float", unit="elements", minimum=1
     )
@@ -184,7 +187,7 @@ class QuantizeLinearLayers(Pass):
         return layer
 
     def _choice_refusal(self, node: ir.Node, model: ir.Model) -> LayerRefused | None:
-        if any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
+        if _matches(node, self.exclude):
             return LayerRefused("excluded", "by the options of the pass")
         if node.graph is not model.graph:
             return LayerRefused("inside-subgraph", "its values cannot be measured")
@@ -228,9 +231,8 @@ class QuantizeLinearLayers(Pass):
             integers = _with_copies(change, group, integers, outliers, (scale, zero_point))
         for layer in group.layers:
             weight = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
-            spread = spread_weight(
-                weight.array(), kind, group.spread, reduce_range=self.reduce_range
-            )
+            is_reduced = self.reduce_range or _matches(layer.node, self.reduce_range_layers)
+            spread = spread_weight(weight.array(), kind, group.spread, reduce_range=is_reduced)
             bias = self._bias(layer, weight.array(), spread, group.mean)
             output = _product(change, layer, (integers, scale, zero_point), spread, bias)
             if outliers is not None and group.spread.is_apart:
@@ -250,6 +252,10 @@ class QuantizeLinearLayers(Pass):
         if self.correct_bias:
             bias = bias + mean @ (weight.astype(np.float64) - spread.effective)
         return bias.astype(np.float32)
+
+
+def _matches(node: ir.Node, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in patterns)
 
 
 def _product(

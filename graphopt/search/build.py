@@ -16,6 +16,7 @@ from graphopt.ir import (
     Checkpoint,
     external_files,
     is_text_file,
+    load,
     nodes,
     save,
     structure_digest,
@@ -23,6 +24,7 @@ from graphopt.ir import (
 )
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
 from graphopt.rewrite import Approximate, Rounding
+from graphopt.search.narrow_sums import with_narrow_layers
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
@@ -31,6 +33,7 @@ __all__ = ["Built", "Rejected", "Shared", "build", "plan_candidates", "run_stage
 
 DRIFT_SAMPLES = 2
 """Inputs on which the drift of each approximate pass is measured for the ledger."""
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,31 @@ def run_stages(bench: Workbench) -> Shared:
 
 
 def build(bench: Workbench, candidate: Candidate, shared: Shared, folder: Path) -> Built | Rejected:
-    """Build one candidate from the state that all share; a failure rejects only this one."""
+    """Build one candidate from the state that all share; a failure rejects only this one.
+
+    Where the device adds 8-bit products in 16 bits, layers that this would harm get 7-bit weights.
+    """
+    found = _build(bench, candidate, shared, folder)
+    if isinstance(found, Rejected):
+        return found
+    try:
+        narrowed, names = with_narrow_layers(bench, candidate, load(found.path))
+    except RuntimeFailure as error:
+        return Rejected(candidate=candidate, reason=error.message, error=error)
+    if not names:
+        return found
+    rebuilt = _build(bench, narrowed, shared, folder)
+    if isinstance(rebuilt, Built):
+        rebuilt.ledger.notes.append(
+            f"7-bit weights in {len(names)} layers: without VNNI, sums of 16 bits would cost them "
+            f"more than the lost bit ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
+        )
+    return rebuilt
+
+
+def _build(
+    bench: Workbench, candidate: Candidate, shared: Shared, folder: Path
+) -> Built | Rejected:
     report = bench.report.at(f"candidate {candidate.name}")
     report("building")
     model = shared.state.new_model()

@@ -118,7 +118,8 @@ def _candidates(outcome: Outcome) -> tuple[CandidateResult, ...]:
 def _candidate(
     outcome: Outcome, candidate: Candidate, item: Measured | Rejected
 ) -> CandidateResult:
-    recipe = outcome.bench.target.pipeline_text(candidate)
+    built = candidate if isinstance(item, Rejected) else item.built.candidate
+    recipe = outcome.bench.target.pipeline_text(built)
     if isinstance(item, Rejected):
         return CandidateResult(
             name=candidate.name, pipeline=recipe, status="rejected", reason=item.reason

@@ -120,3 +120,27 @@ def test_which_devices_lack_wide_sums():
     assert not lacks_wide_sums({"avx512f", "avx512_vnni"})
     assert not lacks_wide_sums({"neon", "asimddp"})
     assert not lacks_wide_sums(set())
+
+
+def test_a_target_without_vnni_gets_seven_bits_where_they_are_needed_and_says_so(tmp_path):
+    from graphopt import api
+    from graphopt.ir import save
+
+    model, feed = linear(rows=8, depth=64, columns=32)
+    save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "feed.npz", **feed)
+    (tmp_path / "old.toml").write_text(
+        'name = "old"\nsummary = "x86 without VNNI"\nextends = "cpu-int8"\n'
+        '[device]\nfeatures = ["avx2"]\n[gates]\nmax_latency_ratio = false\n'
+        "[candidates.static]\nenabled = false\n",
+        encoding="utf-8",
+    )
+    report = api.optimize(
+        tmp_path / "model.onnx",
+        target=tmp_path / "old.toml",
+        calibration=tmp_path / "feed.npz",
+        latency_budget_s=None,
+    ).report
+    (dynamic,) = [found for found in report.candidates if found.name == "dynamic"]
+    assert "reduce_range_layers=[layer]" in dynamic.pipeline
+    assert dynamic.status in ("chosen", "passed")
