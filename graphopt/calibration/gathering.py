@@ -191,6 +191,8 @@ class Gathering:
         """Divide tasks into groups that fit into memory on the largest sample."""
         if not tasks:
             return []
+        if len(tasks) == 1:  # it is gathered whatever it takes
+            return [[0]]
         costs = self._costs(tasks)
         groups: list[list[int]] = [[]]
         held = 0

@@ -94,7 +94,9 @@ class SmoothActivations(Pass):
     name: ClassVar[str] = "smooth-activations"
     # What it computes is the same up to rounding; but it is worth nothing without a quantizer
     # behind it, and stands with those.
-    contract: ClassVar[Contract] = Contract(numerics=Approximate(metric="sqnr_db"))
+    contract: ClassVar[Contract] = Contract(
+        numerics=Approximate(metric="sqnr_db"), is_idempotent=False
+    )
     anchors: ClassVar[frozenset[str] | None] = frozenset(_OPERATORS)
 
     alpha: float | None = option(
