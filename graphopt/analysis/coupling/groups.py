@@ -1,0 +1,145 @@
+"""Units of one kind: the heads of a layer, its neurons, the channels of a block."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.coupling.structure import Coupling
+from graphopt.analysis.coupling.units import Factor, Pin
+from graphopt.analysis.coupling.walk import Use, name_of
+from graphopt.ir import constant_tensor
+
+__all__ = ["Group", "Site", "find_groups"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One axis of a weight, and the unit of each of its indices.
+
+    Attributes:
+        value: The weight.
+        axis: Which of its axes.
+        factor: Its indices.
+    """
+
+    value: ir.Value
+    axis: int
+    factor: Factor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are like each other.
+
+    Attributes:
+        kind: ``heads``, ``neurons``, ``channels`` or ``width`` (of the residual stream).
+        name: The node that computes them, the first in order.
+        units: Their numbers, in the order of their indices.
+        sites: The axes of weights that they lie on.
+        contractions: Where sums run over them: what zeros there leave out is what removal does.
+        producers: Where they are computed from weights of their own.
+        pin: Why none of them can be removed, or ``None``.
+    """
+
+    kind: str
+    name: str
+    units: tuple[int, ...]
+    sites: tuple[Site, ...]
+    contractions: tuple[Use, ...]
+    producers: tuple[Use, ...]
+    pin: Pin | None
+
+
+def find_groups(coupling: Coupling) -> tuple[Group, ...]:
+    """Return the groups of units that something sums over, in the order of the graph."""
+    families = _families(coupling)
+    uses: dict[int, list[Use]] = defaultdict(list)
+    for use in coupling.uses:
+        for family in {families[unit] for unit in coupling.units.of(use.factor).tolist()}:
+            uses[family].append(use)
+    sites = _sites(coupling, families)
+    members: dict[int, list[int]] = defaultdict(list)
+    for unit, family in families.items():
+        members[family].append(unit)
+    found = []
+    for family, its_uses in uses.items():
+        if not sites.get(family) or not any(use.role == "contracts" for use in its_uses):
+            continue
+        found.append(_group(coupling, sorted(members[family]), sites[family], its_uses))
+    return tuple(found)
+
+
+def _families(coupling: Coupling) -> dict[int, int]:
+    """Return for each unit the least unit with which it shares a dimension of some weight.
+
+    Sharing is followed through all dimensions: units of a dimension that is one of several joined
+    ones belong to all of these.
+    """
+    parent: dict[int, int] = {}
+
+    def root(unit: int) -> int:
+        while parent.setdefault(unit, unit) != unit:
+            parent[unit] = parent[parent[unit]]
+            unit = parent[unit]
+        return unit
+
+    for layout in coupling.layouts.values():
+        for axis in layout:
+            for factor in axis:
+                if factor.atoms is None or not len(factor.atoms):
+                    continue
+                units = np.unique(coupling.units.of(factor)).tolist()
+                first = root(units[0])
+                for unit in units[1:]:
+                    other = root(unit)
+                    low, high = min(first, other), max(first, other)
+                    parent[high] = first = low
+    return {unit: root(unit) for unit in list(parent)}
+
+
+def _sites(coupling: Coupling, families: dict[int, int]) -> dict[int, list[Site]]:
+    found: dict[int, list[Site]] = defaultdict(list)
+    for value, layout in coupling.layouts.items():
+        if constant_tensor(value) is None:
+            continue
+        for place, axis in enumerate(layout):
+            for factor in axis:
+                if factor.atoms is None:
+                    continue
+                for family in {families[unit] for unit in coupling.units.of(factor).tolist()}:
+                    found[family].append(Site(value, place, factor))
+    return found
+
+
+def _group(
+    coupling: Coupling, units: Sequence[int], sites: Sequence[Site], uses: Sequence[Use]
+) -> Group:
+    def chosen(role: str) -> tuple[Use, ...]:
+        return tuple(use for use in uses if use.role == role)
+
+    producers, contractions = chosen("computes"), chosen("contracts")
+    normalized = chosen("normalizes")
+    pins = [coupling.units.pin(unit) for unit in units]
+    pin = next((pin for pin in pins if pin is not None), None) if all(pins) else None
+    if normalized and pin is None:
+        where = normalized[0].node.name or normalized[0].node.op_type
+        pin = Pin("normalized-over", "a statistic is taken over it", where)
+    first = (producers or contractions)[0].node
+    kind = _kind(chosen("batches"), normalized, producers, contractions)
+    return Group(kind, name_of(first), tuple(units), tuple(sites), contractions, producers, pin)
+
+
+def _kind(
+    batches: Sequence[Use], normalized: Sequence[Use], producers: Sequence[Use], sums: Sequence[Use]
+) -> str:
+    if normalized:
+        return "width"
+    if batches:
+        return "heads"
+    convolutions = any(use.node.op_type.startswith("Conv") for use in (*producers, *sums))
+    return "channels" if convolutions else "neurons"

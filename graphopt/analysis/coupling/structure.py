@@ -1,0 +1,91 @@
+"""Walking a model: layouts of its values, and what is tied to what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphopt.analysis.coupling.elementwise_rules import ELEMENTWISE_RULES
+from graphopt.analysis.coupling.layouts import Layout, opaque
+from graphopt.analysis.coupling.linear_rules import LINEAR_RULES
+from graphopt.analysis.coupling.moving_rules import MOVING_RULES
+from graphopt.analysis.coupling.units import Units
+from graphopt.analysis.coupling.walk import Use, Walk, name_of
+from graphopt.analysis.reads import values_read
+from graphopt.analysis.symbolic_expressions import Integer
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
+from graphopt.ir import constant_tensor, subgraphs_of
+from graphopt.rewrite import ShapeTable
+
+__all__ = ["Coupling", "couple"]
+
+_RULES = {**ELEMENTWISE_RULES, **LINEAR_RULES, **MOVING_RULES}
+_DOMAINS = ("", "com.microsoft")
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """What a model ties together.
+
+    Attributes:
+        layouts: The axes of every value of the main graph, weights included.
+        units: The units of all their indices.
+        uses: What operators do with dimensions that can lose indices.
+    """
+
+    layouts: dict[ir.Value, Layout]
+    units: Units
+    uses: tuple[Use, ...]
+
+
+def couple(model: ir.Model, shapes: ShapeTable) -> Coupling:
+    """Return what the operators of the main graph tie together.
+
+    Every axis of a constant is a dimension that may lose indices, and what is computed inherits
+    its axes from there. What operators do that have no rule here, what subgraphs read, and what
+    the model takes and returns, cannot change. Time O(nodes + elements of their axes).
+    """
+    walk = Walk(SymbolicShapes.kept(model, shapes))
+    functions = model.functions
+    for node in model.graph:
+        is_known = node.domain in _DOMAINS and node.op_identifier() not in functions
+        rule = _RULES.get(node.op_type) if is_known and not subgraphs_of(node) else None
+        _visit(node, walk, rule)
+    for value in model.graph.outputs:
+        walk.pin(walk.layout(value), "model-output", "the model returns it", value.name or "")
+    for value in model.graph.initializers.values():
+        if constant_tensor(value) is None:
+            walk.pin(walk.layout(value), "overridable", "callers may replace it", value.name or "")
+    return Coupling(walk.layouts(), walk.ties.solve(), tuple(walk.uses))
+
+
+def _visit(node: ir.Node, walk: Walk, rule: object) -> None:
+    found = rule(node, walk) if callable(rule) else None
+    where = name_of(node)
+    if found is None and node.op_type != "Constant":
+        why = f"nothing is known of what `{node.op_type}` does with it"
+        for value in values_read(node):
+            walk.pin(walk.layout(value), "unknown-operator", why, where)
+    for number, output in enumerate(node.outputs):
+        layout = found[number] if found is not None and number < len(found) else None
+        if node.op_type == "Constant" and not node.domain:
+            continue  # a dimension of its own, at first sight
+        dims = walk.dims(output)
+        if layout is not None and dims is not None and len(layout) != len(dims):
+            walk.pin(layout, "unclear-shape", "its rank is not what was inferred", where)
+            layout = None
+        walk.set(output, walk.opaque(output) if layout is None else _told(layout, dims))
+
+
+def _told(layout: Layout, dims: tuple[Integer, ...] | None) -> Layout:
+    """Return a layout in which axes that never change have the length that shapes tell.
+
+    Broadcasting and slicing know some lengths by another name than shape inference does.
+    """
+    if dims is None:
+        return layout
+    return tuple(
+        axis if any(factor.atoms is not None for factor in axis) else opaque(dim)
+        for axis, dim in zip(layout, dims, strict=True)
+    )

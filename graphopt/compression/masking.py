@@ -1,0 +1,99 @@
+"""What a model would compute with some units removed: the reference that surgery is held to.
+
+Every sum over a removed unit runs over zeros instead. The weights that sums run over get those
+zeros; all else stays as it is, so that the two models agree up to the rounding of shorter sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis import infer_shapes
+from graphopt.analysis.coupling import Coupling, couple
+from graphopt.compression.surgery import Obstacle, Surgery, plan_surgery
+from graphopt.errors import RunError, SessionLoadError
+from graphopt.ir import clone, constant_tensor, save, scratch_folder
+from graphopt.rewrite import Change, Editor, Journal
+from graphopt.runtime import shared_worker
+from graphopt.verification import compare_models
+
+__all__ = ["MAX_SURGERY_ERROR", "masked", "surgery_fault"]
+
+MAX_SURGERY_ERROR = 1e-4
+"""Largest difference over the largest element of an output, in single precision."""
+
+Feeds = Iterable[Mapping[str, Any]]
+
+
+def masked(change: Change, surgery: Surgery) -> None:
+    """Put zeros where sums run over removed units."""
+    coupling = surgery.coupling
+    for use in coupling.uses:
+        if use.role != "contracts":
+            continue
+        value = use.node.inputs[use.operand]
+        tensor = constant_tensor(value)
+        mask = surgery.masks(value).get(use.axis) if tensor is not None else None
+        if mask is None or tensor is None or value is None:
+            continue
+        array = np.moveaxis(tensor.numpy().copy(), use.axis, 0)
+        array[~mask] = 0
+        array = np.moveaxis(array, 0, use.axis)
+        change.set_input(use.node, use.operand, change.initializer(array, name=f"{value.name}_0"))
+
+
+def surgery_fault(model: ir.Model, units: Iterable[int], feeds: Feeds) -> str | None:
+    """Remove units from a copy of a model, and compare it with a copy that has zeros there.
+
+    Args:
+        model: The model as it is, which stays so.
+        units: The units to remove, as `couple` numbers them.
+        feeds: Inputs to compare on.
+
+    Returns:
+        What is wrong, for a person; ``None`` where both agree to `MAX_SURGERY_ERROR`.
+
+    Raises:
+        WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
+    """
+    chosen = list(units)
+    with scratch_folder() as folder:
+        zeros, shorter = folder / "zeros.onnx", folder / "shorter.onnx"
+        _write(model, chosen, zeros, is_masked=True)
+        obstacle = _write(model, chosen, shorter, is_masked=False)
+        if obstacle is not None:
+            return f"{obstacle.why} (`{obstacle.where.name or obstacle.where.op_type}`)"
+        try:
+            found = compare_models(zeros, shorter, feeds, worker=shared_worker())
+        except (SessionLoadError, RunError) as error:
+            return f"the cut model does not run: {error.message}"
+    for name, difference in found.outputs.items():
+        if difference.mismatch is not None:
+            return f"output `{name}`: {difference.mismatch}"
+        # Without an answer (NaN) nothing is shown to be right.
+        if not difference.max_rel <= MAX_SURGERY_ERROR:
+            return f"output `{name}` is off by {difference.max_rel:.2g} of its largest element"
+    return None
+
+
+def _write(model: ir.Model, units: list[int], path: Path, *, is_masked: bool) -> Obstacle | None:
+    copy = clone(model)
+    surgery = plan_surgery(_coupled(copy), units)
+    editor = Editor(copy, pass_name="self-test", journal=Journal())  # noqa: S106 - no secret
+    obstacle: Obstacle | None = None
+    with editor.rewrite(copy.graph, because="self-test") as change:
+        if is_masked:
+            masked(change, surgery)
+        else:
+            obstacle = surgery.apply(change)
+    save(copy, path)
+    return obstacle
+
+
+def _coupled(model: ir.Model) -> Coupling:
+    return couple(model, infer_shapes(model))
