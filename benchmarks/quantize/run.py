@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "simplify"))
 from feeds import make_feed
 from measure import embedding, load_feeds, measure_latencies, open_session, size_bytes
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 1800
 Feed = Mapping[str, NDArray[Any]]
 
@@ -42,10 +42,16 @@ def make(kind: str, model: Path, folder: Path, samples: Path, python: str) -> di
     if kept.exists():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     folder.mkdir(parents=True, exist_ok=True)
-    command = [python, str(HERE / "quantizers.py"), kind, str(model), str(folder / "model.onnx")]
+    out = (folder / "model.onnx").resolve()
+    command = [python, str(HERE / "quantizers.py"), kind, str(model.resolve()), str(out)]
     try:
         done = subprocess.run(
-            [*command, str(samples)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [*command, str(samples.resolve())],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            cwd=folder,  # nncf leaves a copy of large weights where it runs
         )
         failed = done.returncode != 0
         record = (
