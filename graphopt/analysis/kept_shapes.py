@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -19,7 +20,7 @@ from graphopt.analysis.shapes import Inference, declared_shapes, known_from_the_
 from graphopt.ir import constant_tensor, subgraphs_of
 from graphopt.rewrite import ShapeTable, Touched, ValueShape
 
-__all__ = ["KeptShapes"]
+__all__ = ["KeptShapes", "News"]
 
 
 _LOOK_AHEAD = 32
@@ -27,6 +28,19 @@ _LOOK_AHEAD = 32
 
 _FOLLOWED_SHARE = 8
 """Where more than one node in so many is to be inferred again, all of them at once cost less."""
+
+
+@dataclass
+class News:
+    """What is another one since somebody looked, for what is derived from shapes and model.
+
+    Attributes:
+        nodes: Nodes that are new, or that read or mean something else.
+        values: Values of which the table says something else.
+    """
+
+    nodes: set[ir.Node] = field(default_factory=set)
+    values: set[ir.Value] = field(default_factory=set)
 
 
 class KeptShapes(ShapeTable):
@@ -44,13 +58,17 @@ class KeptShapes(ShapeTable):
 
     Attributes:
         touched: What was changed since the table was last renewed.
-        derived: What others found out from the table and the model, by name; forgotten when the
+        derived: What others found out from the table and the model, by name; outdated when the
             model changes.
+        outdated: What was derived before the last edits that `news` tells of.
+        news: What they changed.
     """
 
     def __init__(self, model: ir.Model) -> None:
         super().__init__({})
         self.derived: dict[str, object] = {}
+        self.outdated: dict[str, object] = {}
+        self.news = News()
         self._model = model
         self.touched = Touched()
         self.touched.everything = True
@@ -63,26 +81,44 @@ class KeptShapes(ShapeTable):
         assert model is self._model, "a kept table belongs to one model"
         touched = self.touched.take()
         if touched:
+            self.outdated.update(self.derived)
             self.derived.clear()
         if touched.everything or (touched and not self._can_follow()):
-            self._infer_all()
+            self._start_anew()
         elif touched:
+            self._take_note(touched)
             self._follow(touched)
         return self
+
+    def _take_note(self, touched: Touched) -> None:
+        self.news.nodes.update(touched.nodes)
+        for user, old, new in touched.replaced:
+            tensor = constant_tensor(new)
+            if tensor is None or constant_tensor(old) is not tensor:
+                self.news.nodes.add(user)
+        for node in touched.nodes:
+            self._inference.forget(node.outputs)  # their sizes may be others under the old names
 
     def _can_follow(self) -> bool:
         """Tell whether the inference of a part says what that of the whole model says of it."""
         return not (self._model.functions or self._inference.has_failed)
 
-    def _infer_all(self) -> None:
+    def _start_anew(self) -> None:
+        self.outdated.clear()
         self._inference = Inference(self._model)
+        self._infer_all()
+
+    def _infer_all(self) -> None:
+        self._inference.has_failed = False
         self._operators = Operators(self._model)
         self._owners = {}
         everything = list(self._model.graph)
         self._note_owners(everything)
         known = known_from_the_model(self._model)
-        found = self._inference.run(Part(everything, known))
-        self._shapes = (found or {}) | known
+        before = self._shapes
+        self._shapes = (self._inference.run(Part(everything, known)) or {}) | known
+        if self.outdated:
+            self.news.values.update(v for v, s in self._shapes.items() if before.get(v) != s)
 
     def _note_owners(self, nodes: Iterable[ir.Node]) -> None:
         for node in inner_nodes(nodes):
@@ -230,6 +266,7 @@ class KeptShapes(ShapeTable):
         """Take note of a shape; tell whether it is another one than before."""
         if self._shapes.get(value) == shape:
             return False
+        self.news.values.add(value)
         if shape is None:
             del self._shapes[value]
         else:

@@ -16,7 +16,6 @@ from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 
 __all__ = ["Inference", "declared_shapes", "infer_shapes", "known_from_the_model"]
 
-_MAX_RANK = 16
 _FAILURES = (
     onnx.shape_inference.InferenceError,
     onnx.checker.ValidationError,
@@ -56,7 +55,7 @@ class Inference:
         self._model = model
         self._operators = Operators(model)
         self._declared = _declared_symbols(model)
-        self._names: dict[tuple[ir.Value, int], str] = {}
+        self._names: dict[ir.Value, dict[int, str]] = {}
         self._types: dict[bytes, ValueShape | None] = {}
         self._count = -1
         self.has_failed = False
@@ -143,18 +142,22 @@ class Inference:
 
     def rename(self, old: ir.Value, new: ir.Value) -> None:
         """Let ``new`` give the sizes of ``old``, which is no more, their names."""
-        for axis in range(_MAX_RANK):
-            name = self._names.pop((old, axis), None)
-            if name is not None:
-                self._names[new, axis] = name
+        if old in self._names:
+            self._names[new] = self._names.pop(old)
+
+    def forget(self, values: Iterable[ir.Value]) -> None:
+        """Give the sizes of ``values`` new names when they are met again."""
+        for value in values:
+            self._names.pop(value, None)
 
     def _name_of(self, value: ir.Value, axis: int) -> str:
-        known = self._names.get((value, axis))
+        names = self._names.setdefault(value, {})
+        known = names.get(axis)
         if known is None:
             self._count += 1
             while f"unk__{self._count}" in self._declared:
                 self._count += 1
-            known = self._names[value, axis] = f"unk__{self._count}"
+            known = names[axis] = f"unk__{self._count}"
         return known
 
 

@@ -41,11 +41,13 @@ class Symbol:
         key: What it stands for; symbols of equal keys are one.
         is_size: It is a size, never below zero.
         is_positive: It is above zero, or the run fails.
+        home: The symbols that it is one of.
     """
 
-    __slots__ = ("index", "is_positive", "is_size", "key")
+    __slots__ = ("home", "index", "is_positive", "is_size", "key")
 
-    def __init__(self, index: int, key: Hashable, *, is_size: bool) -> None:
+    def __init__(self, home: Symbols, index: int, key: Hashable, *, is_size: bool) -> None:
+        self.home = home
         self.index = index
         self.key = key
         self.is_size = is_size
@@ -147,16 +149,29 @@ def _term_text(factors: _Term, coefficient: int) -> str:
 
 
 class Symbols:
-    """Makes the symbols of one model."""
+    """Makes the symbols of one model.
+
+    Attributes:
+        positive: Those that are known to be above zero.
+        doubts: How often it was asked of a number whether it is above zero, and not known.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Expression] = {}
+        self.positive: set[Symbol] = set()
+        self.doubts = 0
+
+    def forget_positive(self) -> None:
+        """Take nothing for granted any more: what demanded sizes above zero may be gone."""
+        for symbol in self.positive:
+            symbol.is_positive = False
+        self.positive.clear()
 
     def of(self, key: Hashable, *, is_size: bool = False) -> Expression:
         """Return the symbol that stands for ``key``; sizes and other numbers are kept apart."""
         known = self._known.get((key, is_size))
         if known is None:
-            symbol = Symbol(len(self._known), key, is_size=is_size)
+            symbol = Symbol(self, len(self._known), key, is_size=is_size)
             known = self._known[key, is_size] = Expression({(symbol,): 1})
         return known
 
@@ -188,9 +203,12 @@ def is_positive(value: Integer) -> bool:
     """Tell whether ``value`` is provably above zero."""
     if isinstance(value, int):
         return value > 0
-    return is_nonnegative(value) and any(
-        all(symbol.is_positive for symbol in factors) for factors in value.terms
-    )
+    if not is_nonnegative(value):
+        return False
+    if any(all(symbol.is_positive for symbol in factors) for factors in value.terms):
+        return True
+    next(factors[0] for factors in value.terms if factors).home.doubts += 1
+    return False
 
 
 def assume_positive(value: Integer) -> bool:
@@ -201,6 +219,7 @@ def assume_positive(value: Integer) -> bool:
     is_news = not all(symbol.is_positive for symbol in factors)
     for symbol in factors:
         symbol.is_positive = True
+        symbol.home.positive.add(symbol)
     return is_news
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
 from graphopt.analysis.execution_order import in_order
-from graphopt.analysis.kept_shapes import KeptShapes
+from graphopt.analysis.kept_shapes import KeptShapes, News
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS
 from graphopt.analysis.symbolic_expressions import (
@@ -38,6 +38,7 @@ _FOLLOWED = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 _INT32_LIMIT = 2**31
 _INT64_LIMIT = 2**63
 _BROADCASTING_SINCE = 7
+_NAME = "symbolic"
 _RULES = {"": DIMS, "com.microsoft": CONTRIB_DIMS}
 
 
@@ -58,44 +59,96 @@ class SymbolicShapes:
     def __init__(self, model: ir.Model, shapes: ShapeTable) -> None:
         self.symbols = Symbols()
         self.version = opset_version(model)
+        self._model = model
         self._table = shapes
         self._dims: dict[ir.Value, Dims | None] = {}
         self._elements: dict[ir.Value, Elements | None] = {}
         self._computed: set[ir.Value] = set()
+        self._doubtful: set[ir.Node] = set()
+        self._assumed: dict[ir.Node, list[Integer]] = {}
         self._has_doubts = self._has_news = False
         if self.version < _BROADCASTING_SINCE:
             return
         self._always_run = _always_run(model.graph)
-        functions = model.functions
-        nodes = [
-            node
-            for node in in_order(model.graph)
-            if node.op_type != "Constant"
-            and (not functions or node.op_identifier() not in functions)
-        ]
-        self._walk(nodes)
-        if self._has_doubts and self._has_news:
-            for node in nodes:  # what the last one demands of a size holds for the first one
-                for output in node.outputs:
-                    self._dims.pop(output, None)
-                    self._elements.pop(output, None)
-            self._walk(nodes)
-
-    def _walk(self, nodes: Iterable[ir.Node]) -> None:
+        nodes = self._nodes()
         for node in nodes:
-            if not node.domain:
-                self._visit_elements(node)
-            self._visit_dims(node)
+            self._visit(node)
+        if self._has_doubts and self._has_news:
+            # What the last one demands of a size holds for the first one.
+            self._follow(nodes, set(self._doubtful), set())
 
     @classmethod
     def kept(cls, model: ir.Model, shapes: ShapeTable) -> SymbolicShapes:
-        """Return what is known of ``model`` as it is now; analysed again only after edits."""
+        """Return what is known of ``model`` as it is now; after edits only what they may change."""
         if not isinstance(shapes, KeptShapes):
             return cls(model, shapes)
-        known = shapes.derived.get("symbolic")
+        known = shapes.derived.get(_NAME)
         if not isinstance(known, SymbolicShapes):
-            known = shapes.derived["symbolic"] = cls(model, shapes)
+            known = shapes.outdated.pop(_NAME, None)
+            if not isinstance(known, SymbolicShapes) or not known.follow(shapes.news):
+                known = cls(model, shapes)
+            shapes.derived[_NAME] = known
+            shapes.news = News()
         return known
+
+    # -- following edits ---------------------------------------------------------------------
+
+    def follow(self, news: News) -> bool:
+        """Follow what edits changed; tell whether that leads where a new analysis would lead."""
+        if self.version < _BROADCASTING_SINCE or self.version != opset_version(self._model):
+            return False
+        for value in news.values:
+            if value not in self._computed:
+                self._dims.pop(value, None)
+                self._elements.pop(value, None)
+        positive = set(self.symbols.positive)
+        self.symbols.forget_positive()
+        self._always_run = _always_run(self._model.graph)
+        nodes = self._nodes()
+        visited = self._follow(nodes, news.nodes, set(news.values))
+        self._follow(nodes, self._doubtful.intersection(visited), set())
+        return self.symbols.positive == positive
+
+    def _follow(
+        self, nodes: Iterable[ir.Node], due: Container[ir.Node], changed: set[ir.Value]
+    ) -> list[ir.Node]:
+        """Visit nodes that are ``due``, and those around values that ``changed``, or that then do.
+
+        Returns:
+            The nodes visited.
+        """
+        visited = []
+        for node in nodes:
+            if (
+                node in due
+                or not changed.isdisjoint(node.inputs)
+                or not changed.isdisjoint(node.outputs)
+            ):
+                visited.append(node)
+                changed.update(self._changed_by(node))
+            else:
+                for size in self._assumed.get(node, ()):
+                    self._assume(node, size)
+        return visited
+
+    def _changed_by(self, node: ir.Node) -> list[ir.Value]:
+        """Visit ``node`` again; return those of its outputs of which other things are known now."""
+        dims = [self._dims.pop(value, None) for value in node.outputs]
+        elements = [self._elements.pop(value, None) for value in node.outputs]
+        self._computed.difference_update(node.outputs)
+        self._visit(node)
+        return [
+            value
+            for value, size, items in zip(node.outputs, dims, elements, strict=True)
+            if self.dims(value) != size or not self._holds(value, items)
+        ]
+
+    def _holds(self, value: ir.Value, items: Elements | None) -> bool:
+        """Tell whether the elements of ``value`` are ``items``; ``None``: nobody has asked yet."""
+        known = self._elements.get(value) if items is None else self.elements(value)
+        if known is None or items is None:
+            return known is items
+        return known.shape == items.shape and bool(known.tolist() == items.tolist())
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -153,6 +206,10 @@ class SymbolicShapes:
 
     def assume_positive(self, node: ir.Node, size: Integer) -> None:
         """Take note that ``node`` fails where ``size`` is zero."""
+        self._assumed.setdefault(node, []).append(size)
+        self._assume(node, size)
+
+    def _assume(self, node: ir.Node, size: Integer) -> None:
         if node in self._always_run and assume_positive(size):
             self._has_news = True
 
@@ -167,9 +224,31 @@ class SymbolicShapes:
     def unknown_dim(self, value: ir.Value, axis: int) -> Expression:
         """Return a symbol for a dimension of which it would help to know that it is not zero."""
         self._has_doubts = True
+        self.symbols.doubts += 1
         return self.symbols.of(("dim", value, axis), is_size=True)
 
     # -- walking -----------------------------------------------------------------------------
+
+    def _nodes(self) -> list[ir.Node]:
+        """Return the nodes of the main graph and its subgraphs that compute something."""
+        functions = self._model.functions
+        return [
+            node
+            for node in in_order(self._model.graph)
+            if node.op_type != "Constant"
+            and (not functions or node.op_identifier() not in functions)
+        ]
+
+    def _visit(self, node: ir.Node) -> None:
+        doubts = self.symbols.doubts
+        self._assumed.pop(node, None)
+        if not node.domain:
+            self._visit_elements(node)
+        self._visit_dims(node)
+        if self.symbols.doubts > doubts:
+            self._doubtful.add(node)
+        else:
+            self._doubtful.discard(node)
 
     def _visit_elements(self, node: ir.Node) -> None:
         rule = ELEMENTS.get(node.op_type)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from random_models import models
 
 from graphopt.analysis import KeptShapes, infer_shapes
+from graphopt.analysis.symbolic_expressions import Expression, Symbol
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import from_text, graphs
 from graphopt.pipeline import Pipeline
 from graphopt.rewrite import Editor, Facts, Journal, ShapeTable, ValueShape, can_replace
@@ -194,3 +196,50 @@ def test_one_name_for_two_sizes_is_told():
     model = from_text("(float[N,M] x) => (float[N,M] z) { z = Relu(x) }")
     table = dict.fromkeys(values(model), ValueShape(ir.DataType.FLOAT, ("N", "N")))
     assert difference(model, ShapeTable(table), infer_shapes(model)) is not None
+
+
+def canonical(item):
+    """Return an expression, or what it is made of, whatever analysis its symbols are of."""
+    if isinstance(item, Expression):
+        return frozenset(
+            (tuple(sorted(map(repr, map(canonical, factors)))), number)
+            for factors, number in item.terms.items()
+        )
+    if isinstance(item, Symbol):
+        return ("symbol", canonical(item.key))
+    if isinstance(item, (tuple, list)):
+        return tuple(map(canonical, item))
+    if isinstance(item, frozenset):
+        return tuple(sorted(map(repr, map(canonical, item))))
+    return item.name if isinstance(item, ir.Value) else item
+
+
+def all_known(model, known):
+    found = {}
+    for value in values(model):
+        elements = known.elements(value)
+        items = None if elements is None else (elements.shape, canonical(elements.tolist()))
+        found[value.name] = (canonical(known.dims(value)), items)
+    return found
+
+
+def check_symbols(model, kept):
+    followed = SymbolicShapes.kept(model, kept)
+    anew = SymbolicShapes(model, kept)
+    assert all_known(model, followed) == all_known(model, anew)
+    assert {repr(canonical(s)) for s in followed.symbols.positive} == {
+        repr(canonical(s)) for s in anew.symbols.positive
+    }
+    return followed
+
+
+@RANDOM
+@given(models())
+def test_symbolic_shapes_follow_every_pass(model):
+    kept = KeptShapes(model)
+    first = check_symbols(model, kept.renewed(model))
+    for pass_ in Pipeline.parse("@lossless").passes():
+        facts = Facts(shapes=kept.renewed(model))
+        pass_.run(model, Editor(model, pass_name=pass_.name, journal=journal_of(kept)), facts)
+        check_symbols(model, kept.renewed(model))
+    del first
