@@ -47,7 +47,7 @@ def test_a_row_that_is_masked_whole_is_no_nan():
 
 
 def test_what_overflows_on_a_sample_stays_in_32_bits():
-    text = """(float[N,2] x) => (float[N,2] y, float[N,2] z) 
+    text = """(float[N,2] x) => (float[N,2] y, float[N,2] z)
     <float[2,2] w = {300.0, 0.0, 0.0, 300.0}, float[2,2] v = {1.0, 0.0, 0.0, 1.0}>
     { a = MatMul(x, w)  [far] y = MatMul(a, w)  [back] d = Sqrt(y)  z = MatMul(d, v) }"""
     model, feed = from_text(text), {"x": np.ones((3, 2), np.float32)}
