@@ -26,6 +26,8 @@ from graphopt.ir import constant_tensor
 __all__ = ["plan_everything", "plan_operands"]
 
 _ELEMENTWISE = frozenset({"Add", "Mul"})
+# Constants of other operators say how they compute, and are no numbers that they compute with.
+_WITH_CONSTANTS = frozenset({"Add", "Concat", "Div", "LayerNormalization", "Mul", "Pow", "Sub"})
 _POOLING = frozenset({"AveragePool", "GlobalAveragePool"})
 
 
@@ -115,7 +117,9 @@ def _quantized_operands(
         return _shortcut(node, layers)
     if is_behind and node.op_type in _ELEMENTWISE:
         return (0, 1)
-    return (0,) if is_behind and node.op_type in _POOLING else ()
+    # ONNX Runtime's own kernel is wrong where a window reaches beyond the image.
+    is_plain = node.op_type in _POOLING and not node.attributes.get_int("ceil_mode")
+    return (0,) if is_behind and is_plain else ()
 
 
 def _behind(value: ir.Value, quantized: set[ir.Value]) -> bool:
@@ -166,7 +170,7 @@ def plan_everything(question: PlanQuestion) -> IntegerPlan:
         if question.is_excluded(node):
             continue
         _carry_results(node, question, like, plan)
-        if node not in layers and node.op_type not in MOVING and not node.domain:
+        if node not in layers and node.op_type in _WITH_CONSTANTS and not node.domain:
             plan.constants += _constants(node, plan)
     for layer in plan.layers:
         if layer.activation not in like:  # computed by an operator that stays in float

@@ -13,9 +13,10 @@ __all__ = [
     "COMPUTING",
     "LIFTED",
     "MOVING",
-    "averages_everything",
     "has_integer_kernel",
+    "is_averaged_wrongly",
     "is_limiter",
+    "needs_another_form",
     "operands",
     "quantizable_constant",
 ]
@@ -53,90 +54,76 @@ _LIMITING = frozenset({"Relu", "Clip"})
 _LARGEST_CONSTANT = 1 << 20
 _IMAGE_AXES = (2, 3)
 _IMAGE_RANK = 4
-_AVERAGES_WHAT_IS_THERE = 19  # before, what lies beyond the image may count, too
 
 
-def has_integer_kernel(
-    node: ir.Node, shapes: ShapeTable | None = None, *, opset: int | None = None
-) -> bool:
+def has_integer_kernel(node: ir.Node, shapes: ShapeTable | None = None) -> bool:
     """Tell whether ``node`` is no layer, but has an integer kernel all the same.
 
     Args:
         node: Any operator.
         shapes: What is known of its operands; ``None`` gives it the benefit of the doubt.
-        opset: Version of the default domain; ``None`` gives it the benefit of the doubt.
     """
     if node.domain:
         return False
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     if node.op_type == "ReduceMean":
-        return averages_everything(node, shapes, opset=opset)
+        return _averages_images(node, shapes)
     if node.op_type == "AveragePool":
-        # QLinearAveragePool divides by the size of the window where it reaches beyond the image.
-        is_plain = not node.attributes.get_int("ceil_mode") and all(
-            step == 1 for step in node.attributes.get_ints("dilations", ())
-        )
-        return is_plain or averages_everything(node, shapes, opset=opset)
+        is_plain = all(step == 1 for step in node.attributes.get_ints("dilations", ()))
+        return is_plain and not is_averaged_wrongly(node)
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
     return node.op_type in COMPUTING or node.op_type in MOVING
 
 
-def averages_everything(
-    node: ir.Node, shapes: ShapeTable | None = None, *, opset: int | None = None
-) -> bool:
-    """Tell whether ``node`` is a ``GlobalAveragePool`` of images in another form.
+def needs_another_form(node: ir.Node) -> bool:
+    """Tell whether an operator with an integer kernel has it in another form only.
 
-    ``ReduceMean`` over height and width has no integer kernel, and neither has an ``AveragePool``
-    whose window reaches beyond the image; a ``GlobalAveragePool`` has.
-
-    Args:
-        node: Any operator.
-        shapes: What is known of its operands; ``None`` gives it the benefit of the doubt.
-        opset: Version of the default domain; ``None`` gives it the benefit of the doubt.
+    ``ReduceMean`` over height and width is a ``GlobalAveragePool``. An ``AveragePool`` whose last
+    window may reach beyond the image must not count what is there: without padding it does not
+    anyway, but the integer kernel does where ``count_include_pad`` is set.
     """
     if node.domain or node.op_type not in ("ReduceMean", "AveragePool"):
         return False
+    return node.op_type == "ReduceMean" or (_may_reach_beyond(node) and not _is_padded(node))
+
+
+def is_averaged_wrongly(node: ir.Node) -> bool:
+    """Tell whether the integer kernel of an ``AveragePool`` divides by the wrong number.
+
+    ONNX Runtime finds that kernel wherever the operator stands between quantizers.
+    """
+    if node.domain or node.op_type != "AveragePool":
+        return False
+    return _may_reach_beyond(node) and _is_padded(node)
+
+
+def _may_reach_beyond(node: ir.Node) -> bool:
+    attributes = node.attributes
+    return bool(attributes.get_int("ceil_mode") and attributes.get_int("count_include_pad"))
+
+
+def _is_padded(node: ir.Node) -> bool:
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    return automatic not in ("NOTSET", "VALID") or any(node.attributes.get_ints("pads", ()))
+
+
+def _averages_images(node: ir.Node, shapes: ShapeTable | None) -> bool:
+    """Tell whether a ``ReduceMean`` averages over height and width, and nothing else."""
     found = shapes.of(node.inputs[0]) if shapes is not None else None
     dims = found.dims if found is not None else None
     if shapes is not None and (dims is None or len(dims) != _IMAGE_RANK):
         return False
-    if node.op_type == "ReduceMean":
-        axes = _reduced_axes(node)
-        return axes is not None and tuple(sorted(axis % _IMAGE_RANK for axis in axes)) == (
-            _IMAGE_AXES
-        )
-    counts_all = bool(node.attributes.get_int("count_include_pad"))
-    if counts_all and opset is not None and opset < _AVERAGES_WHAT_IS_THERE:
-        return False
-    return _window_covers(node, dims)
+    axes = _reduced_axes(node)
+    return axes is not None and tuple(sorted(axis % _IMAGE_RANK for axis in axes)) == _IMAGE_AXES
 
 
 def _reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
     if (axes := node.attributes.get("axes")) is not None:
         return tuple(axes.as_ints())
     array = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
-    if array is None or any(not -_IMAGE_RANK <= axis < _IMAGE_RANK for axis in array.tolist()):
-        return None
-    return tuple(int(axis) for axis in array)
-
-
-def _window_covers(node: ir.Node, dims: tuple[int | str | None, ...] | None) -> bool:
-    if any(node.attributes.get_ints("pads", ())):
-        return False
-    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return False
-    if any(step != 1 for step in node.attributes.get_ints("dilations", ())):
-        return False
-    window = node.attributes.get_ints("kernel_shape", ())
-    strides = node.attributes.get_ints("strides", (1,) * len(window))
-    if dims is None:
-        return True
-    return all(
-        isinstance(dim, int) and dim <= size and (dim == size or size - dim < step)
-        for dim, size, step in zip(dims[2:], window, strides, strict=True)
-    )
+    return None if array is None else tuple(int(axis) for axis in array)
 
 
 def operands(node: ir.Node) -> list[ir.Value]:

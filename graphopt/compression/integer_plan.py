@@ -30,7 +30,6 @@ class PlanQuestion:
             of its quantizer. False where the zero point is fixed, since the integers then reach
             below 0.
         shapes: What is known of the values; ``None`` gives every form the benefit of the doubt.
-        opset: Version of the default domain.
     """
 
     graph: ir.Graph
@@ -38,7 +37,6 @@ class PlanQuestion:
     without_range: frozenset[ir.Value] = frozenset()
     absorbs_limits: bool = True
     shapes: ShapeTable | None = None
-    opset: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class IntegerPlan:
         carried: Quantized values, in the order in which they are computed.
         constants: Constant operands of integer operators: node, input, array.
         refused: Layers that stay in float, and why.
-        averages: Integer operators that must become ``GlobalAveragePool`` to have a kernel.
+        averages: Integer operators that have their kernel in another form only.
     """
 
     layers: list[Layer] = field(default_factory=list)

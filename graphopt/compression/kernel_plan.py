@@ -14,9 +14,10 @@ from graphopt.compression.integer_operators import (
     COMPUTING,
     LIFTED,
     MOVING,
-    averages_everything,
     has_integer_kernel,
+    is_averaged_wrongly,
     is_limiter,
+    needs_another_form,
     operands,
     quantizable_constant,
 )
@@ -91,6 +92,10 @@ class _Planner:
         layer = find_layer(node)
         if isinstance(layer, LayerRefused):
             return layer
+        source = _moved_from(layer.activation)
+        if source is not None and self._is_averaged_wrongly(source):
+            why = f"`{source.name}` would become integers, too, and its kernel divides wrongly"
+            return LayerRefused("wrong-kernel", why)
         needed = [layer.activation]
         if node.op_type == "Conv":
             needed.append(self._result(node)[0])
@@ -99,6 +104,14 @@ class _Planner:
                 why = f"`{value.name}` has no usable range, or was 0 in every sample"
                 return LayerRefused("range-unknown", why)
         return layer
+
+    def _is_averaged_wrongly(self, node: ir.Node) -> bool:
+        """Tell whether the runtime would find a kernel for ``node`` that gets it wrong.
+
+        It looks at the quantizers around, and knows nothing of what was excluded.
+        """
+        is_left = node.op_type == "AveragePool" and self._question.is_excluded(node)
+        return is_averaged_wrongly(node) or (is_left and needs_another_form(node))
 
     def _result(self, node: ir.Node) -> tuple[ir.Value, ir.Node | None]:
         """Return what ``node`` computes, behind a limiting operator that it can absorb."""
@@ -160,9 +173,7 @@ class _Planner:
 
     def _has_kernel(self, node: ir.Node) -> bool:
         question = self._question
-        return not question.is_excluded(node) and has_integer_kernel(
-            node, question.shapes, opset=question.opset
-        )
+        return not question.is_excluded(node) and has_integer_kernel(node, question.shapes)
 
     def _is_lifted(self, node: ir.Node) -> bool:
         """Tell whether quantizing what ``node`` reads is better than what it moves.
@@ -239,7 +250,7 @@ class _Planner:
                     self._carry_operand(value)
                 else:
                     self._plan.constants.append((node, index, constant))
-            if averages_everything(node, self._question.shapes, opset=self._question.opset):
+            if needs_another_form(node):
                 self._plan.averages.append(node)
             self._carry_result(node)
 
@@ -278,3 +289,11 @@ class _Planner:
 def _is_depthwise(node: ir.Node, layer: Layer) -> bool:
     groups = node.attributes.get_int("group", 1) or 1
     return groups > 1 and layer.weight.shape[1] == 1
+
+
+def _moved_from(value: ir.Value) -> ir.Node | None:
+    """Return who computes ``value``, apart from operators that only move elements."""
+    node = value.producer()
+    while node is not None and node.op_type in MOVING and not node.domain:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return node

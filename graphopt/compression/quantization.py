@@ -177,7 +177,7 @@ def quantize(array: FloatArray, parameters: QuantizationParameters) -> npt.NDArr
     scale, zero_point = parameters.shaped_for(array.ndim)
     # float32 as the runtime does it; 32-bit integers need more digits than float32 has.
     precision = np.float64 if parameters.zero_point.dtype.itemsize > 1 else np.float32
-    steps = np.divide(array, scale, dtype=precision)
+    steps = np.asarray(np.divide(array, scale, dtype=precision))  # of a scalar, it is no array
     np.rint(steps, out=steps)
     if np.any(parameters.zero_point):
         steps += zero_point.astype(precision)

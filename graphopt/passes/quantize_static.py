@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib
 from graphopt.compression import (
     LAYER_OPERATORS,
     PLACEMENTS,
@@ -19,11 +20,13 @@ from graphopt.compression import (
     StaticQuantizer,
     opset_obstacle,
     plan_integers,
+    remove_unread,
 )
 from graphopt.errors import OptionError
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
+    Change,
     Contract,
     Editor,
     Facts,
@@ -54,7 +57,7 @@ class QuantizeStatic(Pass):
         Puts `QuantizeLinear` and `DequantizeLinear` around `Conv`, `Gemm` and `MatMul` with
         constant weights, and around what lies between them and has an integer kernel (`Add`,
         `Mul`, `Concat`, pooling, `Sigmoid`, operators that only move elements), so that whole
-        convolutional graphs run in integers. Averages over whole images become
+        convolutional graphs run in integers. A `ReduceMean` over height and width becomes
         `GlobalAveragePool`, which has an integer kernel. A `Relu` or `Clip` behind an integer
         operator becomes the saturation of its quantizer. Weights are symmetric with one scale per
         output channel, biases 32-bit with the product of the other two scales. `MatMul`, and a
@@ -77,6 +80,8 @@ class QuantizeStatic(Pass):
         `not-faster`           its integer kernel saves no time: a convolution of up to three
                                channels, a depthwise one between float operators (placement
                                `x86-cpu`).
+        `wrong-kernel`         it reads an average that ONNX Runtime's integer kernel gets wrong: of
+                               windows that reach beyond the padding, which counts.
         `dynamic-shape`        a size is not fixed (placement `qnn-htp`).
         `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
         `excluded`             the name matches `exclude`.
@@ -183,7 +188,7 @@ class QuantizeStatic(Pass):
         if not plan.layers:
             return
         if plan.averages:
-            facts = _pool_globally(plan.averages, model, edit, facts)
+            facts = _rephrase_averages(plan.averages, model, edit, facts)
             plan = self._measured_plan(model, facts, placement)
         scheme = self._scheme(placement, facts.target)
         wanted = _wanted_opset(model, facts.target, is_wide=scheme.activation in _WIDE)
@@ -191,7 +196,9 @@ class QuantizeStatic(Pass):
             with edit.rewrite(model.graph, because="quantizers of this form") as change:
                 change.set_opset("", wanted)
         if scheme.activation in _WIDE and wanted < _WIDE_OPSET:
-            scheme = replace(scheme, domain="com.microsoft")
+            scheme = replace(scheme, domain=CONTRIB_DOMAIN)
+            with edit.rewrite(model.graph, because="16-bit quantizers in every opset") as change:
+                import_contrib(model, change)
         StaticQuantizer(edit, plan, scheme, facts).run()
 
     def _placement(self, target: TargetFacts) -> Placement:
@@ -230,7 +237,6 @@ class QuantizeStatic(Pass):
             without_range=without_range,
             absorbs_limits=not self._is_symmetric(placement),
             shapes=shapes,
-            opset=opset_version(model),
         )
         return plan_integers(question, placement)
 
@@ -253,27 +259,34 @@ def _matches(node: ir.Node, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in patterns)
 
 
-def _pool_globally(nodes: list[ir.Node], model: ir.Model, edit: Editor, facts: Facts) -> Facts:
-    """Give each average over whole images the form that has an integer kernel.
+def _rephrase_averages(nodes: list[ir.Node], model: ir.Model, edit: Editor, facts: Facts) -> Facts:
+    """Give each average over images the form that has an integer kernel.
 
     Returns:
         Facts of the changed model: what was measured of a result holds for what replaces it.
     """
     ranges = dict(facts.ranges)
+    axes = [value for node in nodes for value in node.inputs[1:] if value is not None]
     for node in nodes:
-        result, source = node.outputs[0], node.inputs[0]
-        measured = ranges.get(result.name or "")
-        keeps_axes = node.op_type != "ReduceMean" or node.attributes.get_int("keepdims") != 0
         with edit.rewrite(node, because="has an integer kernel in this form") as change:
-            pooled = change.node("GlobalAveragePool", [source], name=f"{node.name}_pooled")
-            final = pooled
-            if not keeps_axes:
-                final = change.node("Flatten", [pooled], attributes={"axis": 1}, like=result)
-            change.replace(result, final)
-            change.remove(node)
-        if measured is not None:
-            ranges |= {value.name or "": measured for value in (pooled, final)}
+            if node.op_type == "AveragePool":
+                change.set_attributes(node, {"count_include_pad": 0})
+            else:
+                ranges |= _pool_globally(change, node, facts)
+    remove_unread(model, edit, axes)
     return replace(facts, ranges=ranges, shapes=facts.shapes.renewed(model))
+
+
+def _pool_globally(change: Change, node: ir.Node, facts: Facts) -> dict[str, ValueRange]:
+    """Replace a ``ReduceMean``; return the ranges of the values that come of it."""
+    result, source = node.outputs[0], node.inputs[0]
+    measured = facts.ranges.get(result.name or "")
+    pooled = final = change.node("GlobalAveragePool", [source], name=f"{node.name}_pooled")
+    if node.attributes.get_int("keepdims") == 0:
+        final = change.node("Flatten", [pooled], attributes={"axis": 1}, like=result)
+    change.replace(result, final)
+    change.remove(node)
+    return {} if measured is None else {item.name or "": measured for item in (pooled, final)}
 
 
 def _obstacle(model: ir.Model, target: TargetFacts) -> str | None:

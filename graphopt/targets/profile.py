@@ -64,10 +64,18 @@ class DeviceProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Integer types that the device's kernels are fast with, ``u8`` or ``s8``."""
+    """How numbers become integers where nothing else is said.
+
+    Attributes:
+        activation: Integer type of values: ``u8``, ``s8``, ``u16`` or ``s16``.
+        weight: Integer type of weights: ``u8`` or ``s8``.
+        placement: Where quantizers stand: ``x86-cpu``, ``arm-cpu``, ``tensorrt``, ``openvino`` or
+            ``qnn-htp``.
+    """
 
     activation: str = "u8"
     weight: str = "s8"
+    placement: str = "x86-cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +243,7 @@ class Target:
             provider=self.runtime.providers[0].name,
             activation_type=self.precision.activation,
             weight_type=self.precision.weight,
+            placement=self.precision.placement,
             features=frozenset(self.device.features),
             maximum_opset=self.device.maximum_opset,
         )
