@@ -12,7 +12,6 @@ from graphopt.analysis.equal_sizes import EqualSizes
 from graphopt.analysis.head_splits import Dims
 from graphopt.analysis.key_masks import KeyMask, find_key_mask
 from graphopt.analysis.mask_layouts import Layout, is_within, layout_of
-from graphopt.analysis.operands import operand
 from graphopt.analysis.score_chains import Choice, Mask
 from graphopt.analysis.symbolic_table import SymbolicTable
 from graphopt.ir import constant_array
@@ -22,7 +21,6 @@ __all__ = ["Addend", "Masks", "plan_masks"]
 _ABSORBING = -1e30
 """Scores vanish in the rounding error of what is as far below zero as this."""
 
-_MAX_STEPS = 8
 _MAX_CONSTANT = 1 << 20
 
 
@@ -46,12 +44,10 @@ class Masks(NamedTuple):
     Attributes:
         key: Says of each key whether it counts.
         added: What is added to the scores.
-        is_finite: No score can become infinite by them.
     """
 
     key: KeyMask | None
     added: tuple[Addend, ...]
-    is_finite: bool
 
     @property
     def dims(self) -> Dims:
@@ -86,7 +82,7 @@ def plan_masks(
         if isinstance(addend, Mismatch):
             return addend
         added.append(addend)
-    masks = Masks(key, tuple(added), is_finite=_is_finite(key, added))
+    masks = Masks(key, tuple(added))
     if added and masks.dims[3] == 1 != found.scores[3]:
         return Mismatch("mask-shape", "no mask tells one key from another")
     return masks
@@ -141,42 +137,3 @@ def _fits(layout: Layout, found: Attention, sizes: EqualSizes) -> bool:
     if found.is_asked:  # nothing but 1 and the right size is possible for the first two
         return is_within((1, 1, *layout.dims[2:]), found.scores, sizes)
     return is_within(layout.dims, found.scores, sizes)
-
-
-def _is_finite(key: KeyMask | None, added: list[Addend]) -> bool:
-    if (key is not None) + len(added) > 1:
-        return False  # two together may be beyond the largest number
-    return all(
-        np.isfinite(one.choice.number) if one.choice else _holds_finite(one.value, _MAX_STEPS)
-        for one in added
-    )
-
-
-def _holds_finite(value: ir.Value | None, steps: int) -> bool:
-    """Tell whether ``value`` provably holds no infinite number."""
-    if value is None or not steps:
-        return False
-    array = constant_array(value, _MAX_CONSTANT)
-    if array is not None:
-        return bool(np.isfinite(array).all())
-    node = value.producer()
-    if node is None or node.domain:
-        return False
-    if node.op_type == "Where":
-        return all(_holds_finite(operand(node, index), steps - 1) for index in (1, 2))
-    return node.op_type in _MOVING and _holds_finite(operand(node, 0), steps - 1)
-
-
-_MOVING = frozenset(
-    {
-        "Expand",
-        "Gather",
-        "Identity",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    }
-)

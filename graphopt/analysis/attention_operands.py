@@ -168,11 +168,11 @@ class AttentionOperands:
         parted = self._reshaped(self.rows(heads), [0, 0, heads.count, heads.size])
         return self._node("Transpose", [parted], {"perm": [0, 2, 1, 3]})
 
-    def result(self, fused: ir.Value, *, is_finite: bool) -> ir.Value:
+    def result(self, fused: ir.Value) -> ir.Value:
         """Return what takes the place of the merged heads, from (B, S, H * e)."""
         found = self._found
-        if found.is_guarded and not is_finite:
-            # Where every key is masked, weights are NaN, and so is the context.
+        if found.is_guarded:
+            # Where no key counts or a score overflows, weights are NaN, and so is the context.
             known = self._shapes.of(found.result)
             kind = known.dtype.numpy() if known is not None and known.dtype else np.float32
             zero = self._change.initializer(np.array(0, kind), name="guarded")

@@ -55,8 +55,8 @@ class FuseAttention(Pass):
         them too; else `MultiHeadAttention` takes their results, and their biases packed; it joins
         past and present itself where nobody asks for them before. A mask that says of each key
         whether it counts is handed over as such, where it is computed of zeros and ones; others as
-        what is added to the scores. NaN is replaced by 0 afterwards where a mask may hold infinity,
-        and left out of account where none can. Functions of the model are left alone.
+        what is added to the scores. Where NaN among the weights is replaced by 0, NaN of the result
+        is: no mask need be infinite for it, scores overflow too. Functions are left alone.
         Graphs are expected as `@exact` leaves them: an exporter's own have too much in between.
 
     When it refuses
@@ -72,8 +72,8 @@ class FuseAttention(Pass):
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes. Inputs that act as
-        masks are taken to hold zeros and ones. Where NaN is replaced by 0, queries, keys and values
-        are taken for finite: what is replaced is what masks make.
+        masks are taken to hold zeros and ones. Where NaN is replaced by 0, values are taken for
+        finite: NaN among them would be replaced, too.
 
     Cost
         Time O(nodes), after shape inference. Packed weights are joined when they are written.
@@ -203,7 +203,7 @@ class _Fusion:
                 outputs=1 + len(presents),
                 domain=CONTRIB_DOMAIN,
             )
-            change.replace(found.result, operands.result(fused, is_finite=masks.is_finite))
+            change.replace(found.result, operands.result(fused))
             for old, present in zip(presents, new, strict=True):
                 change.replace(old, present)
             removed = _replaced(found, operands.read, self.operators)

@@ -183,3 +183,26 @@ def test_masked_rows_and_pasts_of_any_length_are_the_same(form, batch, length, p
     assert "Softmax" not in {node.op_type for node in nodes(text)}
     found = shared_worker().evaluate(model_bytes(text), feeds)
     np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_that_overflow_are_guarded_though_no_mask_is_infinite():
+    text = model_of(
+        CACHE,
+        DECODER % (*MASKS["least, guarded"], "w"),
+        **NUMBERS,
+        heads=np.array([0, 0, COUNT, SIZE]),
+        merged=np.array([0, 0, WIDTH]),
+        zero=np.float32(0),
+        least=np.finfo(np.float32).min,
+    )
+    feeds = {name: matrix(1, 3, WIDTH) for name in "qkv"}
+    feeds["q"][0, 1] = 3e38
+    feeds["k"][0] = np.abs(feeds["k"][0]) + 2
+    feeds |= {"earlier": np.ones((1, 1, 3, 2), bool), "own": np.ones((1, 1, 3, 3), bool)}
+    feeds |= {name: matrix(1, COUNT, 2, SIZE) for name in ("k0", "v0")}
+    expected = shared_worker().evaluate(model_bytes(text), feeds)
+    assert not expected["z"][0, 1].any()
+    Pipeline.parse("fuse-attention").run(text, verify="structure")
+    assert "Softmax" not in {node.op_type for node in nodes(text)}
+    found = shared_worker().evaluate(model_bytes(text), feeds)
+    np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-4, atol=1e-5)
