@@ -28,6 +28,7 @@ from graphopt.compression.quantized_weights import QuantizedWeights, remove_unre
 from graphopt.compression.saturation import Saturation, replay_saturation, saturation_excess
 from graphopt.compression.static_layers import LAYER_OPERATORS, Layer
 from graphopt.compression.static_quantizer import Scheme, StaticQuantizer
+from graphopt.compression.weight_grams import multiplied_rows, weight_grams
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
 from graphopt.compression.weight_views import WEIGHT_INPUTS, weight_view
 from graphopt.compression.width_choice import WidthChoice, choose_wide
@@ -60,6 +61,7 @@ __all__ = [
     "bias_parameters",
     "choose_wide",
     "dequantize",
+    "multiplied_rows",
     "opset_obstacle",
     "pack_weight",
     "parameters_from_range",
@@ -72,6 +74,7 @@ __all__ = [
     "store_weights",
     "trace_weight",
     "unpack_weight",
+    "weight_grams",
     "weight_parameters",
     "weight_view",
     "widen_for_bias",

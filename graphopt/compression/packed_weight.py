@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.compression.compensated_rounding import round_compensated
+
 __all__ = ["PackedWeight", "WeightView", "pack_weight", "unpack_weight"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -70,9 +72,16 @@ class PackedWeight:
 
 
 def pack_weight(
-    weight: FloatArray, view: WeightView, *, bits: int = 8, block_size: int | None = 32
+    weight: FloatArray,
+    view: WeightView,
+    *,
+    bits: int = 8,
+    block_size: int | None = 32,
+    grams: npt.NDArray[np.float64] | None = None,
 ) -> PackedWeight:
     """Return ``weight`` as integers whose errors cancel within kernels and channels.
+
+    Where it is known what the weight is multiplied by, they cancel for that: `round_compensated`.
 
     Args:
         weight: float32 and finite, of ``outer * length * inner`` elements.
@@ -80,6 +89,7 @@ def pack_weight(
         bits: 8 or 16.
         block_size: Wanted elements per scale; the nearest divisor of the length is taken. ``None``
             for one scale per output.
+        grams: ``E[x x^T]`` of the inputs, by group of outputs: ``(groups, length, length)``.
     """
     block = view.length if block_size is None else _block(view.length, block_size)
     seen = weight.reshape(view.outer, view.length // block, block, view.inner)
@@ -87,9 +97,12 @@ def pack_weight(
     scale = _scales(largest, _STEPS[bits], is_half=block < view.length)
     integers = np.empty(seen.shape, _TYPES[bits])
     step = max(_ROWS_AT_ONCE // max(view.length * view.inner, 1), 1)
-    for first in range(0, view.outer, step):
+    if grams is not None:  # a group has one matrix, whose factor is formed once
+        step = max(view.outer // len(grams), 1)
+    for number, first in enumerate(range(0, view.outer, step)):
         rows = slice(first, first + step)
-        integers[rows] = _rounded(seen[rows], scale[rows], view.kernel, _STEPS[bits])
+        gram = None if grams is None else grams[min(number, len(grams) - 1)]
+        integers[rows] = _rounded(seen[rows], scale[rows], view.kernel, _STEPS[bits], gram)
     return PackedWeight(integers, scale)
 
 
@@ -121,9 +134,13 @@ def _scales(largest: FloatArray, steps: int, *, is_half: bool) -> npt.NDArray[An
 
 
 def _rounded(
-    seen: FloatArray, scale: npt.NDArray[Any], kernel: int, steps: int
+    seen: FloatArray,
+    scale: npt.NDArray[Any],
+    kernel: int,
+    steps: int,
+    gram: npt.NDArray[np.float64] | None,
 ) -> npt.NDArray[np.float32]:
-    """Return integers, as floats, that keep sums; ``seen``: ``(rows, blocks, block, inner)``."""
+    """Return integers, as floats, for ``seen``: ``(rows, blocks, block, inner)``."""
     rows, blocks, block, inner = seen.shape
     step = np.broadcast_to(scale.astype(np.float32), seen.shape)
     # One output a row, everything that it sums over in it.
@@ -131,6 +148,8 @@ def _rounded(
     flat = (rows * inner, blocks * block)
     weight = seen.transpose(in_rows).reshape(flat)
     size = step.transpose(in_rows).reshape(flat)
+    if gram is not None and (found := round_compensated(weight, size, gram, steps)) is not None:
+        return found.reshape(rows, inner, blocks, block).transpose(0, 2, 3, 1)
     integers = np.rint(weight / size)
     np.clip(integers, -steps, steps, out=integers)
     if kernel > 1:

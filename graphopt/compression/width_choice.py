@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import infer_shapes
 from graphopt.analysis.macs import count_macs
-from graphopt.ir import as_tensor, clone, graphs
+from graphopt.ir import as_tensor, clone, graphs, weight_bytes
 from graphopt.rewrite import Measure
 
 __all__ = ["WidthChoice", "choose_wide"]
@@ -31,6 +31,7 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 8, 256
 # Multiplications for all runs together: minutes. How many samples that allows depends on the model
 # alone, so that the same call gives the same choice.
 _WORK = 4e12
+_USES = 100  # of a byte of weights, where shapes do not tell
 _ROUNDS = 8  # the sum of parts is off by a few dB at most, so that two or three rounds do
 
 
@@ -115,7 +116,8 @@ class _Trials:
         self._model = clone(model)
         self._measure = measure
         # Where sizes are open they count as 1, which is too little, but orders of magnitude do.
-        work = (count_macs(model, infer_shapes(model)) or _WORK) * max(len(rounded), 1)
+        known = count_macs(model, infer_shapes(model)) or 0
+        work = max(known, weight_bytes(model) * _USES) * max(len(rounded), 1)
         self._samples = int(min(max(_WORK / max(work, 1), _FEWEST_SAMPLES), _MOST_SAMPLES))
         self._rounded = rounded
         self._expected = self._outputs()

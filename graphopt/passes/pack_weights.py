@@ -15,21 +15,25 @@ from graphopt.analysis import annotation_parameters, is_annotated
 from graphopt.compression import (
     WEIGHT_INPUTS,
     NoWeight,
+    PackedWeight,
     QuantizedWeights,
     WeightSource,
     WeightView,
     WidthChoice,
     choose_wide,
+    multiplied_rows,
     pack_weight,
     remove_unread,
     trace_weight,
     unpack_weight,
+    weight_grams,
     weight_view,
 )
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
     Change,
+    Channels,
     Contract,
     Editor,
     Facts,
@@ -43,6 +47,7 @@ __all__ = ["PackWeights"]
 
 _MINIMUM_OPSET = 7  # Mul broadcasts as numpy does
 _LARGEST_WEIGHT = 1e30
+_NARROW, _WIDE = 8, 16  # bits
 
 
 @dataclass
@@ -52,6 +57,19 @@ class _Weight:
     source: WeightSource
     view: WeightView
     readers: list[ir.Node] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it is stored."""
+        return tuple(self.source.tensor.shape.numpy())
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Weights in 8 bits, rounded for the inputs that they see, and which must not be held so."""
+
+    packed: dict[ir.Value, PackedWeight]
+    choice: WidthChoice
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,8 @@ class PackWeights(Pass):
         the model: the file shrinks to a quarter, and the model runs as it did, in floats, on any
         provider. Integers are chosen such that their errors cancel within each kernel and each
         output channel. Small weights are held in 16 bits, as are those of nodes named by `wide`;
-        with `min_sqnr_db` those that need it, measured on samples, one by one and together.
+        with `min_sqnr_db` those that need it, measured on samples, one by one and together. Then
+        integers are chosen for what samples say that each weight is multiplied by.
         Weights in branches, loop bodies and functions are packed like all others; a weight that
         several operators read stays one.
 
@@ -94,9 +113,8 @@ class PackWeights(Pass):
 
     Cost
         Reads each weight once: time O(n log n) in the length of a channel, memory of a few times
-        the largest weight; with `min_sqnr_db` 8 to 256 runs of the
-        model for each. Loading takes longer
-        by the restoration; memory and latency of the loaded model are those of floats.
+        the largest weight; with `min_sqnr_db` 8 to 256 runs of the model for each. Loading takes
+        longer by the restoration; memory and latency of the loaded model are those of floats.
 
     Example
         options {minimum_elements=1 wide_below=1}
@@ -110,7 +128,8 @@ class PackWeights(Pass):
 
     References
         ONNX `Cast` (opset 6), `Mul` (opset 7). Errors that cancel: Guo et al. 2022, "SQuant:
-        On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", section 3.
+        On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation", section 3; with
+        samples: Frantar et al. 2023, "GPTQ", section 3.
     """
 
     name: ClassVar[str] = "pack-weights"
@@ -147,29 +166,48 @@ class PackWeights(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Pack every weight that allows it; refuse the others one by one."""
-        packing = _Packing(model, edit)
         weights = list(self._weights(model, edit))
         measured = self._measured(model, weights, facts)
+        packing = _Packing(model, edit)
         for weight in weights:
-            bits, why = self._bits(weight, measured)
-            packing.pack(weight, bits, self.block_size, why)
+            bits, why = self._bits(weight, measured.choice)
+            packed = measured.packed.get(weight.source.origin) if bits == _NARROW else None
+            packing.pack(weight, packed or self._packed(weight, bits), bits, why)
         packing.remove_originals()
 
-    def _measured(self, model: ir.Model, weights: list[_Weight], facts: Facts) -> WidthChoice:
+    def _measured(self, model: ir.Model, weights: list[_Weight], facts: Facts) -> _Measured:
         """Measure what 8 bits cost, weight by weight; nothing without `min_sqnr_db`."""
         if self.min_sqnr_db is None or facts.measure is None:
-            return WidthChoice(frozenset(), {}, 0.0)
-        rounded = {
-            weight.source.origin.name or "": self._rounded(weight)
+            return _Measured({}, WidthChoice(frozenset(), {}, 0.0))
+        tried = {
+            weight.source.origin: weight
             for weight in weights
             if weight.source.origin.is_initializer() and not self._is_wide(weight)
         }
-        return choose_wide(model, facts.measure, rounded, self.min_sqnr_db)
+        rows: dict[Channels, list[_Weight]] = {}
+        for weight in tried.values():
+            channels = multiplied_rows(model.graph, weight.readers[0], weight.source)
+            if channels is not None:
+                rows.setdefault(channels, []).append(weight)
+        packed: dict[ir.Value, PackedWeight] = {}
+        lengths = [(channels, readers[0].view.length) for channels, readers in rows.items()]
+        for channels, grams in weight_grams(model, facts.measure, lengths):
+            for weight in rows[channels]:
+                packed[weight.source.origin] = self._packed(weight, _NARROW, grams)
+        for origin, weight in tried.items():
+            packed.setdefault(origin, self._packed(weight, _NARROW))
+        rounded = {
+            origin.name or "": unpack_weight(packed[origin], weight.shape)
+            for origin, weight in tried.items()
+        }
+        return _Measured(packed, choose_wide(model, facts.measure, rounded, self.min_sqnr_db))
 
-    def _rounded(self, weight: _Weight) -> npt.NDArray[np.float32]:
-        tensor = weight.source.tensor
-        packed = pack_weight(tensor.numpy(), weight.view, block_size=self.block_size)
-        return unpack_weight(packed, tuple(tensor.shape.numpy()))
+    def _packed(
+        self, weight: _Weight, bits: int, grams: npt.NDArray[np.float64] | None = None
+    ) -> PackedWeight:
+        block_size = self.block_size if bits == _NARROW else None
+        array = weight.source.tensor.numpy()
+        return pack_weight(array, weight.view, bits=bits, block_size=block_size, grams=grams)
 
     def _is_wide(self, weight: _Weight) -> bool:
         return any(_matches(node, self.wide) for node in weight.readers)
@@ -178,13 +216,13 @@ class PackWeights(Pass):
         """Return how many bits hold a weight, and why."""
         name = weight.source.origin.name or ""
         if self._is_wide(weight):
-            return 16, "named by `wide`"
+            return _WIDE, "named by `wide`"
         if name in measured.alone_db:
             alone = f"8 bits alone leave {measured.alone_db[name]:.1f} dB"
-            return (16, alone) if name in measured.wide else (8, alone)
+            return (_WIDE if name in measured.wide else _NARROW), alone
         if weight.source.tensor.size < self.wide_below:
-            return 16, f"only {weight.source.tensor.size} elements"
-        return 8, ""
+            return _WIDE, f"only {weight.source.tensor.size} elements"
+        return _NARROW, ""
 
     def _weights(self, model: ir.Model, edit: Editor) -> Iterable[_Weight]:
         """Return what can be packed, by its origin, once for all its readers."""
@@ -271,20 +309,19 @@ class _Packing:
             for inner in (function, function.graph, *function.graph.subgraphs())
         }
 
-    def pack(self, weight: _Weight, bits: int, block_size: int, why: str) -> None:
+    def pack(self, weight: _Weight, packed: PackedWeight, bits: int, why: str) -> None:
         """Replace one weight by its integers, scales, and what restores it."""
         home = self._homes.get(id(weight.readers[0].graph), self._model.graph)
         because = f"`{weight.source.origin.name}` held in {bits} bits" + (why and f": {why}")
         with self._edit.rewrite(home[0], because=because) as change:
-            self._restore(change, weight, bits, None if bits > 8 else block_size, home[0])  # noqa: PLR2004
+            self._restore(change, weight, packed, bits, home[0])
         self._originals.append(weight.source.origin)
 
     def _restore(
-        self, change: Change, weight: _Weight, bits: int, block_size: int | None, first: ir.Node
+        self, change: Change, weight: _Weight, packed: PackedWeight, bits: int, first: ir.Node
     ) -> None:
-        origin, tensor = weight.source.origin, weight.source.tensor
-        shape, name = tuple(tensor.shape.numpy()), origin.name or "weight"
-        packed = pack_weight(tensor.numpy(), weight.view, bits=bits, block_size=block_size)
+        origin, shape = weight.source.origin, weight.shape
+        name = origin.name or "weight"
         is_whole = packed.blocks == 1
         held = shape if is_whole else _without_ones(packed.integers.shape)
         scale = packed.scale.reshape(
