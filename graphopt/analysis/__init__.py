@@ -1,6 +1,6 @@
 """Read-only facts about a model: shapes, operators, constants, figures."""
 
-from graphopt.analysis.annotations import annotation_parameters, is_annotated
+from graphopt.analysis.annotations import annotation_parameters, forget_annotations, is_annotated
 from graphopt.analysis.inputs import compared_values, index_ranges, mask_inputs
 from graphopt.analysis.kept_shapes import KeptShapes
 from graphopt.analysis.operators import (
@@ -20,6 +20,7 @@ __all__ = [
     "Operators",
     "PortSummary",
     "annotation_parameters",
+    "forget_annotations",
     "compared_values",
     "index_ranges",
     "infer_shapes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -41,9 +41,7 @@ class ConstantRegion:
 
     def freed(self) -> list[ir.Value]:
         """Return the initializers that nobody but the nodes reads, as the model is now."""
-        inside = set(self.nodes)
-        read = {value: None for node in self.nodes for value in node.inputs if value is not None}
-        return [value for value in read if _is_freed(value, inside)]
+        return _freed_by(self.nodes, set(self.nodes))
 
 
 @dataclass(frozen=True)
@@ -155,18 +153,28 @@ def _tied_to(
 
 
 def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
-    inside = set(nodes)
-    results = tuple(
-        value
-        for node in nodes
-        for value in node.outputs
-        if any(user not in inside for user, _ in value.uses())
-    )
-    region = ConstantRegion(nodes, results, 0)
-    cost = sum(_stored_bytes(value, shapes) for value in results)
-    saved = sum(_initializer_bytes(value) for value in region.freed())
-    saved += sum(_node_bytes(node) for node in nodes)
-    return replace(region, growth_bytes=cost - saved)
+    if len(nodes) == 1:
+        # Most are single Constants, which everything that reads them is outside of.
+        results = tuple([value for value in nodes[0].outputs if value.uses()])
+        inside = set(nodes)
+    else:
+        inside = set(nodes)
+        results = tuple(
+            value
+            for node in nodes
+            for value in node.outputs
+            if any(user not in inside for user, _ in value.uses())
+        )
+    growth = sum([_stored_bytes(value, shapes) for value in results])
+    growth -= sum([_initializer_bytes(value) for value in _freed_by(nodes, inside)])
+    growth -= sum([_node_bytes(node) for node in nodes])
+    return ConstantRegion(nodes, results, growth)
+
+
+def _freed_by(nodes: Iterable[ir.Node], inside: set[ir.Node]) -> list[ir.Value]:
+    """Return the initializers that nobody but ``nodes`` reads, in the order of reading."""
+    read = {value: None for node in nodes for value in node.inputs if value is not None}
+    return [value for value in read if _is_freed(value, inside)]
 
 
 def _is_freed(value: ir.Value, inside: set[ir.Node]) -> bool:

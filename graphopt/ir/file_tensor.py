@@ -223,7 +223,9 @@ class FileTensor(ir.TensorProtocol):
         self.dtype = dtype
         self.shape = shape
         shape.freeze()
-        self._size = math.prod(shape.numpy())  # asked for again and again
+        # Asked for again and again.
+        self._size = math.prod(shape.numpy())
+        self._nbytes = (self._size * dtype.bitwidth + _BITS_PER_BYTE - 1) // _BITS_PER_BYTE
         self._array: weakref.ref[Array] | None = None
 
     @property
@@ -234,7 +236,7 @@ class FileTensor(ir.TensorProtocol):
     @property
     def nbytes(self) -> int:
         """Number of bytes in the file."""
-        return (self.size * self.dtype.bitwidth + _BITS_PER_BYTE - 1) // _BITS_PER_BYTE
+        return self._nbytes
 
     @property
     def raw(self) -> SourceFile:

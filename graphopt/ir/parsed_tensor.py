@@ -24,6 +24,7 @@ class ParsedTensor(ir.TensorProtoTensor):
         self._dtype = ir.DataType(proto.data_type)
         self._shape = ir.Shape(proto.dims, frozen=True)
         self._size: int = math.prod(proto.dims)
+        self._nbytes = math.ceil(self._dtype.itemsize * self._size)
         self._array: np.ndarray[Any, Any] | None = None
 
     @classmethod
@@ -46,6 +47,11 @@ class ParsedTensor(ir.TensorProtoTensor):
     def size(self) -> int:
         """Number of elements."""
         return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the elements."""
+        return self._nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return the elements, read-only."""

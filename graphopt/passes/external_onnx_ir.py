@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from graphopt.analysis import forget_annotations
 from graphopt.errors import InvalidModelError, OptionError, PostconditionError
 from graphopt.ir import Checkpoint, initializer_tensors, nodes, normalise, structure_digest
 from graphopt.rewrite import (
@@ -132,6 +133,7 @@ class ExternalOnnxIr(Pass):
     def _apply(self, model: ir.Model) -> None:
         assert self.foreign is not None
         result = self.foreign(model).model
+        forget_annotations(model)
         if result is not model:
             Checkpoint.take(result).restore(model)
         try:

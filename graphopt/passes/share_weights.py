@@ -103,7 +103,8 @@ def _best_to_keep(
         for value in equal
         if value.graph is model.graph and not (value.is_graph_input() or is_overwritten(value))
     ]
-    must_stay = [value for value in in_main if value not in free]
+    may_go = set(free)
+    must_stay = [value for value in in_main if value not in may_go]
     return next(iter(must_stay or in_main), None)
 
 

@@ -137,7 +137,11 @@ class Ledger:
     def adopt(self, journal: Journal) -> None:
         """Append the edits and refusals of a group, numbered on from those before."""
         offset = self.journal.transactions
-        self.journal.edits += [replace(edit, number=edit.number + offset) for edit in journal.edits]
+        self.journal.edits += (
+            [replace(edit, number=edit.number + offset) for edit in journal.edits]
+            if offset
+            else journal.edits
+        )
         for refusal in journal.refusals:
             self.journal.refuse(refusal)
         self.journal.transactions += journal.transactions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
-from graphopt.ir import nodes, weight_bytes
+from graphopt.ir import graphs
 from graphopt.rewrite import Journal, Pass
 
 __all__ = ["Census", "Mark", "Standing"]
@@ -94,6 +94,17 @@ class Standing:
     def census(self) -> Census:
         """Counts of the model as it is; it is walked once between edits."""
         if self._census is None:
-            types = [node.op_type for node in nodes(self.model)]
-            self._census = Census(len(types), weight_bytes(self.model), frozenset(types))
+            self._census = _counted(self.model)
         return self._census
+
+
+def _counted(model: ir.Model) -> Census:
+    types: list[str] = []
+    bytes_of: dict[int, int] = {}
+    for graph in graphs(model):
+        types += [node.op_type for node in graph]
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None:
+                bytes_of[id(tensor)] = tensor.nbytes
+    return Census(len(types), sum(bytes_of.values()), frozenset(types))

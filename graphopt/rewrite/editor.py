@@ -91,8 +91,8 @@ class Editor:
 def describe(place: Place) -> str:
     """Return the name by which reports call a node, value or graph."""
     if isinstance(place, ir.Node):
-        outputs = ", ".join(output.name or "" for output in place.outputs[:1])
-        return f"{place.op_type} `{place.name or outputs}`"
+        name = place.name or ", ".join(output.name or "" for output in place.outputs[:1])
+        return f"{place.op_type} `{name}`"
     if isinstance(place, ir.Value):
         return f"value `{place.name}`"
     return f"graph `{place.name}`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -23,9 +24,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class ValueShape:
-    """Type and shape of one value.
+class ValueShape(NamedTuple):
+    """Type and shape of one value; a tuple, because a model has thousands and compares them.
 
     Attributes:
         dtype: Element type; ``None`` where unknown or not a tensor.

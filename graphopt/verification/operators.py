@@ -98,13 +98,13 @@ def operator_rule(domain: str, op_type: str, version: int) -> OperatorRule | str
         The rule; a text that says what is wrong where a standard domain has no such operator;
         ``None`` for a domain without published schemas, of which nothing can be said.
     """
-    if domain not in _known_domains():
-        return None
     label = f"{domain}::{op_type}" if domain else op_type
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return f"`{label}` is no operator of opset {version}"
+        # All schemas are asked for only here: that takes milliseconds.
+        is_known = not domain or domain in _known_domains()
+        return f"`{label}` is no operator of opset {version}" if is_known else None
     return OperatorRule(
         label=f"{label}-{schema.since_version}",
         inputs=_formals(schema.inputs, schema.min_input, schema.max_input),
