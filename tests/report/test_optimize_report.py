@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from graphopt.analysis.loaded_findings import Finding
 from graphopt.pipeline import PassEntry
 from graphopt.report import (
     BeforeAfter,
@@ -23,6 +24,7 @@ from graphopt.report import (
     to_json,
     to_text,
 )
+from graphopt.runtime import LoadedGraph
 from graphopt.targets import Measured, judge
 from graphopt.verification import ErrorSummary
 
@@ -76,6 +78,19 @@ GATES = tuple(
     )
 )
 
+LOADED = LoadedGraph(
+    operators={"MatMulInteger": 2, "Relu": 1},
+    findings=(
+        Finding("unfused-product", "sums go through memory", "leave it in float", ("a", "b"), 0.25),
+        Finding("weights-moved", "a trifle", "fold it", ("c",), 0.001),
+    ),
+    shares={"integer layers": 0.97, "other": 0.03},
+    run_ms=4.0,
+    macs=1000,
+    floor_ms=1.0,
+    floor_ratio=4.0,
+)
+
 RESULT = OptimizeResult(
     source="models/net.onnx",
     target="cpu-int8",
@@ -102,6 +117,7 @@ RESULT = OptimizeResult(
             latency=LATENCY,
             error=errors(1.0),
             gates=GATES,
+            loaded=LOADED,
         ),
     ),
     passes=(
@@ -169,6 +185,7 @@ def test_every_field_is_in_the_schema():
         (RESULT.to_dict(), result_schema()),
         (RESULT.to_dict()["latency"], result_schema()["$defs"]["latency"]),
         (RESULT.to_dict()["candidates"][1], result_schema()["$defs"]["candidate"]),
+        (RESULT.to_dict()["candidates"][1]["loaded"], result_schema()["$defs"]["loaded"]),
         (RESULT.to_dict()["passes"][0], result_schema()["$defs"]["pass"]),
         (RESULT.to_dict()["gates"][0], result_schema()["$defs"]["gate"]),
         (
@@ -224,6 +241,10 @@ quantize-dynamic  applied      2         0  9 -> 8     0.50
 candidate  status       size  latency    cosine  why
 static     rejected        -        -         -  not built: it needs calibration samples (`--calibration PATH`)
 dynamic    chosen    1.0 MiB   0.400x  0.999998
+
+candidate  int8 floor  what costs time                       share  remedy
+dynamic          4.0x  integer layers 97%
+                       sums go through memory: a and 1 more  25.0%  leave it in float
 
 output  max abs  max rel    cosine  SQNR dB  agreement
 y          0.01   0.0025  0.999998     48.5     100.0%
@@ -329,7 +350,7 @@ def test_page_shows_every_table():
     text = "".join(page.words)
     for word in ("min_cosine", "quantize-dynamic", "MatMulInteger", "48.5", "static was not built"):
         assert word in text
-    assert [tag for tag, _ in page.tags].count("table") == 5
+    assert [tag for tag, _ in page.tags].count("table") == 6
 
 
 def test_page_escapes_what_comes_from_the_model():
@@ -345,3 +366,13 @@ def test_page_escapes_what_comes_from_the_model():
     page = Page(to_html(result))
     assert "script" not in {tag for tag, _ in page.tags}
     assert evil in page.words
+
+
+@pytest.mark.parametrize("form", [to_text, to_html])
+def test_what_costs_time_in_the_runtime_is_told_with_the_remedy(form):
+    shown = form(RESULT)
+    assert "4.0x" in shown
+    assert "integer layers 97%" in shown
+    assert "sums go through memory: a and 1 more" in shown
+    assert "leave it in float" in shown
+    assert "a trifle" not in shown  # less than a hundredth of the run
