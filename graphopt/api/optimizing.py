@@ -86,6 +86,7 @@ def optimize(
     threads: int | None = None,
     seed: int = 0,
     latency_budget_s: float | None = 10.0,
+    repair_budget_s: float | None = 120.0,
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Optimization:
@@ -107,6 +108,8 @@ def optimize(
         threads: Threads inside one operator; ``None`` for the target's choice, 0 for the runtime's.
         seed: Seed of everything random.
         latency_budget_s: Seconds to time each candidate; ``None``: latency is not measured.
+        repair_budget_s: Seconds to find which operators must stay in float where no quantized
+            candidate passes the correctness gates; ``None``: nothing is tried.
         force: Replace an older bundle at ``output``.
         progress: Called with each step.
 
@@ -132,6 +135,7 @@ def optimize(
             evaluation=evaluation,
             metric=metric,
             latency_budget_s=latency_budget_s,
+            repair_budget_s=repair_budget_s,
             seed=seed,
             report=report,
         )

@@ -87,6 +87,15 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
     help="Time to measure each candidate.",
 )
 @click.option(
+    "--repair",
+    "repair_budget_s",
+    type=LATENCY,
+    metavar="off|SECONDS",
+    default="120",
+    show_default=True,
+    help="Time to find what must stay in float where no quantized candidate is right.",
+)
+@click.option(
     "--json-schema",
     is_flag=True,
     is_eager=True,

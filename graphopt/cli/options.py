@@ -96,7 +96,8 @@ class _Latency(click.ParamType[float | None]):
             seconds = -1.0
         if not 0.0 < seconds < float("inf"):
             why = "expected `off` or a number of seconds above 0"
-            raise OptionError(f"`{value}` does not fit `--latency`", why=why)
+            option = param.opts[0] if param is not None else "--latency"
+            raise OptionError(f"`{value}` does not fit `{option}`", why=why)
         return seconds
 
 

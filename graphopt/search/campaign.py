@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.analysis import ModelSummary, summarise
 from graphopt.ir import external_files
 from graphopt.pipeline import Ledger
-from graphopt.search.build import Built, Rejected, build, plan_candidates, run_stages
+from graphopt.search.build import Built, Rejected, Shared, build, plan_candidates, run_stages
 from graphopt.search.choose import choose
+from graphopt.search.give_back import give_back, worth_repairing
 from graphopt.search.measure import Measured, measure
 from graphopt.search.workbench import Workbench
 
@@ -25,7 +28,8 @@ class Outcome:
         original_bytes: Bytes of the original's files.
         original: The original in figures.
         shared: What the stages did that all candidates share.
-        measured: Candidates with their numbers, in the order of the target.
+        measured: Candidates with their numbers, in the order of the target; then those that were
+            repaired.
         rejected: Candidates that were not built or did not run.
         chosen: The best that passes the correctness gates; ``None`` where none does.
     """
@@ -71,6 +75,11 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
             measured.append(result)
         else:
             rejected.append(result)
+    for item in _repaired(bench, measured, shared, folder, original_bytes):
+        if isinstance(item, Measured):
+            measured.append(item)
+        else:
+            rejected.append(item)
     return Outcome(
         bench=bench,
         original_bytes=original_bytes,
@@ -80,6 +89,31 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         rejected=tuple(rejected),
         chosen=choose(measured),
     )
+
+
+def _repaired(
+    bench: Workbench,
+    measured: Sequence[Measured],
+    shared: Shared,
+    folder: Path,
+    original_bytes: int,
+) -> Iterator[Measured | Rejected]:
+    """Yield candidates whose most sensitive operators are left in float, until one will do."""
+    if bench.repair_budget_s is None:
+        return
+    deadline = time.monotonic() + bench.repair_budget_s
+    for missed in worth_repairing(measured):
+        if time.monotonic() > deadline:
+            return
+        found = give_back(
+            bench, missed, shared, folder, original_bytes=original_bytes, deadline=deadline
+        )
+        if found.result is None:
+            shared.ledger.notes.append(found.note)
+            continue
+        yield found.result
+        if isinstance(found.result, Measured) and found.result.meets_gates:
+            return
 
 
 def source_bytes(bench: Workbench) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from graphopt.errors import RuntimeFailure, VerificationError
+from graphopt.errors import InputError, RuntimeFailure, VerificationError
 from graphopt.runtime import (
     ColdStart,
     LatencyComparison,
@@ -21,7 +21,7 @@ from graphopt.targets import GateResult, gates_met, is_correct, judge
 from graphopt.targets import Measured as GateMeasurement
 from graphopt.verification import Comparison, compare_models
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "compare", "measure"]
 
 REFERENCE = SessionOptions(optimization="disabled")
 NEGLIGIBLE_BYTES = 1024
@@ -92,6 +92,14 @@ def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured 
         return Rejected(candidate=built.candidate, reason=error.message, error=error)
 
 
+def compare(bench: Workbench, built: Built, original_bytes: int) -> Measured | Rejected:
+    """Measure the numbers of a candidate alone, not its speed; see `measure`."""
+    try:
+        return _numbers(bench, built, original_bytes)
+    except (RuntimeFailure, VerificationError) as error:
+        return Rejected(candidate=built.candidate, reason=error.message, error=error)
+
+
 def _numbers(bench: Workbench, built: Built, original_bytes: int) -> Measured:
     comparison = compare_models(
         bench.source,
@@ -124,10 +132,19 @@ def _timed(bench: Workbench, measured: Measured) -> Measured:
         measure_cold_start(bench.source, bench.latency_feed, bench.options),
         measure_cold_start(measured.built.path, bench.latency_feed, bench.options),
     )
-    loaded = inspect_loaded(
-        measured.built.path, bench.options, bench.latency_feed, worker=bench.worker
+    return replace(
+        measured, latency=latency, cold_starts=starts, loaded=_loaded(bench, measured.built)
     )
-    return replace(measured, latency=latency, cold_starts=starts, loaded=loaded)
+
+
+def _loaded(bench: Workbench, built: Built) -> LoadedGraph | None:
+    """Look at what the runtime made of a candidate; that it cannot be read rejects none."""
+    try:
+        return inspect_loaded(built.path, bench.options, bench.latency_feed, worker=bench.worker)
+    except (RuntimeFailure, InputError) as error:
+        why = f"{error.message}: {error.why}" if error.why else error.message
+        built.ledger.notes.append(f"the runtime's own graph was not inspected: {why}")
+        return None
 
 
 def _judged(bench: Workbench, measured: Measured) -> Measured:

@@ -109,9 +109,15 @@ def _candidates(outcome: Outcome) -> tuple[CandidateResult, ...]:
     by_name: dict[str, Measured | Rejected] = {}
     by_name |= {item.built.candidate.name: item for item in outcome.measured}
     by_name |= {item.candidate.name: item for item in outcome.rejected}
+    planned = {candidate.name: candidate for candidate in target.enabled_candidates()}
+    repaired = {
+        item.built.candidate.name: item.built.candidate
+        for item in outcome.measured
+        if item.built.candidate.name not in planned
+    }
     return tuple(
-        _candidate(outcome, candidate, by_name[candidate.name])
-        for candidate in target.enabled_candidates()
+        _candidate(outcome, candidate, by_name[name])
+        for name, candidate in (planned | repaired).items()
     )
 
 

@@ -31,6 +31,7 @@ from graphopt.runtime import (
     shared_worker,
 )
 from graphopt.search.progress import Reporter
+from graphopt.search.remembered import Known, RememberingCalibrator
 from graphopt.targets import Target
 from graphopt.verification import Metric, evaluate, load_metric
 
@@ -64,8 +65,11 @@ class Workbench:
         metric: The task metric.
         metric_before: Its value for the original.
         latency_budget_s: Seconds for one latency comparison; ``None``: not measured.
+        repair_budget_s: Seconds to find what must stay in float where candidates miss a
+            correctness gate; ``None``: nothing is tried.
         sample_warnings: What is doubtful about the samples.
         seed: Seed of everything random.
+        known: What calibration has measured so far.
         report: Where progress goes.
     """
 
@@ -84,6 +88,8 @@ class Workbench:
     latency_budget_s: float | None
     sample_warnings: tuple[SampleWarning, ...]
     seed: int
+    repair_budget_s: float | None = None
+    known: Known = field(default_factory=Known, repr=False)
     report: Reporter = field(default_factory=Reporter)
 
     @property
@@ -95,7 +101,12 @@ class Workbench:
         """Return what measures ranges on the samples; ``None`` without samples."""
         if self.calibration is None:
             return None
-        return Calibrator(samples=self.calibration, cache=self.calibration_cache, progress=progress)
+        return RememberingCalibrator(
+            samples=self.calibration,
+            cache=self.calibration_cache,
+            progress=progress,
+            known=self.known,
+        )
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of symbolic dimensions in the inputs on which latency is measured."""
@@ -128,6 +139,7 @@ def prepare(
     evaluation: SampleSource | None,
     metric: MetricSource | None,
     latency_budget_s: float | None,
+    repair_budget_s: float | None = None,
     seed: int,
     report: Reporter,
 ) -> Workbench:
@@ -164,6 +176,7 @@ def prepare(
         metric=chosen,
         metric_before=None,
         latency_budget_s=latency_budget_s,
+        repair_budget_s=repair_budget_s,
         sample_warnings=_doubts(model, calibration_samples, evaluation_samples),
         seed=seed,
         report=report,

@@ -1,0 +1,115 @@
+"""How much each quantized operator alone costs in accuracy.
+
+Each group is quantized alone, everything else in float, and the outputs are compared with those of
+the original on real samples (Pandey et al. 2023, "A practical mixed precision algorithm for
+post-training quantization", section 3.1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.errors import PassError, RuntimeFailure, VerificationError
+from graphopt.ir import Checkpoint, save, scratch_folder
+from graphopt.pipeline import PassManager, Pipeline
+from graphopt.search.op_groups import OpGroup, without
+from graphopt.search.progress import Reporter
+from graphopt.search.workbench import Workbench
+from graphopt.verification import ErrorSummary
+
+__all__ = ["Sensitivity", "measure_sensitivities"]
+
+FEEDS = 4
+"""Samples on which each group is judged; the order of groups hardly depends on more."""
+
+_Outputs = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantizing one group alone does to the outputs.
+
+    Attributes:
+        group: The group.
+        sqnr_db: Smallest signal-to-noise ratio of an output; infinite where nothing changes,
+            ``None`` where time ran out or the model did not run.
+        cosine: Smallest cosine of an output; ``None`` as for `sqnr_db`.
+    """
+
+    group: OpGroup
+    sqnr_db: float | None
+    cosine: float | None
+
+    @property
+    def rank(self) -> float:
+        """What groups are given back by, the smallest first; unknown ones last."""
+        return np.inf if self.sqnr_db is None else self.sqnr_db
+
+    def __str__(self) -> str:
+        return "not measured" if self.sqnr_db is None else f"alone it has {self.sqnr_db:.1f} dB"
+
+
+def measure_sensitivities(
+    bench: Workbench,
+    prepared: Checkpoint,
+    pipeline: Pipeline,
+    groups: Sequence[OpGroup],
+    *,
+    deadline: float,
+    report: Reporter,
+) -> list[Sensitivity]:
+    """Return what each group costs alone, the worst first; order in the model decides ties.
+
+    Args:
+        bench: Samples, worker and target.
+        prepared: The model just before the first pass that quantizes.
+        pipeline: From that pass on.
+        groups: What it quantizes.
+        deadline: Time of `time.monotonic` after which no other group is measured.
+        report: Where progress goes.
+    """
+    statistics = bench.calibrator(lambda done, total: report("calibrating", done, total))
+    manager = PassManager(
+        verify="off",
+        seed=bench.seed,
+        target=bench.target.to_facts(),
+        statistics_provider=statistics,
+    )
+    if statistics is not None and groups:  # the whole first: all values are measured together
+        manager.run(prepared.new_model(), pipeline)
+    feeds = bench.feeds[:FEEDS]
+    reference = _outputs(bench, prepared.new_model(), feeds)
+    found: list[Sensitivity] = []
+    for number, group in enumerate(groups, start=1):
+        unknown = Sensitivity(group, None, None)
+        if time.monotonic() > deadline:
+            found.append(unknown)
+            continue
+        report("measuring sensitivity", number, len(groups))
+        model = prepared.new_model()
+        others = [other for other in groups if other is not group]
+        try:
+            manager.run(model, without(pipeline, others))
+            outputs = _outputs(bench, model, feeds)
+        except (PassError, RuntimeFailure, VerificationError):
+            found.append(unknown)  # whole, it may run nevertheless; and unmeasured is said
+            continue
+        errors = ErrorSummary()
+        for before, after in zip(reference, outputs, strict=True):
+            errors.update(before, after)
+        found.append(Sensitivity(group, errors.worst_sqnr_db(), errors.worst_cosine()))
+    return sorted(found, key=lambda item: item.rank)
+
+
+def _outputs(bench: Workbench, model: ir.Model, feeds: Sequence[_Outputs]) -> list[_Outputs]:
+    with scratch_folder() as folder:
+        path = save(model, folder / "model.onnx")[0]
+        with bench.worker.load(path, bench.options) as session:
+            return [session.run(feed) for feed in feeds]
