@@ -2,8 +2,9 @@
 
 `models.py QEMU ORIGINAL SAMPLES QUANTIZED...` runs every quantized model natively and under
 `QEMU -cpu Haswell`, with the runtime's optimizations, and prints one JSON line each: the
-signal-to-noise ratio of the worst output against the original on either, what the predictor says of
-its worst layer, and how many layers it names. `--samples-run N` samples are run (QEMU is slow).
+signal-to-noise ratio of the worst output against the original on either, and the damage alone, as
+signal-to-noise ratio: what the predictor sums up over layers, and the outputs without VNNI against
+those with. `--samples-run N` samples are run (QEMU is slow).
 """
 
 from __future__ import annotations
@@ -51,26 +52,25 @@ def main() -> None:
             wanted = [session.run(feed) for feed in feeds]
         for path in arguments.quantized:
             layers = predict_saturation(load(path), feeds[:2], worker=worker)
-            native = worst_sqnr(wanted, run([], path, feeds))
-            emulated = worst_sqnr(wanted, run([arguments.qemu, "-cpu", arguments.cpu], path, feeds))
-            print(json.dumps(told(path, layers, native, emulated)), flush=True)
+            native = run([], path, feeds)
+            emulated = run([arguments.qemu, "-cpu", arguments.cpu], path, feeds)
+            found = told(path, layers)
+            found["native_sqnr_db"] = worst_sqnr(wanted, native)
+            found["without_vnni_sqnr_db"] = worst_sqnr(wanted, emulated)
+            found["measured_damage_db"] = worst_sqnr(native, emulated)
+            print(json.dumps(found), flush=True)
 
 
-def told(path, layers, native, emulated):
+def told(path, layers):
     replayed = [layer.saturation for layer in layers if layer.saturation is not None]
-    # The noise of layers adds up on its way to the output: the sum of what each loses, relative to
-    # its signal, ranks models; with the rounding noise it says how much worse the output gets.
+    # The noise of layers adds up on its way to the output: what each loses, relative to its signal.
     lost = sum(item.lost / item.signal for item in replayed if item.signal)
-    rounded = sum(item.rounding / item.signal for item in replayed if item.signal)
     return {
         "model": path.stem,
         "layers": len(replayed),
         "named": sum(item.is_worse_than_seven_bits for item in replayed),
         "saturating_share": sum(i.saturated for i in replayed) / sum(i.pairs for i in replayed),
-        "predicted_drop_db": 10 * np.log10((rounded + lost) / rounded),
-        "native_sqnr_db": native,
-        "without_vnni_sqnr_db": emulated,
-        "measured_drop_db": native - emulated,
+        "predicted_damage_db": -10 * np.log10(lost) if lost else None,
     }
 
 
