@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from graphopt.analysis import mask_inputs
 from graphopt.calibration.observing import MEMORY_BYTES
 from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.calibration.samples import Samples
@@ -30,6 +31,10 @@ _ONCE = SessionOptions(
     optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
 )
 _FLOAT_BYTES, _SUM_BYTES = 4, 8
+# What passes that go on by what they measure ask for in turn: layers, and what they read.
+_LIKELY = frozenset(
+    {"Add", "Conv", "DequantizeLinear", "Gemm", "LayerNormalization", "MatMul", "Mul"}
+)
 
 Sums = Mapping[str, npt.NDArray[Any]]
 
@@ -76,6 +81,8 @@ class Gathering:
         memory_bytes: Bytes held at once in the worker.
         progress: Told after each run how many are done, and how many there are.
         notes: Told what a reader of the result must know.
+        shapes: Of values on the largest sample, as far as they are known; added to. They serve to
+            bound memory alone, so that those of an earlier state of a model will do.
     """
 
     models: Sequence[ir.Model]
@@ -84,6 +91,7 @@ class Gathering:
     memory_bytes: int = MEMORY_BYTES
     progress: Callable[[int, int], None] | None = None
     notes: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def moments(self, asked: Sequence[tuple[Asked, bool]]) -> dict[Asked, ChannelMoments]:
         """Return moments of values of the only model; ``True``: with their Gram matrix."""
@@ -146,9 +154,16 @@ class Gathering:
         )
 
     def _padding(self, side: int, names: Sequence[str]) -> dict[str, Padding]:
+        masks = mask_inputs(self.models[side])
+        used = {
+            mask
+            for mask in masks
+            if any(mask in feed and is_padded(feed, mask) for feed in self.samples)
+        }
+        if not used:  # spares the symbolic shapes
+            return {}
         found = padding_of(self.models[side], names)
-        masks = {item.mask for item in found.values()}
-        used = {mask for mask in masks if any(is_padded(feed, mask) for feed in self.samples)}
+        used &= {item.mask for item in found.values()}
         for mask in sorted(used):
             note = f"calibration: positions where `{mask}` is 0 were left out"
             if note not in self.notes:
@@ -222,26 +237,38 @@ class Gathering:
 
     def _shapes(self, side: int, tasks: Sequence[_Task]) -> dict[str, tuple[int, ...]]:
         """Return the shape of each watched value on the largest sample, from one plain run."""
-        largest = max(self.samples, key=lambda feed: sum(item.size for item in feed.values()))
         watched = [item for task in tasks for item in task.watched if item.side == side]
-        inputs = {item.channels.value for item in watched if item.is_input}
-        names = list(dict.fromkeys(item.channels.value for item in watched if not item.is_input))
-        shapes = {name: largest[name].shape for name in inputs if name in largest}
-        if not names:
-            return shapes
-        copy = needed_part(self.models[side], names)
-        values = {output.name: output for node in copy.graph for output in node.outputs}
+        missing = {item.channels.value for item in watched} - self.shapes.keys()
+        if missing:
+            largest = max(self.samples, key=lambda feed: sum(item.size for item in feed.values()))
+            self.shapes |= {name: array.shape for name, array in largest.items()}
+        missing -= self.shapes.keys()
+        if missing:
+            self.shapes |= self._computed_shapes(self.models[side], missing, largest)
+        return self.shapes
+
+    def _computed_shapes(
+        self, model: ir.Model, names: Collection[str], feed: Mapping[str, Any]
+    ) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of some values for a feed, and of what else may be asked for later."""
+        copy = clone(model)
+        watched = {
+            output.name: output
+            for node in copy.graph
+            for output in node.outputs
+            if output.name and (output.name in names or node.op_type in _LIKELY)
+        }
         copy.graph.outputs.clear()
-        for name in names:
-            node = ir.node("Shape", [values[name]], name=f"{name}//Shape")
+        for name, value in watched.items():
+            node = ir.node("Shape", [value], name=f"{name}//Shape")
             node.outputs[0].name = f"{name}//Shape"
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
         with scratch_folder() as folder:
             path = save(copy, folder / "shapes.onnx")[0]
             with self.worker.load(path, _ONCE) as session:
-                found = session.run(_taken(largest, session), None)
-        return shapes | {name: tuple(found[f"{name}//Shape"].tolist()) for name in names}
+                found = session.run(_taken(feed, session), None)
+        return {name: tuple(found[f"{name}//Shape"].tolist()) for name in watched}
 
     @contextmanager
     def _sessions(self, watched: Sequence[Watched]) -> Iterator[tuple[Session, Session | None]]:

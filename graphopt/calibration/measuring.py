@@ -41,6 +41,7 @@ class SampleMeasure:
     progress: Callable[[int, int], None] | None = None
     worker: Worker | None = None
     notes: list[str] = field(default_factory=list)
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def moments(
         self, model: ir.Model, asked: Sequence[Asked], *, grams: Collection[Asked] = ()
@@ -114,4 +115,5 @@ class SampleMeasure:
             memory_bytes=self.memory_bytes,
             progress=self.progress,
             notes=self.notes,
+            shapes=self._shapes,
         )

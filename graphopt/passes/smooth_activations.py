@@ -97,6 +97,7 @@ class SmoothActivations(Pass):
     contract: ClassVar[Contract] = Contract(
         numerics=Approximate(metric="sqnr_db"), is_idempotent=False
     )
+    is_preparation: ClassVar[bool] = True
     anchors: ClassVar[frozenset[str] | None] = frozenset(_OPERATORS)
 
     alpha: float | None = option(

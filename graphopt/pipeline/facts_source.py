@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
 from graphopt.errors import PreconditionError
-from graphopt.ir import structure_digest
+from graphopt.ir import Checkpoint, structure_digest
 from graphopt.rewrite import (
+    Approximate,
     Asked,
     ChannelMoments,
     Facts,
@@ -54,15 +55,14 @@ class FactsSource:
         target: What is known of the target; ``None`` where none was given.
         statistics: Measures the ranges of named values; ``None`` without calibration samples.
             Passes that need more want a `MomentsProvider`, as `Calibrator` is.
-        original: Makes a model as it was before the first pass.
     """
 
     target: TargetFacts | None = None
     statistics: StatisticsProvider | None = None
-    original: Callable[[], ir.Model] | None = None
     _ranges: dict[tuple[str, tuple[str, ...], RangeMethod], dict[str, ValueRange]] = field(
         default_factory=dict
     )
+    _reference: Checkpoint | None = None
     _moments: dict[tuple[str, Needs], Mapping[Asked, ChannelMoments]] = field(default_factory=dict)
 
     def facts_for(self, pass_: Pass, model: ir.Model, shapes: KeptShapes) -> Facts:
@@ -77,6 +77,7 @@ class FactsSource:
             PreconditionError: The caller gave no target or no samples.
         """
         needs = pass_.needs_on(model, self.target or TargetFacts())
+        self._remember(pass_, model)
         if needs.target and self.target is None:
             raise PreconditionError(
                 f"pass `{pass_.name}` needs a target",
@@ -89,7 +90,7 @@ class FactsSource:
             target=self.target or TargetFacts(),
             moments=self._moments_of(pass_, model, needs),
             measure=self._provider(pass_).measure if needs.samples else None,
-            original=self._original(pass_) if needs.original else None,
+            original=self._reference.new_model() if needs.original and self._reference else None,
         )
 
     def _ranges_of(self, pass_: Pass, model: ir.Model, needs: Needs) -> dict[str, ValueRange]:
@@ -130,10 +131,8 @@ class FactsSource:
             "`statistics_provider=` in Python",
         )
 
-    def _original(self, pass_: Pass) -> ir.Model:
-        if self.original is None:
-            raise PreconditionError(
-                f"pass `{pass_.name}` needs the model as it was before the pipeline",
-                why="nobody kept it",
-            )
-        return self.original()
+    def _remember(self, pass_: Pass, model: ir.Model) -> None:
+        """Keep the model as it is before the first pass that makes another function of it."""
+        is_another = isinstance(pass_.contract.numerics, Approximate) and not pass_.is_preparation
+        if is_another and self._reference is None:
+            self._reference = Checkpoint.take(model)

@@ -26,9 +26,6 @@ class Lineage:
         model: The model before the first group.
         facts: What passes are told from elsewhere.
         origin: Makes a model in the state of ``model``, where that takes no checkpoint.
-
-    Attributes:
-        original: Makes a model as it was before the first group.
     """
 
     def __init__(
@@ -37,7 +34,6 @@ class Lineage:
         self._facts = facts
         self._origin = origin
         self._base = Checkpoint.take(model) if origin is None else None
-        self.original = origin or _new_models(self._base)
         self._mark = Mark()
         self._since: list[tuple[Group, frozenset[Place]]] = []
 
@@ -67,8 +63,3 @@ class Lineage:
 
     def _settle(self, base: Checkpoint, mark: Mark) -> None:
         self._base, self._mark, self._since = base, mark, []
-
-
-def _new_models(checkpoint: Checkpoint | None) -> Callable[[], ir.Model]:
-    assert checkpoint is not None
-    return checkpoint.new_model

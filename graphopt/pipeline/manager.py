@@ -122,12 +122,10 @@ class PassManager:
         """
         ledger = Ledger(pipeline=str(pipeline), seed=self.seed, verify=self.verify)
         facts = FactsSource(self.target, self.statistics_provider)
-        lineage = Lineage(model, facts, origin)
-        facts.original = lineage.original
         whole = Run(
             manager=self,
             standing=Standing(model, shapes),
-            lineage=lineage,
+            lineage=Lineage(model, facts, origin),
             facts=facts,
             judge=self._judge(model, source),
             known_faults=self._known_faults(model, ledger),

@@ -28,12 +28,15 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     Attributes:
         name: What it is called in pipeline text.
         contract: What it promises.
+        is_preparation: It is approximate in name only: it makes the model easier to approximate,
+            and what it makes is what later passes are held against (`Facts.original`).
         anchors: Operator types (of any domain) without which it has nothing to do, so that the
             manager need not ask; ``None``: it always runs.
     """
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+    is_preparation: ClassVar[bool] = False
     anchors: ClassVar[frozenset[str] | None] = None
 
     def __post_init__(self) -> None:

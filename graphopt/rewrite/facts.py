@@ -164,8 +164,8 @@ class Facts:
         moments: By what was asked for, just as it was asked; values that do not exist, or were
             empty in every sample, are missing.
         measure: Runs models on the calibration samples; ``None`` where `Needs.samples` is not set.
-        original: The model as it was before the first pass of the pipeline, to compare with: not
-            to be changed. ``None`` where `Needs.original` is not set.
+        original: The model as it was before the first approximate pass that is no preparation, to
+            compare with: not to be changed. ``None`` where `Needs.original` is not set.
     """
 
     shapes: ShapeTable = field(default_factory=lambda: ShapeTable({}))

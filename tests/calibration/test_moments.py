@@ -11,7 +11,7 @@ from graphopt.errors import PreconditionError, RunError
 from graphopt.ir import from_text
 from graphopt.pipeline import PassManager, Pipeline
 from graphopt.pipeline.facts_source import FactsSource
-from graphopt.rewrite import Channels, Contract, Exact, Needs, Pass, Window
+from graphopt.rewrite import Approximate, Channels, Contract, Needs, Pass, Window
 
 CHAIN = """(float[B,S,3] x) => (float[B,S,3] d)
 { a = Neg(x)  b = Exp(a)  c = Mul(b, x)  d = Tanh(c) }"""
@@ -206,7 +206,7 @@ def test_cache_answers_the_same_question_only(tmp_path):
 
 class Asking(Pass):
     name = "asking"
-    contract = Contract(numerics=Exact())
+    contract = Contract(numerics=Approximate(metric="sqnr_db"))
     seen: ClassVar[dict] = {}
 
     def needs(self, model):

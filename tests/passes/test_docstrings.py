@@ -34,10 +34,10 @@ def test_summary_is_one_sentence(cls):
 
 
 def test_example_runs(cls):
-    options, before, after = example(cls)
+    pipeline, before, after = example(cls)
     model = from_text(before)
     samples = read_samples(example_samples(cls), model)
-    ledger = run(Pipeline.parse(cls.name + options), model, samples)
+    ledger = run(Pipeline.parse(pipeline), model, samples)
     assert ledger.edits
     assert canonical_text(model) == canonical_text(from_text(after))
 

@@ -184,13 +184,15 @@ def refused_slugs(cls):
 
 
 def example(cls):
-    """Return the options, the model before and the model after of the Example of a docstring."""
+    """Return the pipeline, the model before and the model after of the Example of a docstring."""
     text = sections(cls)["Example"]
     found = re.fullmatch(
-        r"\s*(?:options\s+(\{.*\})\s*\n)?(?:\s*samples\s.*?\n)*\s*before\s(.*?)\n\s*after\s(.*)", text, flags=re.DOTALL
+        r"\s*(?:behind\s+(.*?)\n)?\s*(?:options\s+(\{.*\})\s*\n)?(?:\s*samples\s.*?\n)*\s*before\s(.*?)\n\s*after\s(.*)", text, flags=re.DOTALL
     )
     assert found, "the Example is `before MODEL` and `after MODEL`, with `options {...}` if need be"
-    return found.group(1) or "", found.group(2).strip(), found.group(3).strip()
+    behind, options, before, after = found.groups()
+    pipeline = f"{behind.strip()}," if behind else ""
+    return f"{pipeline}{cls.name}{options or ''}", before.strip(), after.strip()
 
 
 def example_samples(cls):
