@@ -13,7 +13,7 @@ from graphopt.analysis.operands import int_attribute, ints_attribute, operand
 from graphopt.analysis.weighted_layers import Array, is_tame, scaled_tensor
 from graphopt.ir import as_tensor, constant_tensor
 
-__all__ = ["Uptake", "replacements_for"]
+__all__ = ["Uptake", "find_uptake", "replacements_for"]
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 _LEAST_CONV_RANK = 3
@@ -170,3 +170,10 @@ _RULES: dict[str, Callable[[ir.Node], Uptake | None]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
 }
+
+
+def find_uptake(node: ir.Node) -> Uptake | None:
+    """Return ``node`` as a layer whose constant float weight takes in factors of its input."""
+    rule = _RULES.get(node.op_type) if not node.domain else None
+    found = rule(node) if rule is not None else None
+    return found if found is not None and found.tensor.dtype in _FLOATS else None
