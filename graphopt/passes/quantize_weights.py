@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -19,6 +19,8 @@ from graphopt.compression.block_storage import (
     stored_blocks,
 )
 from graphopt.compression.blockwise import BlockFormat, BlockWeights, quantize_blocks
+from graphopt.compression.gptq import quantize_compensated
+from graphopt.compression.layer_inputs import LayerInputs
 from graphopt.compression.weight_layers import (
     NoWeightLayer,
     WeightLayer,
@@ -109,6 +111,15 @@ class QuantizeWeights(Pass):
     table_bits: int = option(
         8, help="of a table, and at least of a layer tied to one", unit="bits", choices=(4, 8)
     )
+    method: str = option(
+        "rtn",
+        help="round to the nearest, or (gptq) let later rows make up for errors; needs samples",
+        choices=("rtn", "gptq"),
+    )
+    damping: float = option(
+        0.01, help="of the inputs' Gram matrix in gptq", unit="fraction", minimum=1e-6, maximum=1.0
+    )
+    act_order: bool = option(True, help="gptq rounds the rows of the largest inputs first")
     ops: tuple[str, ...] = option(
         ("MatMul", "Gemm", "Gather"),
         help="operators to quantize",
@@ -121,8 +132,8 @@ class QuantizeWeights(Pass):
     exclude: tuple[str, ...] = option((), help="nodes to leave alone", unit="name pattern")
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
-        """Ask for the target, whose newest opset decides which integers there are."""
-        return Needs()
+        """Ask for samples where weights are rounded by what is multiplied by them."""
+        return Needs(samples=self.method != "rtn")
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer and table that allows it; refuse the others one by one."""
@@ -131,7 +142,7 @@ class QuantizeWeights(Pass):
         if not planned:
             return
         opset = max(opset_version(model), *(_needed_opset(item.form) for item in planned))
-        _Quantizer(edit, opset).run(planned)
+        _Quantizer(self, edit, facts, opset).run(planned)
         remove_unread(model, edit, [item.layer.operand for item in planned])
 
     def _planned(self, model: ir.Model, edit: Editor, opset: int) -> Iterator[_Planned]:
@@ -210,8 +221,12 @@ def _shared_by_layers(layers: Iterable[WeightLayer]) -> set[WeightLayer]:
 
 
 def _is_tied(layer: WeightLayer, table: WeightLayer) -> bool:
-    is_beside = layer.node.graph is table.node.graph
+    is_beside = layer.node.graph is table.node.graph and _alpha(layer) == 1.0
     return is_beside and is_transposed_copy(table.weight, layer.weight)
+
+
+def _alpha(layer: WeightLayer) -> float:
+    return float(layer.node.attributes.get_float("alpha", 1.0))
 
 
 def _matches(node: ir.Node, patterns: Iterable[str]) -> bool:
@@ -221,21 +236,27 @@ def _matches(node: ir.Node, patterns: Iterable[str]) -> bool:
 class _Quantizer:
     """Carries out a plan, layer by layer; each rewrite leaves a valid model."""
 
-    def __init__(self, edit: Editor, opset: int) -> None:
+    def __init__(self, options: QuantizeWeights, edit: Editor, facts: Facts, opset: int) -> None:
+        self._options = options
         self._edit = edit
+        self._measure = facts.measure
         self._opset = opset
-        self._layers: list[tuple[WeightLayer, StoredBlocks]] = []
+        self._inputs: LayerInputs | None = None
+        self._layers: list[tuple[WeightLayer, ir.Graph | ir.Function | None, StoredBlocks]] = []
         self._tables: dict[ir.Value, StoredBlocks] = {}
 
-    def run(self, planned: Iterable[_Planned]) -> None:
+    def run(self, planned: Sequence[_Planned]) -> None:
         """Quantize layers, then the tables, which may read what a layer stores."""
+        layers = [item.layer for item in planned if not item.layer.is_table]
+        if self._options.method != "rtn" and self._measure is not None:
+            self._inputs = LayerInputs(self._edit.model, self._measure, layers)
         for layer, form in sorted(planned, key=lambda item: item.layer.is_table):
             stored = self._stored_already(layer) if layer.is_table else None
-            weights = None if stored is not None else self._weights(layer, form)
+            weights, how = (None, "") if stored is not None else self._weights(layer, form)
             if stored is None and weights is None:
                 continue
             self._raise_opset()
-            because = f"{form.bits}-bit {'rows' if layer.is_table else 'weight'}"
+            because = f"{form.bits}-bit {'rows' if layer.is_table else 'weight'}{how}"
             with self._edit.rewrite(layer.node, because=because) as change:
                 if stored is None:
                     assert weights is not None
@@ -257,20 +278,35 @@ class _Quantizer:
         held = self._tables.get(table.weight.origin)
         if held is not None:
             return held
-        return next((stored for layer, stored in self._layers if _is_tied(layer, table)), None)
+        return next(
+            (
+                stored
+                for layer, graph, stored in self._layers
+                if graph is table.node.graph and is_transposed_copy(table.weight, layer.weight)
+            ),
+            None,
+        )
 
-    def _weights(self, layer: WeightLayer, form: BlockFormat) -> BlockWeights | None:
+    def _weights(self, layer: WeightLayer, form: BlockFormat) -> tuple[BlockWeights | None, str]:
+        """Return the integers, and what to say of how they were found."""
         array = layer.weight.array()
-        alpha = layer.node.attributes.get_float("alpha", 1.0)
         if layer.is_table:
             array = array.T
-        elif alpha != 1.0:
+        elif (alpha := _alpha(layer)) != 1.0:
             array = array * np.float32(alpha)
+        gram = None if self._inputs is None or layer.is_table else self._inputs.gram(layer)
         try:
-            return quantize_blocks(array, form)
+            # At 8 bits there is too little to make up for: rounding is 40 dB below the weights.
+            if gram is not None and form.bits < _BYTE and np.diagonal(gram).any():
+                options = self._options
+                return quantize_compensated(
+                    array, gram, form, damping=options.damping, by_activation=options.act_order
+                ), ""
+            how = "" if self._inputs is None or layer.is_table else ", of inputs not measured"
+            return quantize_blocks(array, form), how
         except ValueError as error:
             self._edit.refuse(layer.node, "weight-not-finite", why=str(error))
-            return None
+            return None, ""
 
     def _store(self, change: Change, layer: WeightLayer, weights: BlockWeights) -> StoredBlocks:
         # The runtime fuses what lies in the graph of the layer, and fails to load a branch whose
@@ -284,7 +320,8 @@ class _Quantizer:
             by_row=layer.is_table,
         )
         if not layer.is_table:
-            self._layers.append((layer, stored))
+            if _alpha(layer) == 1.0:
+                self._layers.append((layer, layer.node.graph, stored))
         elif change.can_own_initializers():
             self._tables[layer.weight.origin] = stored
         return stored
@@ -303,9 +340,8 @@ def _multiply(change: Change, layer: WeightLayer, stored: StoredBlocks) -> None:
     bias = next(iter(node.inputs[2:]), None)
     if node.op_type == "MatMul" or _is_plain(node, layer.weight.shape[1]):
         change.set_input(node, 1, weight)
-        change.set_attributes(
-            node, dict.fromkeys(("alpha", "transB"))
-        ) if node.op_type == "Gemm" else None
+        if node.op_type == "Gemm":
+            change.set_attributes(node, {"alpha": None, "transB": None})
         return
     name, result = node.name or "Gemm", node.outputs[0]
     product = change.node("MatMul", [node.inputs[0], weight], name=f"{name}_product", like=result)

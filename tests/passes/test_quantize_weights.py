@@ -4,6 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from graphopt.calibration import Calibrator, load_samples
+from graphopt.errors import PreconditionError
 from graphopt.ir import from_text, load, save
 from graphopt.passes.quantize_weights import QuantizeWeights
 from graphopt.pipeline import PassManager, Pipeline
@@ -113,3 +115,45 @@ def test_a_table_of_its_own_in_four_bits(run):
         model = quantized(text, table_bits=4, symmetric=symmetric)
         found, _ = run(model, feeds)
         assert np.square(found - exact).mean() < 0.02 * np.square(exact).mean()
+
+
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_makes_up_for_errors_on_samples(act_order):
+    random = np.random.default_rng(3)
+    mixing = random.standard_normal((4, 72)).astype(np.float32)
+    samples = [
+        {
+            "x": random.standard_normal((64, 4)).astype(np.float32) @ mixing
+            + 0.1 * random.standard_normal((64, 72)).astype(np.float32)
+        }
+        for _ in range(8)
+    ]
+    exact = [np.concatenate([sample["x"] for sample in samples]) @ weight_of(prepared(LAYER))]
+    errors = {}
+    for method in ("rtn", "gptq"):
+        model = prepared(LAYER)
+        pass_ = QuantizeWeights(minimum_elements=1, method=method, act_order=act_order)
+        provider = Calibrator(samples=load_samples(samples))
+        manager = PassManager(verify="off", statistics_provider=provider)
+        manager.run(model, Pipeline.of(pass_))
+        found = np.concatenate([sample["x"] for sample in samples]) @ weight_of(model)
+        errors[method] = np.square(found - exact[0]).mean()
+    assert errors["gptq"] < 0.3 * errors["rtn"]
+
+
+def weight_of(model):
+    """Return the weight that the layer of a model computes with."""
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    if "w" in tensors:
+        return tensors["w"].numpy()
+    rows = np.arange(72) // 32
+    zero_point = tensors["w_zero_point"].numpy().astype(np.float32)[rows]
+    integers = tensors["w_quantized"].numpy().astype(np.float32)
+    return (integers - zero_point) * tensors["w_scale"].numpy()[rows]
+
+
+def test_gptq_wants_samples():
+    with pytest.raises(PreconditionError, match="calibration samples"):
+        PassManager(verify="off").run(
+            prepared(LAYER), Pipeline.of(QuantizeWeights(method="gptq", minimum_elements=1))
+        )
