@@ -45,6 +45,8 @@ def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(qu
         "static": "chosen",
         "dynamic": "rejected",
         "fused": "rejected",
+        "outliers": "rejected",
+        "tuned-weights": "passed",
         "weights": "passed",
         "float": "passed",
     }
@@ -227,7 +229,7 @@ def test_an_output_that_turns_infinite_is_wrong_whatever_the_gates(tmp_path):
         path,
         calibration=samples,
         gates={"min_cosine": None},
-        stages={"dynamic": False, "weights": False, "float": False},
+        stages=dict.fromkeys(("dynamic", "tuned-weights", "weights", "float"), False),
         latency_budget_s=None,
     )
     static = result.report.candidates[0]

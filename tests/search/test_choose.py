@@ -46,6 +46,11 @@ def test_without_timing_the_smallest_wins():
     assert chosen(candidate("large", size=0.9), candidate("small", size=0.3)) == "small"
 
 
+def test_among_files_of_one_size_the_first_wins():
+    assert chosen(candidate("first", 0.5, 0.301), candidate("second", 0.5, 0.300)) == "first"
+    assert chosen(candidate("first", 0.5, 0.31), candidate("second", 0.5, 0.30)) == "second"
+
+
 def test_a_ratio_that_is_mostly_noise_wins_nothing():
     noisy = candidate("noisy", 0.2, verdict="too-noisy")
     assert chosen(noisy, candidate("sure", 0.5)) == "sure"

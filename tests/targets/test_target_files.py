@@ -35,15 +35,19 @@ def test_the_two_targets_load():
     ]
     assert [item.name for item in int8.enabled_candidates()] == [
         "static",
+        "outliers",
         "dynamic",
         "fused",
+        "tuned-weights",
         "weights",
         "float",
     ]
-    assert [item.name for item in int8.candidates if item.needs_calibration] == ["static"]
-    stages = "freeze-initializers,@exact"
-    assert int8.pipeline_text(int8.candidates[1]) == f"{stages},quantize-dynamic,clear-value-info"
-    assert int8.pipeline_text(int8.candidates[4]) == stages
+    candidates = {item.name: item for item in int8.candidates}
+    measured = [name for name, item in candidates.items() if item.needs_calibration]
+    assert measured == ["static", "outliers", "tuned-weights"]
+    stages, dynamic = "freeze-initializers,@exact", candidates["dynamic"]
+    assert int8.pipeline_text(dynamic) == f"{stages},quantize-dynamic,clear-value-info"
+    assert int8.pipeline_text(candidates["float"]) == stages
     assert int8.runtime.threads == 1
     assert int8.gates == {
         "min_cosine": 0.97,
@@ -152,7 +156,7 @@ max_size_ratio = false
     assert target.precision.activation == "s8"
     assert target.precision.weight == "s8"
     enabled = [item.name for item in target.enabled_candidates()]
-    assert enabled == ["dynamic", "fused", "weights", "float"]
+    assert enabled == ["outliers", "dynamic", "fused", "tuned-weights", "weights", "float"]
     assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
@@ -276,7 +280,7 @@ def test_with_stages_switches_stages_and_candidates():
     target = int8().with_stages({"exact": False, "static": False})
     assert target.stage_text() == "freeze-initializers"
     enabled = [item.name for item in target.enabled_candidates()]
-    assert enabled == ["dynamic", "fused", "weights", "float"]
+    assert enabled == ["outliers", "dynamic", "fused", "tuned-weights", "weights", "float"]
     with pytest.raises(UnknownNameError, match="unknown stage `prun`"):
         int8().with_stages({"prun": True})
     with pytest.raises(OptionError, match="every candidate is switched off"):

@@ -21,8 +21,10 @@ def test_examples_load(tmp_path):
         load_target(path)
     board = load_target(path)
     assert [item.name for item in board.enabled_candidates()] == [
+        "outliers",
         "dynamic",
         "fused",
+        "tuned-weights",
         "weights",
         "float",
         "both",
