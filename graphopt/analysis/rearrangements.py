@@ -16,7 +16,7 @@ from itertools import chain
 
 from graphopt.analysis.symbolic_expressions import Integer, divide, product
 
-__all__ = ["Rearrangement", "Step"]
+__all__ = ["Move", "Rearrangement", "Step", "plans_of"]
 
 _Dims = tuple[Integer, ...]
 
@@ -34,6 +34,25 @@ class Step:
     permutation: tuple[int, ...] | None = None
 
 
+Move = tuple[str, _Dims]
+"""``Transpose`` with a permutation, or ``Reshape`` with the dimensions of its result."""
+
+
+def plans_of(dims: _Dims, moves: Iterable[Move]) -> list[list[Step]]:
+    """Return operators that do the same as a chain, shortest plans first; none: not to be told.
+
+    Args:
+        dims: Dimensions of the value at the start of the chain.
+        moves: What the chain does, in order.
+    """
+    moved = Rearrangement(dims)
+    for kind, given in moves:
+        is_clear = moved.transpose(given) if kind == "Transpose" else moved.reshape(given)
+        if not is_clear:
+            return []
+    return list(moved.plans())
+
+
 class Rearrangement:
     """What a chain of operators has done to a value so far.
 
@@ -48,11 +67,12 @@ class Rearrangement:
         self._source: list[list[int]] = [[next(names)] if size != 1 else [] for size in dims]
         self._result: list[list[int]] = [list(factors) for factors in self._source]
 
-    def transpose(self, permutation: Sequence[int]) -> bool:
+    def transpose(self, permutation: Sequence[Integer]) -> bool:
         """Move dimensions; return ``False`` where ``permutation`` is none of them."""
-        if sorted(permutation) != list(range(len(self._result))):
+        axes = [axis for axis in permutation if isinstance(axis, int)]
+        if sorted(axes) != list(range(len(self._result))):
             return False
-        self._result = [self._result[axis] for axis in permutation]
+        self._result = [self._result[axis] for axis in axes]
         return True
 
     def reshape(self, dims: Iterable[Integer]) -> bool:

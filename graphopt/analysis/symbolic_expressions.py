@@ -10,6 +10,7 @@ A number is a plain `int`; an `Expression` always holds a symbol.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = [
@@ -256,9 +257,11 @@ def single_symbol(value: Integer) -> Symbol | None:
 
 def product(values: Iterable[Integer]) -> Integer:
     """Multiply."""
-    result: Integer = 1
-    for value in values:
-        result = result * value
+    items = list(values)
+    result: Integer = math.prod([item for item in items if isinstance(item, int)])
+    for item in items:
+        if isinstance(item, Expression):
+            result = item if result == 1 else item * result
     return result
 
 

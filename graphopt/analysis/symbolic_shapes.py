@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,9 @@ class SymbolicShapes:
     Reshape with `allowzero` does not hold both 0 and -1, which ONNX forbids.
 
     Time O(nodes + edges), after shape inference.
+
+    Attributes:
+        memo: What others computed of expressions alone, which holds as long as those are compared.
     """
 
     def __init__(self, model: ir.Model, shapes: ShapeTable) -> None:
@@ -66,6 +69,7 @@ class SymbolicShapes:
         self._computed: set[ir.Value] = set()
         self._doubtful: set[ir.Node] = set()
         self._assumed: dict[ir.Node, list[Integer]] = {}
+        self.memo: dict[Hashable, Any] = {}
         self._has_doubts = self._has_news = False
         if self.version < _BROADCASTING_SINCE:
             return

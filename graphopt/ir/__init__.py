@@ -27,7 +27,15 @@ from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referri
 from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
-from graphopt.ir.walk import CONTAINERS, graphs, nodes, subgraphs_of
+from graphopt.ir.walk import (
+    CONTAINERS,
+    forget_graphs,
+    graphs,
+    may_hold_graphs,
+    nodes,
+    remembered_graphs,
+    subgraphs_of,
+)
 from graphopt.ir.wire import encode_bytes, encode_field
 
 __all__ = [
@@ -48,11 +56,13 @@ __all__ = [
     "encode_bytes",
     "encode_field",
     "external_files",
+    "forget_graphs",
     "from_text",
     "graphs",
     "initializer_tensors",
     "is_text_file",
     "load",
+    "may_hold_graphs",
     "model_bytes",
     "model_digest",
     "nodes",
@@ -60,6 +70,7 @@ __all__ = [
     "opset_version",
     "output_error",
     "patient_collection",
+    "remembered_graphs",
     "sample_bytes",
     "save",
     "save_referring",

@@ -24,7 +24,7 @@ class ParsedTensor(ir.TensorProtoTensor):
         self._dtype = ir.DataType(proto.data_type)
         self._shape = ir.Shape(proto.dims, frozen=True)
         self._size: int = math.prod(proto.dims)
-        self._nbytes = math.ceil(self._dtype.itemsize * self._size)
+        self._nbytes: int | None = None
         self._array: np.ndarray[Any, Any] | None = None
 
     @classmethod
@@ -51,6 +51,8 @@ class ParsedTensor(ir.TensorProtoTensor):
     @property
     def nbytes(self) -> int:
         """Number of bytes of the elements."""
+        if self._nbytes is None:
+            self._nbytes = math.ceil(self._dtype.itemsize * self._size)
         return self._nbytes
 
     def numpy(self) -> np.ndarray[Any, Any]:

@@ -17,7 +17,7 @@ from graphopt.analysis.constant_targets import (
 )
 from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand, transpose_permutation
-from graphopt.analysis.rearrangements import Rearrangement, Step
+from graphopt.analysis.rearrangements import Move, Step, plans_of
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
 from graphopt.rewrite import (
     Change,
@@ -201,11 +201,10 @@ class _Run:
     def _plan(
         self, source: ir.Value, links: list[ir.Node], dead: tuple[ir.Node, ...], refusals: list[str]
     ) -> Iterator[_Plan]:
-        dims = self.known.dims(source)
-        moved = None if dims is None else self._followed(dims, links)
-        if moved is None or dims is None:
+        dims, moves = self.known.dims(source), self._moves(links)
+        if dims is None or moves is None:
             return
-        for steps in moved.plans():
+        for steps in self._step_plans(dims, moves):
             if len(steps) > len(dead):
                 return
             operators = self._operators(dims, steps, links[0])
@@ -215,19 +214,26 @@ class _Run:
             if len(steps) < len(dead):
                 refusals.append(operators)
 
-    def _followed(self, dims: Dims, links: list[ir.Node]) -> Rearrangement | None:
+    def _moves(self, links: list[ir.Node]) -> tuple[Move, ...] | None:
         """Return what the chain does, or ``None`` where that is not to be told."""
-        moved = Rearrangement(dims)
+        moves: list[Move] = []
         for node in reversed(links):
+            kind, given = "Reshape", self.known.dims(node.outputs[0])
             if node.op_type == "Transpose":
-                order = transpose_permutation(node, self.known.rank(node.inputs[0]))
-                is_clear = order is not None and moved.transpose(order)
-            else:
-                shape = self.known.dims(node.outputs[0])
-                is_clear = shape is not None and moved.reshape(shape)
-            if not is_clear:
+                kind = node.op_type
+                given = transpose_permutation(node, self.known.rank(node.inputs[0]))
+            if given is None:
                 return None
-        return moved
+            moves.append((kind, given))
+        return tuple(moves)
+
+    def _step_plans(self, dims: Dims, moves: tuple[Move, ...]) -> list[list[Step]]:
+        """Return `plans_of` a chain; layers repeat, and so do runs of this pass."""
+        key = (plans_of, dims, moves)
+        found: list[list[Step]] | None = self.known.memo.get(key)
+        if found is None:
+            found = self.known.memo[key] = plans_of(dims, moves)
+        return found
 
     # -- operators for the steps ---------------------------------------------------------------
 

@@ -10,7 +10,14 @@ import onnx_ir as ir
 
 from graphopt.analysis import forget_annotations
 from graphopt.errors import InvalidModelError, OptionError, PostconditionError
-from graphopt.ir import Checkpoint, initializer_tensors, nodes, normalise, structure_digest
+from graphopt.ir import (
+    Checkpoint,
+    forget_graphs,
+    initializer_tensors,
+    nodes,
+    normalise,
+    structure_digest,
+)
 from graphopt.rewrite import (
     Contract,
     Edit,
@@ -134,6 +141,7 @@ class ExternalOnnxIr(Pass):
         assert self.foreign is not None
         result = self.foreign(model).model
         forget_annotations(model)
+        forget_graphs(model)
         if result is not model:
             Checkpoint.take(result).restore(model)
         try:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
 from graphopt.errors import OptionError
-from graphopt.ir import Checkpoint
+from graphopt.ir import Checkpoint, remembered_graphs
 from graphopt.pipeline.facts_source import FactsSource, StatisticsProvider
 from graphopt.pipeline.group_check import Verify
 from graphopt.pipeline.group_run import GroupRun, Run
@@ -131,7 +131,7 @@ class PassManager:
             known_faults=self._known_faults(model, ledger),
             ledger=ledger,
         )
-        with ledger.timing.running():
+        with ledger.timing.running(), remembered_graphs(model):
             for group in groups_of(pipeline):
                 GroupRun(group, whole).run()
         return PipelineResult(model, ledger)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
-from graphopt.ir import graphs
+from graphopt.ir import forget_graphs, graphs
 from graphopt.rewrite import Journal, Pass
 
 __all__ = ["Census", "Mark", "Standing"]
@@ -77,6 +77,7 @@ class Standing:
         self._unchanged_since = dict(mark.unchanged_since)
         self._census = None
         self.shapes.touched.everything = True
+        forget_graphs(self.model)
 
     def note(self, pass_: Pass, edits: int) -> None:
         """Take note that ``pass_`` has run and made so many edits."""

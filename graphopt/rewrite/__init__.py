@@ -1,7 +1,8 @@
 """Passes, contracts, and the editor that is the only way to change a model."""
 
+from graphopt.rewrite.attachment import can_replace
 from graphopt.rewrite.base import Pass
-from graphopt.rewrite.change import Change, can_replace
+from graphopt.rewrite.change import Change
 from graphopt.rewrite.contract import Approximate, Contract, Exact, Numerics, Rounding
 from graphopt.rewrite.editor import Editor, describe
 from graphopt.rewrite.facts import (

@@ -6,8 +6,10 @@ import onnx_ir as ir
 
 from graphopt.errors import PassError
 from graphopt.ir import subgraphs_of
+from graphopt.rewrite.overwriting import is_overwritten
 
 __all__ = [
+    "can_replace",
     "copy_shape",
     "detach_subgraphs",
     "graph_of",
@@ -70,3 +72,20 @@ def take_over_output(old: ir.Value, new: ir.Value, spare_name: str) -> None:
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new
+
+
+def can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Tell whether `Change.replace` may put ``new`` in the place of ``old``.
+
+    A value that a reader overwrites has to be a copy of its own: see `is_overwritten`. A value that
+    the graph returns keeps its public name, so that what replaces it must be able to take that
+    name: the output of a node of the same graph that is not returned already.
+    """
+    if is_overwritten(old):
+        return False
+    if not old.is_graph_output():
+        return True
+    producer, owner = new.producer(), old.producer()
+    if producer is None or owner is None or new.is_graph_output():
+        return False
+    return producer.graph is owner.graph

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import as_tensor
+from graphopt.ir import as_tensor, forget_graphs, may_hold_graphs
 from graphopt.rewrite.attachment import (
+    can_replace,
     copy_shape,
     detach_subgraphs,
     graph_of,
@@ -19,31 +20,13 @@ from graphopt.rewrite.attachment import (
 )
 from graphopt.rewrite.journal import Touched
 from graphopt.rewrite.names import NamePool
-from graphopt.rewrite.overwriting import is_overwritten
 
-__all__ = ["Change", "can_replace"]
+__all__ = ["Change"]
 
 Place = ir.Node | ir.Value | ir.Graph
 
 _INITIALIZERS_ALONE_SINCE = 4
 """The IR version since which an initializer need not be an input as well."""
-
-
-def can_replace(old: ir.Value, new: ir.Value) -> bool:
-    """Tell whether `Change.replace` may put ``new`` in the place of ``old``.
-
-    A value that a reader overwrites has to be a copy of its own: see `is_overwritten`. A value that
-    the graph returns keeps its public name, so that what replaces it must be able to take that
-    name: the output of a node of the same graph that is not returned already.
-    """
-    if is_overwritten(old):
-        return False
-    if not old.is_graph_output():
-        return True
-    producer, owner = new.producer(), old.producer()
-    if producer is None or owner is None or new.is_graph_output():
-        return False
-    return producer.graph is owner.graph
 
 
 class Change:
@@ -380,6 +363,8 @@ class Change:
             assert node.graph is not None
             node.graph.remove(node, safe=True)
             self.touched.nodes[node] = None
+        if self.touched.everything or any(map(may_hold_graphs, self.touched.nodes)):
+            forget_graphs(self._model)
 
     def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         place: Place = before or after or self._place
