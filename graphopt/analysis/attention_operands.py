@@ -168,22 +168,35 @@ class AttentionOperands:
         parted = self._reshaped(self.rows(heads), [0, 0, heads.count, heads.size])
         return self._node("Transpose", [parted], {"perm": [0, 2, 1, 3]})
 
-    def result(self, fused: ir.Value) -> ir.Value:
-        """Return what takes the place of the merged heads, from (B, S, H * e)."""
+    def result(self, fused: ir.Value, values: Heads) -> ir.Value:
+        """Return what takes the place of the merged heads, from (B, S, H * e).
+
+        Args:
+            fused: What the operator computes.
+            values: What the weights are multiplied with, past included.
+        """
         found = self._found
         if found.is_guarded:
             # Where no key counts or a score overflows, weights are NaN, and so is the context.
-            known = self._shapes.of(found.result)
-            kind = known.dtype.numpy() if known is not None and known.dtype else np.float32
-            zero = self._change.initializer(np.array(0, kind), name="guarded")
             nan = self._node("IsNaN", [fused])
-            fused = self._node("Where", [nan, zero, fused])
+            fused = self._node("Where", [nan, self._without_weight(values), fused])
         if found.is_time_first:
             fused = self._node("Transpose", [fused], {"perm": [1, 0, 2]})
         if found.is_settled:
             return fused
         merge = found.merge
         return self._node("Reshape", [fused, merge.inputs[1]], attributes=dict(merge.attributes))
+
+    def _without_weight(self, values: Heads) -> ir.Value:
+        """Return the context of weights that are all 0, (B, 1, H * e): NaN where a value is."""
+        known = self._shapes.of(self._found.result)
+        kind = known.dtype.numpy() if known is not None and known.dtype else np.float32
+        zero = self._change.initializer(np.array(0, kind), name="weightless")
+        if not values.is_split:
+            total = self._with_axes("ReduceSum", self.rows(values), [1])
+            return self._node("Mul", [total, zero])
+        total = self._node("Mul", [self._with_axes("ReduceSum", values.source, [2]), zero])
+        return self._reshaped(total, [0, 1, values.count * values.size])
 
     # -- sizes -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from graphopt.analysis.linear_layers import Linear, common_source, find_linear
 from graphopt.ir import constant_tensor, opset_version
 from graphopt.rewrite import Change
 
-__all__ = ["packable_layers", "packed_bias", "packed_weight", "separate_operands"]
+__all__ = ["as_rows", "packable_layers", "packed_bias", "packed_weight", "separate_operands"]
 
 _ROWS_RANK = 3
 _SPLIT_COUNT_SINCE = 18
@@ -57,14 +57,14 @@ def separate_operands(
     """Return queries, keys and values without their biases, and the biases packed."""
     heads = _heads(found)
     if found.key.is_split or found.value.is_split:
-        query, key, value = (_as_rows(one, model, operands) for one in heads)
+        query, key, value = (as_rows(one, model, operands) for one in heads)
         return [operands.rows(query), operands.split(key), operands.split(value), None]
     whole = _whole(heads)
     layer = find_linear(whole) if whole is not None else None
     if layer is not None and layer.bias is not None and _last_node(found) in removed:
         return [*_split_again(model, heads, layer.product, operands), layer.bias]
     if any(one.part is not None for one in heads):
-        return [*(operands.rows(_as_rows(one, model, operands)) for one in heads), None]
+        return [*(operands.rows(as_rows(one, model, operands)) for one in heads), None]
     layers = [None if one.is_split or one.flat else find_linear(one.source) for one in heads]
     if all(layer is None or layer.bias is None for layer in layers):
         return [*(operands.rows(one) for one in heads), None]
@@ -147,8 +147,8 @@ def _thirds(model: ir.Model) -> dict[str, Any]:
     return {"axis": _ROWS_RANK - 1, **count}
 
 
-def _as_rows(heads: Heads, model: ir.Model, operands: AttentionOperands) -> Heads:
-    """Return the same heads with a source of their own."""
+def as_rows(heads: Heads, model: ir.Model, operands: AttentionOperands) -> Heads:
+    """Return the same heads with a source of their own, which may be a part of what it was."""
     if heads.part is None:
         return heads
     made = operands.parts(heads.source, _thirds(model))

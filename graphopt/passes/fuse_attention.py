@@ -14,6 +14,7 @@ from graphopt.analysis.attention_blocks import Attention, Mismatch, find_attenti
 from graphopt.analysis.attention_masks import Masks, plan_masks
 from graphopt.analysis.attention_operands import AttentionOperands
 from graphopt.analysis.attention_projections import (
+    as_rows,
     packable_layers,
     packed_bias,
     packed_weight,
@@ -56,7 +57,8 @@ class FuseAttention(Pass):
         past and present itself where nobody asks for them before. A mask that says of each key
         whether it counts is handed over as such, where it is computed of zeros and ones; others as
         what is added to the scores. Where NaN among the weights is replaced by 0, NaN of the result
-        is: no mask need be infinite for it, scores overflow too. Functions are left alone.
+        is, but where values are NaN or infinite: no mask need be infinite for it, scores overflow
+        too. Functions are left alone.
         Graphs are expected as `@exact` leaves them: an exporter's own have too much in between.
 
     When it refuses
@@ -72,8 +74,8 @@ class FuseAttention(Pass):
 
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes. Inputs that act as
-        masks are taken to hold zeros and ones. Where NaN is replaced by 0, values are taken for
-        finite: NaN among them would be replaced, too.
+        masks are taken to hold zeros and ones. Where NaN is replaced by 0, sums of values are taken
+        to be finite where the values are.
 
     Cost
         Time O(nodes), after shape inference. Packed weights are joined when they are written.
@@ -181,7 +183,8 @@ class _Fusion:
         kept = [one.value for one in masks.added]
         kept += [masks.key.mask] if masks.key else []
         removed = _replaced(found, kept, self.operators)
-        layers = packable_layers(found, removed) if packed else None
+        # The guard needs the values apart.
+        layers = packable_layers(found, removed) if packed and not found.is_guarded else None
         with self._edit.rewrite(found.merge, because=_described(found, masks)) as change:
             import_contrib(self._edit.model, change)
             operands = AttentionOperands(self.model, found, self.shapes, change)
@@ -203,7 +206,10 @@ class _Fusion:
                 outputs=1 + len(presents),
                 domain=CONTRIB_DOMAIN,
             )
-            change.replace(found.result, operands.result(fused))
+            values = as_rows(found.value, self.model, operands) if found.is_guarded else found.value
+            if new:
+                values = replace(values.without_past(), source=new[-1])
+            change.replace(found.result, operands.result(fused, values))
             for old, present in zip(presents, new, strict=True):
                 change.replace(old, present)
             removed = _replaced(found, operands.read, self.operators)
