@@ -100,7 +100,8 @@ def emulated(model: ir.Model) -> ir.Model:
         value
         for node in model.graph
         for value in node.outputs
-        if (known := shapes.of(value)) is not None and known.dtype == ir.DataType.FLOAT16
+        if value.dtype == ir.DataType.FLOAT16
+        or ((known := shapes.of(value)) is not None and known.dtype == ir.DataType.FLOAT16)
     }
     for value in model.graph.initializers.values():
         if value.dtype == ir.DataType.FLOAT16:

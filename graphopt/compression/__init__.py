@@ -3,6 +3,7 @@
 from graphopt.compression.half_formats import HALF_FORMATS, HalfFormat
 from graphopt.compression.half_plan import HalfPlan, plan_half
 from graphopt.compression.half_rewriting import HalfRewriter
+from graphopt.compression.half_types import with_types
 from graphopt.compression.half_weights import store_weights
 from graphopt.compression.integer_plan import Carried, IntegerPlan, PlanQuestion
 from graphopt.compression.opset import opset_obstacle
@@ -78,4 +79,5 @@ __all__ = [
     "weight_parameters",
     "weight_view",
     "widen_for_bias",
+    "with_types",
 ]

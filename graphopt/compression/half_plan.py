@@ -283,7 +283,7 @@ class _Planner:
 
     def _follows(self, node: ir.Node) -> bool:
         """Tell whether ``node`` has no float32 result and takes 16-bit operands as they are."""
-        if node in self.result.nodes or any(self._is_float(value) for value in node.outputs):
+        if node in self.result.nodes or self._is_float_node(node):
             return False
         if subgraphs_of(node) or (not node.domain and node.op_type in KEPT_OPERATORS):
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from graphopt.compression import (
     HalfRewriter,
     plan_half,
     store_weights,
+    with_types,
 )
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, option
@@ -126,11 +127,11 @@ class ConvertFloat16(Pass):
         elif self.weights_only:
             store_weights(model, edit, half, minimum_elements=self.minimum_elements)
         else:
-            plan = self._plan(model, half, facts)
+            shapes = with_types(model.graph, facts.shapes, Operators(model))
+            plan = self._plan(model, half, replace(facts, shapes=shapes))
             _refuse(model, plan, edit)
-            HalfRewriter(model, edit, half, plan, facts.shapes).run(
-                keeps_interface=self.keep_io_types
-            )
+            rewriter = HalfRewriter(model, edit, half, plan, shapes)
+            rewriter.run(keeps_interface=self.keep_io_types)
 
     def _is_too_old(self, model: ir.Model) -> bool:
         return opset_version(model) < _MINIMUM_OPSET[self.format]
@@ -157,7 +158,7 @@ class ConvertFloat16(Pass):
 
 def _float_values(model: ir.Model) -> tuple[str, ...]:
     """Return the names of what the main graph is given and computes in float32."""
-    shapes = infer_shapes(model)
+    shapes = with_types(model.graph, infer_shapes(model), Operators(model))
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     known = ((value, shapes.of(value)) for value in values)
     return tuple(
