@@ -11,6 +11,7 @@ from graphopt.analysis.operators import (
     operator_counts,
 )
 from graphopt.analysis.shapes import infer_shapes
+from graphopt.analysis.states import state_pairs
 from graphopt.analysis.summary import ModelSummary, PortSummary, summarise
 
 __all__ = [
@@ -20,8 +21,8 @@ __all__ = [
     "Operators",
     "PortSummary",
     "annotation_parameters",
-    "forget_annotations",
     "compared_values",
+    "forget_annotations",
     "index_ranges",
     "infer_shapes",
     "is_annotated",
@@ -29,5 +30,6 @@ __all__ = [
     "is_pure",
     "mask_inputs",
     "operator_counts",
+    "state_pairs",
     "summarise",
 ]

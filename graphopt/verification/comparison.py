@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis import state_pairs
 from graphopt.errors import RunError, UnsupportedModelError
 from graphopt.ir import load
 from graphopt.rewrite import Numerics
@@ -20,11 +21,13 @@ from graphopt.verification.differences import (
     finite_or_none,
 )
 from graphopt.verification.randomness import RandomOutputs, random_outputs
+from graphopt.verification.sequences import run_in_turn
 from graphopt.verification.summary import ErrorSummary, contract_fault
 
 __all__ = ["Comparison", "Verdict", "compare_models", "compare_sessions"]
 
 Feeds: TypeAlias = Mapping[str, Any]
+_MOST_STEPS = 64  # of a sequence that shows how errors add up
 Verdict: TypeAlias = Literal["equal", "within-budget", "broken"]
 
 
@@ -37,6 +40,8 @@ class Comparison:
             not what it must be.
         skipped: Inputs that the reference itself could not run, each with the runtime's message.
         random_outputs: Outputs of which only type and shape were compared.
+        carried: Inputs that were fed from outputs of the run before, in a sequence of runs.
+        steps: How many runs that sequence had; `samples` counts them too.
         noise: Per output, by how much the reference differs from itself run to run, as `max_rel`;
             only outputs where it does, random ones left out.
     """
@@ -44,6 +49,8 @@ class Comparison:
     errors: ErrorSummary
     skipped: tuple[str, ...] = ()
     random_outputs: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    steps: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -69,6 +76,9 @@ class Comparison:
         if self.random_outputs:
             names = ", ".join(f"`{name}`" for name in self.random_outputs)
             found.append(f"{names} depend on random numbers: compared by type and shape only")
+        if self.steps:
+            names = ", ".join(f"`{name}`" for name in self.carried)
+            found.append(f"{self.steps} runs in a row, each handing {names} on to the next")
         for name, noise in self.noise.items():
             found.append(f"`{name}` of the reference differs from itself by {noise:.2g} run to run")
         return tuple(found)
@@ -92,8 +102,12 @@ def compare_models(
     worker: Worker,
     reference_options: SessionOptions | None = None,
     candidate_options: SessionOptions | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Run two model files on the same inputs and compare their outputs.
+
+    A model that carries state is run over a sequence too: the inputs in order, each side fed what
+    it computed itself, so that errors add up as they will in use.
 
     Args:
         reference: The model that is right by definition.
@@ -103,6 +117,8 @@ def compare_models(
         reference_options: Defaults to the runtime's optimizations disabled.
         candidate_options: Defaults to the same; pass the options of the deployment to judge the
             candidate as it will run.
+        states: Inputs that are state, with the outputs that are handed on to them; by default
+            those that names tell (`state_pairs`). An empty mapping: none.
 
     Raises:
         UnsupportedModelError: The reference runs with none of the inputs.
@@ -111,12 +127,14 @@ def compare_models(
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
     """
     plain = SessionOptions(optimization="disabled")
-    unstable = random_outputs(load(reference))
+    original = load(reference)
+    unstable = random_outputs(original)
+    carried = state_pairs(original) if states is None else states
     with (
         worker.load(reference, reference_options or plain) as expected,
         worker.load(candidate, candidate_options or plain) as found,
     ):
-        return compare_sessions(expected, found, feed_sets, unstable=unstable)
+        return compare_sessions(expected, found, feed_sets, unstable=unstable, states=carried)
 
 
 def compare_sessions(
@@ -125,6 +143,7 @@ def compare_sessions(
     feed_sets: Iterable[Feeds],
     *,
     unstable: RandomOutputs | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare two loaded models; see `compare_models`.
 
@@ -133,6 +152,7 @@ def compare_sessions(
         candidate: The model that is judged.
         feed_sets: Inputs; read once.
         unstable: `random_outputs` of the reference; by default none is random.
+        states: Inputs that are state, with the outputs that are handed on to them.
 
     Raises:
         UnsupportedModelError: The reference runs with none of the inputs.
@@ -143,6 +163,7 @@ def compare_sessions(
     skipped: list[str] = []
     noise: dict[str, float] = {}
     random: frozenset[str] = frozenset()
+    sequence: list[Feeds] = []
     for feeds in feed_sets:
         try:
             expected = reference.run(feeds)
@@ -154,16 +175,23 @@ def compare_sessions(
         if not errors.samples:
             noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())
         errors.add(_differences(expected, candidate.run(feeds), random))
+        if states and len(sequence) < _MOST_STEPS:
+            sequence.append(feeds)
     if not errors.samples:
         raise UnsupportedModelError(
             "the reference model runs with none of the inputs",
             why=skipped[-1] if skipped else "there were no inputs",
             hint="give inputs of your own with `--calibration`",
         )
+    steps = list(run_in_turn(reference, candidate, sequence, states or {}))
+    for expected, found in steps:
+        errors.add(_differences(expected, found, random))
     return Comparison(
         errors=errors,
         skipped=tuple(skipped),
         random_outputs=tuple(sorted(random)),
+        carried=tuple(states or ()) if steps else (),
+        steps=len(steps),
         noise=noise,
     )
 
