@@ -19,17 +19,28 @@ def choose(candidates: Iterable[Measured]) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
-    are within 5 % of each other, or nothing was timed without noise, the smallest of them does.
+    are within 5 % of each other, or the intervals of their ratios overlap, or nothing was timed
+    without noise, the smallest of them does.
     Of those within 1 % of the smallest, the target names the better one first.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
     pool = [candidate for candidate in correct if candidate.meets_gates] or correct
     if not pool:
         return None
-    fastest = min(_latency_ratio(candidate) for candidate in pool)
-    similar = [item for item in pool if _latency_ratio(item) <= fastest * (1 + SIMILAR_LATENCY)]
+    fastest = min(pool, key=_latency_ratio)
+    similar = [item for item in pool if _is_as_fast(item, fastest)]
     smallest = min(candidate.size_ratio for candidate in similar)
     return next(item for item in similar if item.size_ratio <= smallest * (1 + SIMILAR_SIZE))
+
+
+def _is_as_fast(item: Measured, fastest: Measured) -> bool:
+    """Tell whether no difference in speed is sure: floats stored otherwise run as they did."""
+    if _latency_ratio(item) <= _latency_ratio(fastest) * (1 + SIMILAR_LATENCY):
+        return True
+    mine, best = item.latency, fastest.latency
+    if mine is None or best is None or "too-noisy" in (mine.verdict, best.verdict):
+        return False
+    return mine.ratio_low <= best.ratio_high
 
 
 def _latency_ratio(candidate: Measured) -> float:

@@ -5,8 +5,11 @@ from types import SimpleNamespace
 from graphopt.search import choose
 
 
-def candidate(name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True, verdict="faster"):
-    latency = None if ratio is None else SimpleNamespace(ratio=ratio, verdict=verdict)
+def candidate(
+    name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True, verdict="faster", spread=0.0
+):
+    bounds = {} if ratio is None else {"ratio_low": ratio - spread, "ratio_high": ratio + spread}
+    latency = None if ratio is None else SimpleNamespace(ratio=ratio, verdict=verdict, **bounds)
     return SimpleNamespace(
         name=name,
         latency=latency,
@@ -40,6 +43,12 @@ def test_a_candidate_that_misses_a_goal_is_the_last_resort():
 def test_among_equally_fast_ones_the_smallest_wins():
     assert chosen(candidate("large", 0.300, 0.6), candidate("small", 0.310, 0.25)) == "small"
     assert chosen(candidate("fast", 0.300, 0.6), candidate("small", 0.330, 0.25)) == "fast"
+
+
+def test_a_difference_that_is_not_sure_is_none():
+    large, small = ("large", 0.80, 0.97), ("small", 0.90, 0.27)
+    assert chosen(candidate(*large, spread=0.06), candidate(*small, spread=0.06)) == "small"
+    assert chosen(candidate(*large, spread=0.02), candidate(*small, spread=0.02)) == "large"
 
 
 def test_without_timing_the_smallest_wins():
