@@ -6,7 +6,7 @@ zeros; all else stays as it is, so that the two models agree up to the rounding 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import infer_shapes
-from graphopt.analysis.coupling import Coupling, couple
+from graphopt.analysis.coupling import couple
 from graphopt.compression.surgery import Obstacle, Surgery, plan_surgery
 from graphopt.errors import RunError, SessionLoadError
 from graphopt.ir import clone, constant_tensor, save, scratch_folder
@@ -32,13 +32,12 @@ Feeds = Iterable[Mapping[str, Any]]
 
 def masked(change: Change, surgery: Surgery) -> None:
     """Put zeros where sums run over removed units."""
-    coupling = surgery.coupling
-    for use in coupling.uses:
+    for use in surgery.coupling.uses:
         if use.role != "contracts":
             continue
         value = use.node.inputs[use.operand]
         tensor = constant_tensor(value)
-        mask = surgery.masks(value).get(use.axis) if tensor is not None else None
+        mask = surgery.kept(use.factor)
         if mask is None or tensor is None or value is None:
             continue
         array = np.moveaxis(tensor.numpy().copy(), use.axis, 0)
@@ -47,12 +46,12 @@ def masked(change: Change, surgery: Surgery) -> None:
         change.set_input(use.node, use.operand, change.initializer(array, name=f"{value.name}_0"))
 
 
-def surgery_fault(model: ir.Model, units: Iterable[int], feeds: Feeds) -> str | None:
+def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> str | None:
     """Remove units from a copy of a model, and compare it with a copy that has zeros there.
 
     Args:
         model: The model as it is, which stays so.
-        units: The units to remove, as `couple` numbers them.
+        cuts: The units to remove, as `couple` numbers them: one rewrite each.
         feeds: Inputs to compare on.
 
     Returns:
@@ -61,7 +60,7 @@ def surgery_fault(model: ir.Model, units: Iterable[int], feeds: Feeds) -> str | 
     Raises:
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
     """
-    chosen = list(units)
+    chosen = list(cuts)
     with scratch_folder() as folder:
         zeros, shorter = folder / "zeros.onnx", folder / "shorter.onnx"
         _write(model, chosen, zeros, is_masked=True)
@@ -81,19 +80,19 @@ def surgery_fault(model: ir.Model, units: Iterable[int], feeds: Feeds) -> str | 
     return None
 
 
-def _write(model: ir.Model, units: list[int], path: Path, *, is_masked: bool) -> Obstacle | None:
+def _write(
+    model: ir.Model, cuts: list[Sequence[int]], path: Path, *, is_masked: bool
+) -> Obstacle | None:
     copy = clone(model)
-    surgery = plan_surgery(_coupled(copy), units)
+    coupling = couple(copy, infer_shapes(copy))
     editor = Editor(copy, pass_name="self-test", journal=Journal())  # noqa: S106 - no secret
     obstacle: Obstacle | None = None
-    with editor.rewrite(copy.graph, because="self-test") as change:
-        if is_masked:
-            masked(change, surgery)
-        else:
-            obstacle = surgery.apply(change)
+    for units in cuts:
+        surgery = plan_surgery(coupling, units)
+        with editor.rewrite(copy.graph, because="self-test") as change:
+            if is_masked:
+                masked(change, surgery)
+            else:
+                obstacle = obstacle or surgery.apply(change)
     save(copy, path)
     return obstacle
-
-
-def _coupled(model: ir.Model) -> Coupling:
-    return couple(model, infer_shapes(model))

@@ -69,7 +69,13 @@ class QuantizedWeights:
         return id(graph) if id(graph) in self._in_functions else 0
 
 
-def remove_unread(model: ir.Model, edit: Editor, values: Iterable[ir.Value]) -> None:
+def remove_unread(
+    model: ir.Model,
+    edit: Editor,
+    values: Iterable[ir.Value],
+    *,
+    because: str = "float originals that nobody reads any more",
+) -> None:
     """Remove those of ``values`` that nobody reads any more, and what led to them alone.
 
     A float original left behind would undo the saving, so that a quantizer does not leave this to
@@ -79,11 +85,12 @@ def remove_unread(model: ir.Model, edit: Editor, values: Iterable[ir.Value]) -> 
         model: The model.
         edit: Where the removal is recorded, as one rewrite.
         values: What quantized operators used to read: initializers, or what is computed from them.
+        because: What they were.
     """
     unread = _unread(values)
     if not unread:
         return
-    with edit.rewrite(model.graph, because="float originals that nobody reads any more") as change:
+    with edit.rewrite(model.graph, because=because) as change:
         for found in unread:
             if isinstance(found, ir.Node):
                 change.remove(found)

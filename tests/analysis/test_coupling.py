@@ -32,9 +32,9 @@ def test_neurons_are_tied_through_bias_and_activation():
     assert sites == [("b1", 0), ("w1", 1), ("w2", 0)]
 
 
-def test_what_a_model_takes_and_returns_stays():
+def test_what_a_model_returns_stays():
     pins = {group.pin.slug for group in groups_of(FFN) if group.pin}
-    assert pins == {"fixed-length"}
+    assert pins == {"model-output"}
 
 
 def test_an_overridable_weight_pins_what_it_meets():

@@ -60,7 +60,7 @@ def free_group(model):
 def test_what_is_cut_computes_what_zeros_compute(name, which):
     model = from_text(MODELS[name])
     group = free_group(model)
-    assert surgery_fault(model, [group.units[i] for i in which], FEEDS[name]) is None
+    assert surgery_fault(model, [[group.units[i] for i in which]], FEEDS[name]) is None
 
 
 def test_it_is_smaller_by_what_was_removed():
@@ -80,7 +80,7 @@ def test_a_wrong_cut_is_found(monkeypatch):
     model = from_text(SLICED)
     group = free_group(model)
     monkeypatch.setattr("graphopt.compression.surgery.Surgery._adapt_slice", lambda *_: None)
-    fault = surgery_fault(model, group.units[:2], FEEDS["sliced"])
+    fault = surgery_fault(model, [group.units[:2]], FEEDS["sliced"])
     assert fault is not None
 
 

@@ -54,9 +54,14 @@ class Group:
     producers: tuple[Use, ...]
     pin: Pin | None
 
+    @property
+    def node(self) -> ir.Node:
+        """The node by which reports name the group: where it is summed over, if anywhere."""
+        return (self.contractions or self.producers)[0].node
+
 
 def find_groups(coupling: Coupling) -> tuple[Group, ...]:
-    """Return the groups of units that something sums over, in the order of the graph."""
+    """Return the groups of units that layers compute, in the order of the graph."""
     families = _families(coupling)
     uses: dict[int, list[Use]] = defaultdict(list)
     for use in coupling.uses:
@@ -68,8 +73,12 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
         members[family].append(unit)
     found = []
     for family, its_uses in uses.items():
-        if not sites.get(family) or not any(use.role == "contracts" for use in its_uses):
-            continue
+        roles = {use.role for use in its_uses}
+        is_pinned = any(coupling.units.pin(unit) is not None for unit in members[family])
+        if not sites.get(family) or "computes" not in roles:
+            continue  # what the model takes
+        if "contracts" not in roles and not is_pinned:
+            continue  # nothing depends on it
         found.append(_group(coupling, sorted(members[family]), sites[family], its_uses))
     return tuple(found)
 

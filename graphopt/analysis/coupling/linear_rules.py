@@ -72,6 +72,7 @@ def _conv(node: ir.Node, walk: Walk) -> Found:
         why = "channels are convolved in groups"
         for axis in (data[1], weight[0], weight[1]):
             walk.pin_axis(axis, "grouped", why, where)
+        walk.note("computes", node, channels, 1, 0)
     return [_convolved(node, walk, data[0], channels)]
 
 

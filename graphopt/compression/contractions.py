@@ -1,0 +1,132 @@
+"""Layers that sum over units: their weight as a matrix, what enters, and where their bias is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.coupling import Use
+from graphopt.ir import constant_tensor
+from graphopt.rewrite import Asked, Channels, Window
+
+__all__ = ["Contraction", "contraction_of"]
+
+Array = npt.NDArray[Any]
+_MATRIX_RANK = 2
+_MOST_POSITIONS = 256
+"""Positions of one image at which a convolution is looked at: neighbours see much the same."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A layer with a constant weight that sums over a dimension.
+
+    Attributes:
+        use: Where: node, input that is the weight, axis of it that is summed over.
+        kernel: How many elements of the weight each index has for one output: 1 for matrices.
+    """
+
+    use: Use
+    kernel: int
+
+    @property
+    def node(self) -> ir.Node:
+        """The layer."""
+        return self.use.node
+
+    @property
+    def weight(self) -> ir.Value:
+        """Its weight."""
+        value = self.node.inputs[self.use.operand]
+        assert value is not None
+        return value
+
+    def matrix(self) -> Array:
+        """Return the weight as (indices x kernel, outputs), index by index."""
+        return self._moved().reshape(self._indices() * self.kernel, -1)
+
+    def rows(self) -> Array:
+        """Return the weight as (indices, kernel x outputs)."""
+        return self._moved().reshape(self._indices(), -1)
+
+    def _moved(self) -> Array:
+        tensor = constant_tensor(self.weight)
+        assert tensor is not None
+        array = tensor.numpy()
+        if self.node.op_type == "Conv":  # (outputs, indices, *kernel)
+            return np.moveaxis(array, 0, -1)
+        return np.moveaxis(array, self.use.axis, 0)
+
+    def _indices(self) -> int:
+        tensor = constant_tensor(self.weight)
+        assert tensor is not None
+        return int(tensor.shape.numpy()[self.use.axis])
+
+    def stored(self, matrix: Array) -> Array:
+        """Return a matrix like `matrix` in the form in which the weight is stored, in its type."""
+        tensor = constant_tensor(self.weight)
+        assert tensor is not None
+        shape = tensor.shape.numpy()
+        if self.node.op_type == "Conv":
+            found = np.moveaxis(matrix.reshape(-1, *shape[2:], shape[0]), -1, 0)
+        else:
+            found = matrix.T if self.use.axis else matrix
+        return np.ascontiguousarray(found, dtype=tensor.dtype.numpy()).reshape(shape)
+
+    def entering(self) -> Asked:
+        """Return how to ask for what enters, in the order of the rows of `matrix`."""
+        name = self.node.inputs[0].name if self.node.inputs[0] is not None else None
+        assert name is not None
+        if self.node.op_type != "Conv":
+            return name
+        return Channels(
+            name, window=_window(self.node, self._kernel_shape()), positions=_MOST_POSITIONS
+        )
+
+    def channels(self) -> Asked:
+        """Return how to ask for what enters by index."""
+        name = self.node.inputs[0].name if self.node.inputs[0] is not None else None
+        assert name is not None
+        return Channels(name, axis=1) if self.node.op_type == "Conv" else name
+
+    def _kernel_shape(self) -> tuple[int, ...]:
+        tensor = constant_tensor(self.weight)
+        assert tensor is not None
+        return tuple(int(size) for size in tensor.shape.numpy()[2:])
+
+
+def _window(node: ir.Node, kernel: tuple[int, ...]) -> Window:
+    rank = len(kernel)
+
+    def numbers(name: str, default: int, count: int) -> tuple[int, ...]:
+        attribute = node.attributes.get(name)
+        return (default,) * count if attribute is None else tuple(attribute.as_ints())
+
+    return Window(
+        kernel,
+        numbers("strides", 1, rank),
+        numbers("dilations", 1, rank),
+        numbers("pads", 0, 2 * rank),
+        1,
+    )
+
+
+def contraction_of(use: Use) -> Contraction | None:
+    """Return the layer of a use that sums, or ``None`` where its operand is no constant weight.
+
+    Only layers are returned whose sums can be compensated: ``MatMul`` with a matrix on the right,
+    ``Gemm``, and ``Conv`` in one group with explicit padding.
+    """
+    node, tensor = use.node, constant_tensor(use.node.inputs[use.operand])
+    if tensor is None or use.role != "contracts" or use.operand != 1:
+        return None
+    shape = tensor.shape.numpy()
+    if node.op_type in ("MatMul", "Gemm") and len(shape) == _MATRIX_RANK:
+        return Contraction(use, 1)
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
+        return None
+    return Contraction(use, int(np.prod(shape[2:], dtype=np.int64)))
