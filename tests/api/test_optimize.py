@@ -46,6 +46,7 @@ def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(qu
         "dynamic": "rejected",
         "fused": "rejected",
         "outliers": "rejected",
+        "outliers-static": "rejected",
         "tuned-weights": "passed",
         "weights": "passed",
         "float": "passed",

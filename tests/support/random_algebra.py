@@ -200,6 +200,19 @@ def padded_convolution(scope):
     return z
 
 
+def strided_convolution(scope):
+    """A Conv that moves by two pixels or three over an image of one to three channels."""
+    channels, kernel, step = (scope.draw(st.integers(1, 3)) for _ in range(3))
+    step, pads = max(step, 2), [scope.draw(st.integers(0, 2)) for _ in range(4)]
+    sizes = [step * scope.draw(st.integers(2, 3)) for _ in range(2)]
+    x = scope.weight(_values(scope, (1, channels, *sizes)))
+    y = scope.node("Tanh", [x], FLOAT, (1, channels, *sizes))
+    spans = [(sizes[axis] + pads[axis] + pads[axis + 2] - kernel) // step + 1 for axis in range(2)]
+    weight = _weight(scope, (2, channels, kernel, kernel))
+    inputs = [y, weight, *([_weight(scope, (2,))] if _coin(scope) else [])]
+    return scope.node("Conv", inputs, FLOAT, (1, 2, *spans), pads=pads, strides=[step, step])
+
+
 def flattened_linear(scope):
     """A Gemm on a tensor flattened for it, and the Reshape back."""
     where = lambda v: len(v.dims) in (3, 4) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
@@ -304,6 +317,7 @@ ALGEBRA = {
     "fuse-activations": (hard_activation, composed_activation),
     "fuse-gemm": (affine_matrix,),
     "unflatten-gemm": (flattened_linear,),
+    "deepen-convolutions": (strided_convolution,),
     "fold-padding": (padded_convolution,),
     "fold-input-scales": (scaled_input,),
     "fold-scales": (affine_layer, normalized_layer, scaled_scores),

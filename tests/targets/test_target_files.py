@@ -25,9 +25,17 @@ def write(folder: Path, text: str, name: str = "board.toml") -> Path:
     return path
 
 
-def test_the_two_targets_load():
-    assert target_names() == ("cpu-fp32", "cpu-int8")
-    float_target, int8 = (load_target(name) for name in target_names())
+def test_the_targets_load():
+    assert target_names() == ("cpu-fp32", "cpu-int4", "cpu-int8")
+    float_target, int4, int8 = (load_target(name) for name in target_names())
+    assert [item.name for item in int4.enabled_candidates()] == [
+        "compensated",
+        "blocks",
+        "long-blocks",
+        "fused",
+        "eight-bits",
+        "float",
+    ]
     assert [item.name for item in float_target.enabled_candidates()] == [
         "exact",
         "undeclared",
@@ -36,6 +44,7 @@ def test_the_two_targets_load():
     assert [item.name for item in int8.enabled_candidates()] == [
         "static",
         "outliers",
+        "outliers-static",
         "dynamic",
         "fused",
         "tuned-weights",
@@ -44,7 +53,7 @@ def test_the_two_targets_load():
     ]
     candidates = {item.name: item for item in int8.candidates}
     measured = [name for name, item in candidates.items() if item.needs_calibration]
-    assert measured == ["static", "outliers", "tuned-weights"]
+    assert measured == ["static", "outliers", "outliers-static", "tuned-weights"]
     stages, dynamic = "freeze-initializers,@exact", candidates["dynamic"]
     assert int8.pipeline_text(dynamic) == f"{stages},quantize-dynamic,clear-value-info"
     assert int8.pipeline_text(candidates["float"]) == stages
@@ -57,8 +66,9 @@ def test_the_two_targets_load():
     }
 
 
-def test_int8_always_has_a_float_way_out():
-    candidates = load_target("cpu-int8").candidates
+@pytest.mark.parametrize("name", ["cpu-int4", "cpu-int8"])
+def test_there_always_is_a_float_way_out(name):
+    candidates = load_target(name).candidates
     assert any(not item.pipeline and not item.needs_calibration for item in candidates)
 
 
@@ -156,7 +166,15 @@ max_size_ratio = false
     assert target.precision.activation == "s8"
     assert target.precision.weight == "s8"
     enabled = [item.name for item in target.enabled_candidates()]
-    assert enabled == ["outliers", "dynamic", "fused", "tuned-weights", "weights", "float"]
+    assert enabled == [
+        "outliers",
+        "outliers-static",
+        "dynamic",
+        "fused",
+        "tuned-weights",
+        "weights",
+        "float",
+    ]
     assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
@@ -280,7 +298,15 @@ def test_with_stages_switches_stages_and_candidates():
     target = int8().with_stages({"exact": False, "static": False})
     assert target.stage_text() == "freeze-initializers"
     enabled = [item.name for item in target.enabled_candidates()]
-    assert enabled == ["outliers", "dynamic", "fused", "tuned-weights", "weights", "float"]
+    assert enabled == [
+        "outliers",
+        "outliers-static",
+        "dynamic",
+        "fused",
+        "tuned-weights",
+        "weights",
+        "float",
+    ]
     with pytest.raises(UnknownNameError, match="unknown stage `prun`"):
         int8().with_stages({"prun": True})
     with pytest.raises(OptionError, match="every candidate is switched off"):

@@ -22,6 +22,7 @@ def test_examples_load(tmp_path):
     board = load_target(path)
     assert [item.name for item in board.enabled_candidates()] == [
         "outliers",
+        "outliers-static",
         "dynamic",
         "fused",
         "tuned-weights",
@@ -38,10 +39,10 @@ def test_gate_table_is_complete_and_right(name):
     assert row == GATES[name].kind
 
 
-@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize("column", [0, 1, 2])
 def test_limits_in_the_table_are_those_of_the_targets(column):
-    target = load_target(("cpu-fp32", "cpu-int8")[column])
-    table = PAGE.split("## The two targets")[1].split("\n\n")[1]
-    rows = re.findall(r"^\| `(m\w+)` \| (\S+) \| (\S+) \|$", table, re.MULTILINE)
+    target = load_target(("cpu-fp32", "cpu-int8", "cpu-int4")[column])
+    table = PAGE.split("## The targets")[1].split("\n\n")[1]
+    rows = re.findall(r"^\| `(m\w+)` \| (\S+) \| (\S+) \| (\S+) \|$", table, re.MULTILINE)
     shown = {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "-"}
     assert shown == target.gates
