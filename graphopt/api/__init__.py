@@ -2,7 +2,14 @@
 
 from graphopt.api.comparing import bench, verify
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
-from graphopt.api.running import explain, inspect, inspect_samples, inspect_saturation, run_pipeline
+from graphopt.api.running import (
+    explain,
+    inspect,
+    inspect_samples,
+    inspect_saturation,
+    inspect_structure,
+    run_pipeline,
+)
 
 __all__ = [
     "Optimization",
@@ -12,6 +19,7 @@ __all__ = [
     "inspect",
     "inspect_samples",
     "inspect_saturation",
+    "inspect_structure",
     "optimize",
     "plan",
     "run_pipeline",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.analysis import KeptShapes, ModelSummary, summarise
+from graphopt.analysis import KeptShapes, ModelSummary, infer_shapes, summarise
+from graphopt.analysis.coupling import couple, find_groups
 from graphopt.calibration import Calibrator, lint_samples, load_samples
 from graphopt.calibration.lint import lint_survey
 from graphopt.calibration.survey import Survey
@@ -16,7 +17,7 @@ from graphopt.errors import OutputError
 from graphopt.ir import load, patient_collection, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
-from graphopt.report import RunReport, SamplesReport
+from graphopt.report import RunReport, SamplesReport, StructureReport
 from graphopt.rewrite import Journal, TargetFacts
 from graphopt.runtime import input_specs, shared_worker
 from graphopt.search import (
@@ -28,7 +29,14 @@ from graphopt.search import (
 )
 from graphopt.targets import load_target
 
-__all__ = ["explain", "inspect", "inspect_samples", "inspect_saturation", "run_pipeline"]
+__all__ = [
+    "explain",
+    "inspect",
+    "inspect_samples",
+    "inspect_saturation",
+    "inspect_structure",
+    "run_pipeline",
+]
 
 
 @patient_collection()
@@ -142,6 +150,16 @@ def inspect(path: str | Path) -> ModelSummary:
         InputError: The file is not a usable model.
     """
     return summarise(load(path))
+
+
+def inspect_structure(path: str | Path) -> StructureReport:
+    """Return what of a model file stands or falls together: heads, neurons, channels, widths.
+
+    Raises:
+        InputError: The file is not a usable model.
+    """
+    model = load(path)
+    return StructureReport(groups=find_groups(couple(model, infer_shapes(model))))
 
 
 def inspect_samples(

@@ -24,6 +24,7 @@ __all__ = ["command"]
     examples=(
         "graphopt inspect model.onnx",
         "graphopt inspect model.onnx --samples samples/ --eval labelled.npz",
+        "graphopt inspect model.onnx --structure",
     ),
 )
 @model_argument
@@ -33,7 +34,16 @@ __all__ = ["command"]
 @click.option(
     "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Samples to compare them with."
 )
-def command(settings: Settings, model: Path, samples: str | None, evaluation: str | None) -> int:
+@click.option(
+    "--structure", is_flag=True, help="Show heads, neurons and channels, and which can go."
+)
+def command(
+    settings: Settings,
+    model: Path,
+    samples: str | None,
+    evaluation: str | None,
+    structure: bool,  # noqa: FBT001 - by name only
+) -> int:
     """Show what a model is made of.
 
     With samples it also shows what they are like, and what is doubtful about them; of a quantized
@@ -51,6 +61,9 @@ def command(settings: Settings, model: Path, samples: str | None, evaluation: st
         if layers := api.inspect_saturation(model, samples):
             text = f"{text}\n\n{_saturation_text(layers)}"
             document["without_vnni"] = [layer.to_dict() for layer in layers]
+    if structure:
+        groups = api.inspect_structure(model)
+        text, document = f"{text}\n\n{groups}", {**document, "structure": groups.to_dict()}
     print_result(settings, text=text, document=document)
     return 0
 

@@ -19,6 +19,7 @@ from graphopt.report.result import (
 )
 from graphopt.report.run_report import RunReport
 from graphopt.report.samples_report import SamplesReport
+from graphopt.report.structure_report import StructureReport
 from graphopt.report.tables import closing_line
 from graphopt.report.text_table import format_fields, format_table
 
@@ -35,6 +36,7 @@ __all__ = [
     "PlanReport",
     "RunReport",
     "SamplesReport",
+    "StructureReport",
     "closing_line",
     "format_bytes",
     "format_change",
