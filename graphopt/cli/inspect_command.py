@@ -42,7 +42,7 @@ def command(
     model: Path,
     samples: str | None,
     evaluation: str | None,
-    structure: bool,  # noqa: FBT001 - by name only
+    structure: bool,
 ) -> int:
     """Show what a model is made of.
 
