@@ -65,7 +65,9 @@ def find_integer_layers(graph: ir.Graph) -> tuple[list[IntegerLayer], list[tuple
     others: list[tuple[ir.Node, str]] = []
     for node in graph:
         form = _FORMS.get((node.domain, node.op_type))
-        found = _dequantized(node) if form is None else _direct(node, form)
+        found: IntegerLayer | str | None = _NOT_REPLAYED.get(node.op_type)
+        if found is None:
+            found = _dequantized(node) if form is None else _direct(node, form)
         if isinstance(found, IntegerLayer):
             layers.append(found)
         elif found is not None:
@@ -90,6 +92,12 @@ _FORMS = {
     ("com.microsoft", "MatMulIntegerToFloat"): _Form(1, 4, 3, 5),
 }
 _LAYERS = frozenset({"MatMul", "Gemm", "Conv"})
+_NOT_REPLAYED = {
+    "ConvInteger": "its kernel multiplies in another order",
+    "DynamicQuantizeMatMul": "it quantizes its activation itself",
+    "MatMulNBits": "it quantizes its activation itself, block by block",
+    "QAttention": "it multiplies inside",
+}
 
 
 def _direct(node: ir.Node, form: _Form) -> IntegerLayer | str:

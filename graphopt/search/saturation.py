@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.integer_layers import IntegerLayer, Windows, find_integer_layers
 from graphopt.compression import Saturation, replay_saturation
-from graphopt.ir import clone, constant_array, save, scratch_folder
+from graphopt.ir import clone, constant_array, graphs, save, scratch_folder
 from graphopt.runtime import Feeds, SessionOptions, Worker
 
 __all__ = ["LayerSaturation", "lacks_wide_sums", "predict_saturation", "windows_of"]
@@ -82,6 +82,7 @@ def predict_saturation(
         RuntimeFailure: The runtime refuses the model or a sample.
     """
     layers, others = find_integer_layers(model.graph)
+    others += _inside_subgraphs(model)
     at_risk = [layer for layer in layers if _reason(layer) is None]
     totals = {layer.node: Saturation() for layer in at_risk}
     for feed in feeds if at_risk else ():
@@ -101,6 +102,12 @@ def predict_saturation(
         LayerSaturation(name=node.name or "", operator=node.op_type, saturation=None, reason=why)
         for node, why in others
     ]
+
+
+def _inside_subgraphs(model: ir.Model) -> list[tuple[ir.Node, str]]:
+    inner = [graph for graph in graphs(model) if graph is not model.graph]
+    found = [layer for graph in inner for layer in find_integer_layers(graph)[0]]
+    return [(layer.node, "values of branches and loops are not replayed") for layer in found]
 
 
 def _reason(layer: IntegerLayer) -> str | None:

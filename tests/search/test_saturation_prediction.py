@@ -76,6 +76,19 @@ def test_a_weight_that_is_computed_is_listed_with_why():
     assert found.reason == "its weight is not a constant of 8 bits"
 
 
+def test_what_is_not_replayed_is_listed_with_why():
+    model = from_text(
+        """(uint8[1,1,4,4] x, bool k, uint8[N,2] u) => (int32[1,1,2,2] y, int32[N,1] z)
+        <uint8[1,1,3,3] w = {1,2,3,4,5,6,7,8,9}, int8[2,1] v = {1, 2}>
+        { y = ConvInteger(x, w)
+          z = If(k) <then_branch = t () => (int32[N,1] a) { a = MatMulInteger(u, v) },
+                     else_branch = e () => (int32[N,1] b) { b = MatMulInteger(u, v) }> }"""
+    )
+    found = predict_saturation(model, [], worker=shared_worker())
+    assert [layer.operator for layer in found] == ["ConvInteger", "MatMulInteger", "MatMulInteger"]
+    assert all(layer.saturation is None and layer.reason for layer in found)
+
+
 @pytest.mark.parametrize(
     ("attributes", "group"),
     [
