@@ -110,6 +110,7 @@ _SAME_UP_TO_21 = {
     "Where": 9,
 }
 _STEPS = ((13, _SAME_UP_TO_13), (21, _SAME_UP_TO_21))
+_SIZES_AS_INPUT = 13
 _REMOVED_RESIZE_MODE = "tf_half_pixel_for_nn"
 
 
@@ -149,6 +150,9 @@ def _is_same_step(node: ir.Node, current: int, version: int, same_since: Mapping
         new = onnx.defs.get_schema(node.op_type, version).since_version
     except onnx.defs.SchemaError:
         return False
+    # From opset 18 on somebody must say how many parts there are, where their sizes are not given.
+    if node.op_type == "Split" and old == _SIZES_AS_INPUT and len(node.inputs) > 1:
+        return True
     return bool(old == new or old >= same_since.get(node.op_type, version))
 
 
