@@ -59,7 +59,7 @@ def test_the_targets_load():
     assert int8.pipeline_text(candidates["float"]) == stages
     assert int8.runtime.threads == 1
     assert int8.gates == {
-        "min_cosine": 0.97,
+        "min_cosine": 0.99,
         "max_metric_drop": 0.01,
         "max_latency_ratio": 1.0,
         "max_size_ratio": 1.0,
@@ -175,7 +175,7 @@ max_size_ratio = false
         "weights",
         "float",
     ]
-    assert target.gates == {"min_cosine": 0.97, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
+    assert target.gates == {"min_cosine": 0.99, "max_metric_drop": 0.01, "max_latency_ratio": 0.5}
 
 
 def replaced(old: str, new: str) -> str:
