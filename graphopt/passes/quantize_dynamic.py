@@ -10,6 +10,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis import Operators
+from graphopt.analysis.contrib import CPU_PROVIDER
 from graphopt.compression import (
     NoWeight,
     QuantizationParameters,
@@ -19,12 +21,30 @@ from graphopt.compression import (
     trace_weight,
     weight_parameters,
 )
+from graphopt.compression.recurrent_layers import (
+    RecurrentLayer,
+    find_recurrent,
+    quantize_recurrent,
+)
 from graphopt.ir import graphs, opset_version
-from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Pass, option
+from graphopt.rewrite import (
+    Approximate,
+    Change,
+    Contract,
+    Editor,
+    Facts,
+    Pass,
+    TargetFacts,
+    option,
+)
 
 __all__ = ["QuantizeDynamic"]
 
 _OPERATORS = ("MatMul", "Gemm", "Gather", "Conv")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+# Times `minimum_elements`: quantizing what enters and what is fed back, at every step, takes as
+# long as the products of a small layer.
+_RECURRENT_FACTOR = 256
 _MINIMUM_OPSET = 11  # DynamicQuantizeLinear
 _MATRIX_RANK = 2
 _SHORTEST_ROW = 8  # below, the scale of a row outweighs what its integers save
@@ -51,17 +71,23 @@ class QuantizeDynamic(Pass):
         per output column, followed by the scaling that ONNX Runtime fuses into
         `MatMulIntegerToFloat` together with a bias. Operators that read one activation share its
         quantization. A `Gather` from a constant table reads 8-bit rows and one scale per row; a
-        table that is also the weight of an output layer is stored once.
+        table that is also the weight of an output layer is stored once. A large `LSTM` becomes
+        `DynamicQuantizeLSTM`, an operator of ONNX Runtime's CPU provider. Layers in branches, loop
+        bodies and functions are treated like all others.
 
     When it refuses
         `conv-not-dynamic`     a convolution is slower this way than in float.
+        `no-integer-kernel`    a recurrent layer that ONNX Runtime computes in float only: `GRU`,
+                               `RNN`, an `LSTM` whose batch comes first, in a function, or on
+                               another provider.
         `weight-not-constant`  there is no constant operand on the right, or no constant table.
         `weight-overridable`   the weight is also an input of the model.
         `already-quantized`    the weight comes from integers.
         `not-float32`          the weight has another type.
         `weight-not-finite`    the weight holds NaN or infinity.
         `weight-rank`          the weight is not a matrix, the table not a list of rows.
-        `too-small`            it has fewer than `minimum_elements`, or its rows are too short.
+        `too-small`            it has fewer than `minimum_elements` (256 times as many for a
+                               recurrent layer), or its rows are too short.
         `unsupported-form`     a transposed activation, or a table gathered along another axis.
         `excluded`             the name matches `exclude`, or the operator is not in `ops`.
         `opset-too-old`        the model imports an opset below 11.
@@ -85,7 +111,8 @@ class QuantizeDynamic(Pass):
                   y = Mul(f, scale) }
 
     References
-        ONNX `DynamicQuantizeLinear` (opset 11), `MatMulInteger` (opset 10). Jacob et al. 2018,
+        ONNX `DynamicQuantizeLinear` (opset 11), `MatMulInteger` (opset 10); ONNX Runtime contrib
+        operator `DynamicQuantizeLSTM`. Jacob et al. 2018,
         section 2. Symmetric weights: Krishnamoorthi 2018, "Quantizing deep convolutional networks
         for efficient inference: A whitepaper", section 3.1.
     """
@@ -94,10 +121,10 @@ class QuantizeDynamic(Pass):
     contract: ClassVar[Contract] = Contract(numerics=Approximate(metric="sqnr_db"))
 
     ops: tuple[str, ...] = option(
-        ("MatMul", "Gemm", "Gather"),
+        ("MatMul", "Gemm", "Gather", "LSTM"),
         help="operators to quantize",
         unit="op_type",
-        choices=("MatMul", "Gemm", "Gather"),
+        choices=("MatMul", "Gemm", "Gather", "LSTM"),
     )
     per_channel: bool = option(True, help="one scale per output column or row, not per tensor")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
@@ -109,9 +136,10 @@ class QuantizeDynamic(Pass):
     )
     exclude: tuple[str, ...] = option((), help="nodes to leave alone", unit="name pattern")
 
-    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
+    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer and table that allows it; refuse the others one by one."""
         weights = QuantizedWeights(model)
+        recurrent = self._recurrent(model, edit, facts.target)
         layers = self._layers(model, edit)
         tables = {layer.weight.origin for layer in layers if layer.node.op_type == "Gather"}
         operands = [layer.node.inputs[_weight_index(layer.node)] for layer in layers]
@@ -122,7 +150,45 @@ class QuantizeDynamic(Pass):
             else:
                 with edit.rewrite(group[0].node, because="8-bit weights and activations") as change:
                     _quantize_group(change, weights, group, tables)
+        for layer in recurrent:
+            is_reduced = self.reduce_range or _matches(layer.node, self.reduce_range_layers)
+            operands += layer.node.inputs[1:3]
+            with edit.rewrite(layer.node, because="8-bit weights and activations") as change:
+                quantize_recurrent(change, weights, layer, reduce_range=is_reduced)
         remove_unread(model, edit, [value for value in operands if value is not None])
+
+    def _recurrent(
+        self, model: ir.Model, edit: Editor, target: TargetFacts
+    ) -> list[RecurrentLayer]:
+        operators, found = Operators(model), list[RecurrentLayer]()
+        for graph in graphs(model):
+            for node in graph:
+                if node.domain or node.op_type not in _RECURRENT:
+                    continue
+                layer = self._examine_recurrent(
+                    node, target, is_apart=operators.is_in_function(graph)
+                )
+                if isinstance(layer, RecurrentLayer):
+                    found.append(layer)
+                else:
+                    edit.refuse(node, layer.slug, why=layer.why)
+        return found
+
+    def _examine_recurrent(
+        self, node: ir.Node, target: TargetFacts, *, is_apart: bool
+    ) -> RecurrentLayer | _Refused:
+        if node.op_type == "LSTM" and ("LSTM" not in self.ops or _matches(node, self.exclude)):
+            return _Refused("excluded", "by the options of the pass")
+        if target.provider != CPU_PROVIDER:
+            return _Refused("no-integer-kernel", f"{target.provider} has none")
+        if is_apart:
+            return _Refused("no-integer-kernel", "functions keep to standard operators")
+        layer = find_recurrent(node)
+        if isinstance(layer, NoWeight):
+            return _Refused(layer.slug, layer.why)
+        if layer.elements < self.minimum_elements * _RECURRENT_FACTOR:
+            return _Refused("too-small", f"{layer.elements} elements: as fast in float")
+        return layer
 
     def _layers(self, model: ir.Model, edit: Editor) -> list[_Layer]:
         opset = opset_version(model)
