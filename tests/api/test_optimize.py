@@ -46,7 +46,7 @@ def test_the_smallest_right_candidate_is_chosen_and_the_rest_is_accounted_for(qu
         "dynamic": "rejected",
         "fused": "rejected",
         "outliers": "rejected",
-        "outliers-static": "rejected",
+        "outliers-static": "passed",
         "tuned-weights": "passed",
         "weights": "passed",
         "float": "passed",
@@ -68,7 +68,7 @@ def test_the_bundle_validates_and_tells_its_recipe(quantized):
     assert graphopt.validate(place).exit_code == 0
     bundle = graphopt.Bundle.load(place)
     recipe = bundle.manifest["recipe"]["pipeline"]
-    assert recipe.startswith("freeze-initializers,@exact,quantize-static")
+    assert recipe.startswith("freeze-initializers,@exact,deepen-convolutions,quantize-static")
     model = gir.load(bundle.model_path)
     assert model.metadata_props["graphopt.recipe"] == recipe
     report = json.loads((place / "report.json").read_text())
@@ -230,7 +230,9 @@ def test_an_output_that_turns_infinite_is_wrong_whatever_the_gates(tmp_path):
         path,
         calibration=samples,
         gates={"min_cosine": None},
-        stages=dict.fromkeys(("dynamic", "tuned-weights", "weights", "float"), False),
+        stages=dict.fromkeys(
+            ("outliers", "outliers-static", "dynamic", "tuned-weights", "weights", "float"), False
+        ),
         latency_budget_s=None,
     )
     static = result.report.candidates[0]
