@@ -92,6 +92,7 @@ class Operators:
             for graph in (function.graph, *function.graph.subgraphs()):
                 self._function_imports[graph] = function.opset_imports
         self._function_effects: dict[ir.OperatorIdentifier, Effect] = {}
+        self._plain_effects: dict[str, Effect] = {}
 
     def version(self, node: ir.Node) -> int | None:
         """Return the opset version that ``node`` is written in; ``None`` where none is imported."""
@@ -111,6 +112,14 @@ class Operators:
 
     def effect(self, node: ir.Node) -> Effect:
         """Return what running ``node`` does, functions and subgraphs followed."""
+        if self._model.functions or node.domain or node.op_type in _NOT_PLAIN:
+            return self._effect(node)
+        known = self._plain_effects.get(node.op_type)  # the same for all nodes of the operator
+        if known is None:
+            known = self._plain_effects[node.op_type] = self._effect(node)
+        return known
+
+    def _effect(self, node: ir.Node) -> Effect:
         if self._model.functions and node.op_identifier() in self._model.functions:
             return self._function_effect(node.op_identifier())
         version = self.version(node)
@@ -135,6 +144,7 @@ class Operators:
 
 
 _HAS_MODES = frozenset({"BatchNormalization", "Dropout"})
+_NOT_PLAIN = _HAS_MODES | _CONTAINERS
 
 
 def is_deterministic(node: ir.Node, model: ir.Model) -> bool:

@@ -27,6 +27,7 @@ __all__ = ["BLOCK_BYTES", "FileTensor", "SourceFile", "blocks", "external_files"
 
 BLOCK_BYTES = 1 << 20
 _RELEASED_BYTES = 1 << 16
+_WHOLE_BYTES = 1 << 16
 _BITS_PER_BYTE = 8
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -304,6 +305,11 @@ def blocks(
     """
     if isinstance(tensor, ir.ExternalTensor) and tensor.length is not None:
         tensor = _in_file(tensor)
+    if isinstance(tensor, FileTensor) and tensor.nbytes - start <= min(size, _WHOLE_BYTES):
+        if tensor.nbytes > start:
+            length = tensor.nbytes - start
+            yield memoryview(tensor.source.read(tensor.offset + start, length))
+        return
     if isinstance(tensor, FileTensor):
         buffer = memoryview(bytearray(min(size, tensor.nbytes)))
         for begin in range(start, tensor.nbytes, size):

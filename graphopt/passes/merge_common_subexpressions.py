@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -59,6 +59,21 @@ class MergeCommonSubexpressions(Pass):
             _Merger(operators, NodeKeys(operators), edit).walk(graph)
 
 
+@dataclass
+class _Scope:
+    """What has been computed so far in one graph.
+
+    Attributes:
+        unkeyed: By operator and inputs the only node of the kind; ``None``: they are in `keyed`.
+        keyed: Nodes by their keys.
+    """
+
+    unkeyed: dict[tuple[str, str, tuple[ir.Value | None, ...]], ir.Node | None] = field(
+        default_factory=dict
+    )
+    keyed: dict[Hashable, ir.Node] = field(default_factory=dict)
+
+
 class _Merger:
     """Walks a graph and its subgraphs with the table of what has been computed so far."""
 
@@ -67,24 +82,40 @@ class _Merger:
         self._keys = keys
         self._edit = edit
         self._overwritten = {value for node in nodes(edit.model) for value in overwritten_by(node)}
-        self._scopes: list[dict[object, ir.Node]] = []
+        self._scopes: list[_Scope] = []
 
     def walk(self, graph: ir.Graph) -> None:
         """Merge the nodes of ``graph``; what it computes is forgotten where its scope ends."""
-        self._scopes.append({})
+        self._scopes.append(_Scope())
         for node in graph:
             for inner in subgraphs_of(node):
                 self.walk(inner)
-            key = self._keys.of(node)
-            earlier = next(self._computed(key), None)
-            if earlier is None:
-                self._scopes[-1][key] = node
-            else:
+            earlier = self._earlier(node)
+            if earlier is not None:
                 self._merge(node, earlier)
         self._scopes.pop()
 
-    def _computed(self, key: object) -> Iterator[ir.Node]:
-        return (scope[key] for scope in self._scopes if key in scope)
+    def _earlier(self, node: ir.Node) -> ir.Node | None:
+        """Return a node that computes the same; where there is none, ``node`` is remembered.
+
+        Keys take long to make, and most nodes are alone with their inputs.
+        """
+        rough = (node.op_type, node.domain, tuple(node.inputs))
+        similar = [scope for scope in self._scopes if rough in scope.unkeyed]
+        if not similar:
+            self._scopes[-1].unkeyed[rough] = node
+            return None
+        for scope in similar:
+            other = scope.unkeyed[rough]
+            if other is not None:
+                scope.unkeyed[rough] = None
+                scope.keyed[self._keys.of(other)] = other
+        key = self._keys.of(node)
+        found = next((scope.keyed[key] for scope in similar if key in scope.keyed), None)
+        if found is None:
+            self._scopes[-1].unkeyed.setdefault(rough, None)
+            self._scopes[-1].keyed[key] = node
+        return found
 
     def _merge(self, node: ir.Node, earlier: ir.Node) -> None:
         slug = self._refusal(node, earlier)
