@@ -57,7 +57,12 @@ class Masks(NamedTuple):
 
 
 def plan_masks(
-    found: Attention, shapes: SymbolicTable, sizes: EqualSizes, bits: frozenset[str]
+    found: Attention,
+    shapes: SymbolicTable,
+    sizes: EqualSizes,
+    bits: frozenset[str],
+    *,
+    of_keys: bool = True,
 ) -> Masks | Mismatch:
     """Return the masks of an attention, or why the operators cannot take them.
 
@@ -66,6 +71,7 @@ def plan_masks(
         shapes: Shapes of the values.
         sizes: Sizes that are equal.
         bits: Names of the inputs that hold zeros and ones.
+        of_keys: The operator takes a mask of keys; else everything is added to the scores.
     """
     for choice in found.choices:
         if refusal := _refused_choice(choice, found):
@@ -74,9 +80,9 @@ def plan_masks(
     added: list[Addend] = []
     every: tuple[Mask | Choice, ...] = (*found.choices, *found.masks)
     for one in every:
-        of_keys = _key_mask(one, found, shapes, bits) if key is None else None
-        if of_keys is not None:
-            key = of_keys
+        key_mask = _key_mask(one, found, shapes, bits) if of_keys and key is None else None
+        if key_mask is not None:
+            key = key_mask
             continue
         addend = _addend(one, found, shapes, sizes)
         if isinstance(addend, Mismatch):

@@ -1,4 +1,4 @@
-"""Fusing attention over heads into one operator of ONNX Runtime."""
+"""Fusing attention over heads into one operator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Operators, infer_shapes, mask_inputs
 from graphopt.analysis.attention_blocks import Attention, Mismatch, find_attention
-from graphopt.analysis.attention_masks import Masks, plan_masks
+from graphopt.analysis.attention_masks import Addend, Masks, plan_masks
 from graphopt.analysis.attention_operands import AttentionOperands
 from graphopt.analysis.attention_projections import (
     as_rows,
@@ -23,10 +23,12 @@ from graphopt.analysis.attention_projections import (
 from graphopt.analysis.contrib import CONTRIB_DOMAIN, import_contrib, is_supported_type
 from graphopt.analysis.equal_sizes import EqualSizes, sizes_forced_equal
 from graphopt.analysis.key_masks import KeyMask
+from graphopt.analysis.linear_layers import Linear
 from graphopt.analysis.orphans import orphans
 from graphopt.analysis.symbolic_table import SymbolicTable
-from graphopt.ir import graphs
+from graphopt.ir import constant_array, graphs
 from graphopt.rewrite import (
+    Change,
     Contract,
     Editor,
     Facts,
@@ -39,12 +41,14 @@ from graphopt.rewrite import (
 
 __all__ = ["FuseAttention"]
 
+_STANDARD_SINCE = 23
+_MAX_MASK, _LEAST = 1 << 24, 1e30
 _FOR_WANT_OF_SHAPES = frozenset({"heads-not-split", "mask-shape", "unknown-shapes"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FuseAttention(Pass):
-    """Turn attention over heads into one operator of ONNX Runtime.
+    """Turn attention over heads into one operator.
 
     What it does
         From each Softmax outward: the product of queries and keys, scaled anywhere by constants;
@@ -59,6 +63,7 @@ class FuseAttention(Pass):
         what is added to the scores. Where NaN among the weights is replaced by 0, NaN of the result
         is, but where values are NaN or infinite: no mask need be infinite for it, scores overflow
         too. Functions are left alone.
+        With `domain=standard` it is the Attention of ONNX, without layers and biases packed.
         Graphs are expected as `@exact` leaves them: an exporter's own have too much in between.
 
     When it refuses
@@ -68,8 +73,11 @@ class FuseAttention(Pass):
         `heads-differ`      numbers or sizes of heads differ, or the values are scaled.
         `unknown-shapes`    batch and sequence are not provably the same all the way.
         `mask-shape`        a mask is not provably within (B, H, S, T).
-        `mask-form`         scores are replaced by a number that adding cannot make of them.
+        `mask-form`         scores are replaced by a number that adding cannot make of them; with
+                            `standard`, a mask that is no constant, or one that masks a whole row,
+                            of which the kernel of ONNX Runtime 1.32 makes another result.
         `element-type`      the elements are not float, which is what kernels exist for.
+        `opset-too-low`     `domain` is `standard`, and the opset has no Attention (before 23).
         `read-elsewhere`    the attention weights are read by others too.
 
     What it keeps
@@ -86,7 +94,7 @@ class FuseAttention(Pass):
 
     References
         Vaswani et al., Attention is all you need, arXiv 1706.03762, section 3.2; ONNX Runtime
-        contrib operators Attention and MultiHeadAttention.
+        contrib operators Attention and MultiHeadAttention; ONNX operator Attention-23.
     """  # noqa: E501 - the example is one line of ONNX text
 
     name: ClassVar[str] = "fuse-attention"
@@ -98,6 +106,11 @@ class FuseAttention(Pass):
     anchors: ClassVar[frozenset[str] | None] = frozenset({"Softmax"})
 
     packed: bool = option(True, help="pack linear layers of one input into Attention")
+    domain: str = option(
+        "contrib",
+        help="`contrib`: operators of ONNX Runtime; `standard`: the Attention of opset 23",
+        choices=("standard", "contrib"),
+    )
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes."""
@@ -108,7 +121,10 @@ class FuseAttention(Pass):
         shapes = facts.shapes
         while True:
             edits_before = len(edit.journal.edits)
-            refusals = self._fuse_all(_Fusion(model, SymbolicTable(model, shapes), edit), facts)
+            fusion = _Fusion(
+                model, SymbolicTable(model, shapes), edit, is_standard=self.domain == "standard"
+            )
+            refusals = self._fuse_all(fusion, facts)
             is_stuck = any(refusal.slug in _FOR_WANT_OF_SHAPES for refusal in refusals.values())
             if not is_stuck or len(edit.journal.edits) == edits_before:
                 break
@@ -132,15 +148,28 @@ def _fuse_around(
     softmax: ir.Node, fusion: _Fusion, target: TargetFacts, *, packed: bool
 ) -> Mismatch | None:
     version = fusion.operators.version(softmax) or 1
+    if fusion.is_standard and version < _STANDARD_SINCE:
+        return Mismatch("opset-too-low", f"opset {version}")
     sizes = fusion.sizes_at(softmax)
     found = find_attention(softmax, fusion.shapes, version, sizes)
     if isinstance(found, Mismatch):
         return found
-    masks = _refusal(found, fusion, target) or plan_masks(found, fusion.shapes, sizes, fusion.bits)
+    masks = _refusal(found, fusion, target) or plan_masks(
+        found, fusion.shapes, sizes, fusion.bits, of_keys=not fusion.is_standard
+    )
     if isinstance(masks, Mismatch):
         return masks
+    if fusion.is_standard and not all(map(_leaves_a_key, masks.added)):
+        why = "a row may be masked as a whole, of which ONNX Runtime 1.32 makes something else"
+        return Mismatch("mask-form", why)
     fusion.fuse(found, masks, packed=packed)
     return None
+
+
+def _leaves_a_key(one: Addend) -> bool:
+    """Tell whether a mask is constant and keeps a key of each row, as causal masks do."""
+    array = constant_array(one.value, _MAX_MASK) if one.choice is None else None
+    return array is not None and array.ndim > 0 and bool((array.max(axis=-1) > -_LEAST).all())
 
 
 def _refusal(found: Attention, fusion: _Fusion, target: TargetFacts) -> Mismatch | None:
@@ -166,8 +195,10 @@ def _presents(found: Attention) -> list[ir.Value]:
 class _Fusion:
     """Fuses the attentions of one model; what masks them is shared."""
 
-    def __init__(self, model: ir.Model, shapes: SymbolicTable, edit: Editor) -> None:
-        self.model, self.shapes, self._edit = model, shapes, edit
+    def __init__(
+        self, model: ir.Model, shapes: SymbolicTable, edit: Editor, *, is_standard: bool
+    ) -> None:
+        self.model, self.shapes, self._edit, self.is_standard = model, shapes, edit, is_standard
         self.operators = Operators(model)
         self.bits = mask_inputs(model)
         self._sizes = sizes_forced_equal(model, shapes)
@@ -184,27 +215,24 @@ class _Fusion:
         kept += [masks.key.mask] if masks.key else []
         removed = _replaced(found, kept, self.operators)
         # The guard needs the values apart.
-        layers = packable_layers(found, removed) if packed and not found.is_guarded else None
+        can_pack = packed and not (found.is_guarded or self.is_standard)
+        layers = packable_layers(found, removed) if can_pack else None
         with self._edit.rewrite(found.merge, because=_described(found, masks)) as change:
-            import_contrib(self._edit.model, change)
             operands = AttentionOperands(self.model, found, self.shapes, change)
-            mask, added = self._key_mask(masks.key, found, operands), operands.bias(masks)
-            inputs: list[ir.Value | None]
-            if layers is not None:
-                kind, weight = "Attention", packed_weight(layers, change)
-                bias = packed_bias(layers, change)
-                inputs = [layers[0].source, weight, bias, mask, None, added]
-            else:
-                kind = "MultiHeadAttention"
-                inputs = separate_operands(self.model, found, operands, change, removed)
-                inputs += [mask, added, found.key.past, found.value.past]
+            kind = "MultiHeadAttention" if layers is None and not self.is_standard else "Attention"
             presents = _presents(found)
             fused, *new = operands.node(
                 kind,
-                _trimmed(inputs),
-                _attributes(found, masks, kind),
+                _trimmed(
+                    self._inputs(
+                        found, masks, operands, layers=layers, change=change, removed=removed
+                    )
+                ),
+                _standard_attributes(found)
+                if self.is_standard
+                else _attributes(found, masks, kind),
                 outputs=1 + len(presents),
-                domain=CONTRIB_DOMAIN,
+                domain="" if self.is_standard else CONTRIB_DOMAIN,
             )
             values = as_rows(found.value, self.model, operands) if found.is_guarded else found.value
             if new:
@@ -217,6 +245,30 @@ class _Fusion:
                 change.remove(node)
             for unread in _unread(removed, operands.read):
                 change.remove_initializer(unread)
+
+    def _inputs(
+        self,
+        found: Attention,
+        masks: Masks,
+        operands: AttentionOperands,
+        *,
+        layers: Sequence[Linear] | None,
+        change: Change,
+        removed: Sequence[ir.Node],
+    ) -> list[ir.Value | None]:
+        pasts = [found.key.past, found.value.past]
+        if self.is_standard:
+            heads = [
+                as_rows(one, self.model, operands) for one in (found.query, found.key, found.value)
+            ]
+            return [*map(operands.rows, heads), operands.bias(masks), *pasts]
+        import_contrib(self._edit.model, change)
+        mask, added = self._key_mask(masks.key, found, operands), operands.bias(masks)
+        if layers is None:
+            separate = separate_operands(self.model, found, operands, change, removed)
+            return [*separate, mask, added, *pasts]
+        weight, bias = packed_weight(layers, change), packed_bias(layers, change)
+        return [layers[0].source, weight, bias, mask, None, added]
 
     def _with_own_presents(self, found: Attention) -> Attention:
         """Let the operator join past and present where nobody asks for them before it is done."""
@@ -264,6 +316,13 @@ def _attributes(found: Attention, masks: Masks, kind: str) -> dict[str, Any]:
     widths = [one.count * one.size for one in (found.query, found.key, found.value)]
     if kind == "Attention" and len(set(widths)) > 1:
         attributes["qkv_hidden_sizes"] = widths
+    return attributes
+
+
+def _standard_attributes(found: Attention) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"q_num_heads": found.query.count, "kv_num_heads": found.key.count}
+    if not math.isclose(found.scale, found.query.size**-0.5, rel_tol=1e-6):
+        attributes["scale"] = found.scale
     return attributes
 
 

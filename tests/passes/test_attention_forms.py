@@ -206,3 +206,26 @@ def test_scores_that_overflow_are_guarded_though_no_mask_is_infinite():
     assert "Softmax" not in {node.op_type for node in nodes(text)}
     found = shared_worker().evaluate(model_bytes(text), feeds)
     np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "length", "past"), [(2, 3, 4), (1, 1, 5), (2, 5, 0)])
+def test_the_standard_operator_continues_pasts_of_any_length(batch, length, past):
+    body = DECODER.replace("mask = Concat<axis = 3>(earlier, own)", "")
+    text = model_of(
+        CACHE.partition(", bool")[0],
+        body % ("sm = Identity(sc)", GUARD, "w"),
+        **NUMBERS,
+        heads=np.array([0, 0, COUNT, SIZE]),
+        merged=np.array([0, 0, WIDTH]),
+        zero=np.float32(0),
+    )
+    text.graph.opset_imports[""], text.ir_version = 23, 11
+    feeds = {name: matrix(batch, length, WIDTH) for name in "qkv"}
+    feeds |= {name: matrix(batch, COUNT, past, SIZE) for name in ("k0", "v0")}
+    expected = shared_worker().evaluate(model_bytes(text), feeds)
+    Pipeline.parse("eliminate-identities,fuse-attention{domain=standard}").run(
+        text, verify="structure"
+    )
+    assert [node.domain for node in nodes(text) if node.op_type == "Attention"] == [""]
+    found = shared_worker().evaluate(model_bytes(text), feeds)
+    np.testing.assert_allclose(found["z"], expected["z"], rtol=1e-4, atol=1e-5)
