@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import wave
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Case:
         calibration: Feeds for calibration, made with a run of the original.
         quality: Original and candidate to measured numbers, and whether they are good enough.
         timed: The feed that is timed.
-        gates: Gates for the command line.
+        gates: The same in terms of graphopt's gates, for the command line.
     """
 
     name: str
@@ -56,8 +56,7 @@ class Case:
     calibration: Callable[[Run], list[Feed]]
     quality: Callable[[Run, Run], tuple[dict[str, float], bool]]
     timed: Callable[[], Feed]
-    gates: tuple[str, ...] = ()
-    extra: dict[str, str] = field(default_factory=dict)
+    gates: tuple[str, ...]
 
 
 # -- speech ----------------------------------------------------------------------------------------
@@ -250,6 +249,7 @@ def cases(models: Path) -> list[Case]:
             speech_calibration,
             speech_quality,
             lambda: silence,
+            ("min_cosine=0.9995",),
         ),
         Case(
             "super_resolution_10",
@@ -257,6 +257,7 @@ def cases(models: Path) -> list[Case]:
             lambda _run: luminance(photographs()[0]),
             psnr_quality,
             lambda: luminance(photographs()[1])[0],
+            ("min_sqnr_db=38",),
         ),
         Case(
             "yolox_nano_opencv_zoo",
@@ -264,5 +265,6 @@ def cases(models: Path) -> list[Case]:
             lambda _run: detector_inputs(photographs()[0]),
             boxes_quality(golden),
             lambda: detector_inputs(photographs()[1])[0],
+            ("min_cosine=0.9995",),
         ),
     ]

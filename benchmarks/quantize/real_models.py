@@ -2,7 +2,7 @@
 
 Usage:
     python benchmarks/quantize/real_models.py --models DIR --work work --out results.json \
-        [--only NAME,...] [--pipeline TEXT] [--rounds 30] [--threads 1]
+        [--only NAME,...] [--pipeline TEXT] [--repair off] [--rounds 30] [--threads 1]
 
 `DIR/NAME/model.onnx` with `golden.npz` beside it: a voice activity detector that carries state, a
 super-resolution network, an object detector. Calibration samples are written to
@@ -74,18 +74,22 @@ def write_samples(feeds: list[Feed], folder: Path) -> Path:
     return folder
 
 
-def ours(source: Path, samples: Path, folder: Path, arguments: argparse.Namespace) -> Path:
+def ours(
+    source: Path, samples: Path, folder: Path, case: Case, arguments: argparse.Namespace
+) -> Path:
     """Run graphopt's command; return the model that it wrote."""
     graphopt = [sys.executable, "-m", "graphopt"]
+    folder.mkdir(parents=True, exist_ok=True)
     given = ["--calibration", str(samples)]
     if arguments.pipeline:
         path = folder / "model.onnx"
-        folder.mkdir(parents=True, exist_ok=True)
         command = ["run", str(source), "--pipeline", arguments.pipeline, *given, "-o", str(path)]
+        command.append("--force")
     else:
         path = folder / "bundle" / "model.onnx"
         target = ["--target", "cpu-int8", "--force", "-o", str(path.parent)]
-        command = ["optimize", str(source), *target, *given, *arguments.gates]
+        gates = [part for gate in case.gates for part in ("--gate", gate)]
+        command = ["optimize", str(source), *target, *given, *gates, "--repair", arguments.repair]
     done = subprocess.run(
         [*graphopt, *command], capture_output=True, text=True, check=False, cwd=folder.parent
     )
@@ -95,7 +99,9 @@ def ours(source: Path, samples: Path, folder: Path, arguments: argparse.Namespac
     return path
 
 
-def peer_dynamic(source: Path, _samples: Path, folder: Path, _: argparse.Namespace) -> Path:
+def peer_dynamic(
+    source: Path, _samples: Path, folder: Path, _case: Case, _: argparse.Namespace
+) -> Path:
     """Quantize with ONNX Runtime's `quantize_dynamic` at its defaults."""
     from onnxruntime.quantization import quantize_dynamic
 
@@ -105,7 +111,7 @@ def peer_dynamic(source: Path, _samples: Path, folder: Path, _: argparse.Namespa
     return path
 
 
-TOOLS: dict[str, Callable[[Path, Path, Path, argparse.Namespace], Path]] = {
+TOOLS: dict[str, Callable[[Path, Path, Path, Case, argparse.Namespace], Path]] = {
     "graphopt": ours,
     "onnxruntime quantize_dynamic": peer_dynamic,
 }
@@ -120,7 +126,7 @@ def judged(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {"limit": case.limit}
     for name, tool in TOOLS.items():
         try:
-            path = tool(source, samples, work / name.split()[0], arguments)
+            path = tool(source, samples, work / name.split()[0], case, arguments)
             candidate = runner(path, arguments.threads)
             quality, is_good = case.quality(original, candidate)
         except (
@@ -147,7 +153,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="")
     parser.add_argument("--pipeline", default="")
-    parser.add_argument("--gates", nargs="*", default=[])
+    parser.add_argument("--repair", default="120")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
