@@ -70,7 +70,8 @@ class LoadedGraph:
         findings: What costs time and need not.
         shares: Share of the run by `GROUPS`, a fraction, the largest first.
         run_ms: Sum over all nodes of the wall time of each, the least of a few runs.
-        macs: Multiply-accumulate operations of one run, where they can be counted.
+        macs: Multiply-accumulate operations of one run, where integers multiply and they can be
+            counted.
         floor_ms: What they would take at the rate of the runtime's 8-bit product on this machine.
         floor_ratio: `run_ms` over `floor_ms`.
     """
@@ -127,12 +128,13 @@ def inspect_loaded(
         has_integers = any(is_integer_product(node) for node in graph)
         operators = collections.Counter(node.op_type for node in graph)
     run_us = sum(timing.duration_us for timing in timings)
-    model = load(model_path)
-    macs = _macs(model, feed)
-    floor_ms = None
-    if macs and has_integers:
-        rows = max(1, round(macs / _multiplied_elements(model)))
-        floor_ms = macs / integer_rate(worker, options.threads, rows) * 1e3
+    macs = floor_ms = None
+    if has_integers:  # a model of floats has no such floor: nothing to count for
+        model = load(model_path)
+        macs = _macs(model, feed)
+        if macs:
+            rows = max(1, round(macs / _multiplied_elements(model)))
+            floor_ms = macs / integer_rate(worker, options.threads, rows) * 1e3
     return LoadedGraph(
         operators=dict(operators.most_common()),
         findings=tuple(_with_share(finding, timings, run_us) for finding in found),
@@ -150,8 +152,8 @@ def _timings(session: Session, feed: Feeds) -> list[NodeTiming]:
         session.run(feed)
     timings = session.profile()
     size, rest = divmod(len(timings), _RUNS)
-    if rest:
-        return timings[size:]  # branches and loops: not every run has the same nodes
+    if rest:  # branches and loops: not every run has the same nodes, so take the mean of them all
+        return [timing._replace(duration_us=timing.duration_us / _RUNS) for timing in timings]
     runs = [timings[start : start + size] for start in range(size, len(timings), size)]
     return [min(same, key=lambda timing: timing.duration_us) for same in zip(*runs, strict=True)]
 

@@ -113,3 +113,18 @@ def test_the_rate_is_measured_once():
     first = integer_rate(shared_worker(), 1, 7)
     assert first > 1e6
     assert integer_rate(shared_worker(), 1, 4) == first  # rounded down to a power of two
+
+
+def test_runs_of_branches_are_not_added_up(tmp_path):
+    """A model whose nodes cannot be matched run by run is timed by the mean."""
+    weights = ", ".join(["0.5"] * 64 * 64)
+    model = from_text(
+        f"""(float[N,64] x, bool k) => (float[N,64] y) <float[64,64] w = {{{weights}}}>
+        {{ y = If(k) <then_branch = t () => (float[N,64] a) {{ a = MatMul(x, w) }},
+                     else_branch = e () => (float[N,64] b) {{ b = Exp(x) }}> }}"""
+    )
+    path = save(model, tmp_path / "model.onnx")[0]
+    feed = {"x": np.ones((8, 64), np.float32), "k": np.array(True)}
+    found = inspect_loaded(path, SessionOptions(), feed, worker=shared_worker())
+    assert found.run_ms > 0
+    assert sum(found.shares.values()) == pytest.approx(1.0)
