@@ -36,7 +36,8 @@ class SimplifyShapes(Pass):
         Follows sizes as expressions over the sizes of the inputs. Gives Reshape, Expand and Slice
         constant parameters that mean the same for all sizes, zero included: 0 for a dimension that
         stays in its place, -1 for one that may be left to the runtime, 1 for what Expand need not
-        expand, the end for a Slice to the end. Turns a Reshape that only adds or removes
+        expand, the end for a Slice to the end. Resize gets constant sizes of the axes that change
+        (from opset 18). Turns a Reshape that only adds or removes
         dimensions of size 1 into Unsqueeze or Squeeze. Where shapes must be computed, computes each
         one once: runs of dimensions with one Shape, each size from the first value that has it.
 
@@ -209,9 +210,43 @@ def _set_bounds(
 
 _INT32 = 2**31 - 1
 
+
+def _resize(node: ir.Node, known: SymbolicShapes, constants: _Constants) -> None:
+    """Name the axes that are resized, where the sizes of all others are computed as they are."""
+    sizes, data = operand(node, _RESIZE_SIZES), known.dims(operand(node, 0))
+    wanted = known.elements(sizes)
+    if known.version < _RESIZE_AXES_SINCE or not _is_computed(sizes, known):
+        return
+    if data is None or wanted is None or not _plain_resize(node):
+        return
+    pairs = list(zip(wanted.tolist(), data, strict=False))
+    axes = [axis for axis, (size, own) in enumerate(pairs) if size != own]
+    resized = tuple(pairs[axis][0] for axis in axes)
+    if not axes or len(pairs) != len(data) or not all(isinstance(size, int) for size in resized):
+        return
+    with constants.edit.rewrite(node, because=f"only axes {axes} are resized") as change:
+        change.set_attributes(node, {"axes": axes})
+        name = f"{node.outputs[0].name}_sizes"
+        change.set_input(node, _RESIZE_SIZES, constants.vector(change, resized, name))
+
+
+def _plain_resize(node: ir.Node) -> bool:
+    """Tell whether no attribute speaks of axes, or of sizes other than those asked for."""
+    mode = node.attributes.get("coordinate_transformation_mode")
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    return (
+        "axes" not in node.attributes
+        and (mode is None or mode.value != "tf_crop_and_resize")
+        and (policy is None or policy.value == "stretch")
+    )
+
+
+_RESIZE_SIZES, _RESIZE_AXES_SINCE = 3, 18
+
 _RULES: Mapping[str, Callable[[ir.Node, SymbolicShapes, _Constants], None]] = {
     "Expand": _expand,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Slice": _slice,
 }
 
