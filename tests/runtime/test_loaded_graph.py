@@ -128,3 +128,4 @@ def test_runs_of_branches_are_not_added_up(tmp_path):
     found = inspect_loaded(path, SessionOptions(), feed, worker=shared_worker())
     assert found.run_ms > 0
     assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert found.shares.get("other", 0.0) < 0.5  # what runs the branch is not counted beside it
