@@ -187,7 +187,9 @@ def example(cls):
     """Return the pipeline, the model before and the model after of the Example of a docstring."""
     text = sections(cls)["Example"]
     found = re.fullmatch(
-        r"\s*(?:behind\s+(.*?)\n)?\s*(?:options\s+(\{.*\})\s*\n)?(?:\s*samples\s.*?\n)*\s*before\s(.*?)\n\s*after\s(.*)", text, flags=re.DOTALL
+        r"\s*(?:behind\s+(.*?)\n)?\s*(?:options\s+(\{.*\})\s*\n)?(?:\s*samples\s.*?\n)*\s*before\s(.*?)\n\s*after\s(.*)",
+        text,
+        flags=re.DOTALL,
     )
     assert found, "the Example is `before MODEL` and `after MODEL`, with `options {...}` if need be"
     behind, options, before, after = found.groups()
@@ -195,11 +197,19 @@ def example(cls):
     return f"{pipeline}{cls.name}{options or ''}", before.strip(), after.strip()
 
 
+def pipeline_before(cls):
+    """Return what the Example of a pass stands behind; an empty pipeline where that is nothing."""
+    behind = re.match(r"\s*behind\s+(.*)", sections(cls)["Example"])
+    return Pipeline.parse(behind.group(1)) if behind else Pipeline()
+
+
 def example_samples(cls):
     """Return the samples of the Example of a docstring as text, "" where it has none."""
     lines = sections(cls)["Example"].splitlines()
     return "\n".join(
-        line.strip().removeprefix("samples ") for line in lines if line.strip().startswith("samples ")
+        line.strip().removeprefix("samples ")
+        for line in lines
+        if line.strip().startswith("samples ")
     )
 
 
