@@ -221,10 +221,11 @@ def _resize(node: ir.Node, known: SymbolicShapes, constants: _Constants) -> None
         return
     pairs = list(zip(wanted.tolist(), data, strict=False))
     axes = [axis for axis, (size, own) in enumerate(pairs) if size != own]
+    axes = axes or [len(pairs) - 1]  # where nothing changes, one axis must be named all the same
     resized = tuple(pairs[axis][0] for axis in axes)
-    if not axes or len(pairs) != len(data) or not all(isinstance(size, int) for size in resized):
+    if len(pairs) != len(data) or not all(isinstance(size, int) for size in resized):
         return
-    with constants.edit.rewrite(node, because=f"only axes {axes} are resized") as change:
+    with constants.edit.rewrite(node, because=f"no axis but {axes} is resized") as change:
         change.set_attributes(node, {"axes": axes})
         name = f"{node.outputs[0].name}_sizes"
         change.set_input(node, _RESIZE_SIZES, constants.vector(change, resized, name))
