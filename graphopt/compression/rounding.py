@@ -18,7 +18,7 @@ __all__ = ["Grid", "anchored_solution", "damped", "product_error", "rounded_on"]
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK = 128  # channels whose errors are kept up to date one by one; those of others by the block
+_BLOCK = 64  # channels whose errors are kept up to date one by one; those of others by the block
 _SETTLED = 1e-4  # a round that gains less than that part of the error is the last
 
 
@@ -131,4 +131,6 @@ def _improve(grid: Grid, integers: Floats, difference: Floats, gram: Floats, blo
             continue
         integers[one] = best
         difference[one] += step
-        pull += inner[:, place : place + 1] * step
+        # After the first round few integers change, and what is above is not looked at again.
+        changed = np.flatnonzero(step[0])
+        pull[place + 1 :, changed] += inner[place + 1 :, place : place + 1] * step[:, changed]

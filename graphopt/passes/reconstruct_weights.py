@@ -102,7 +102,7 @@ class ReconstructWeights(Pass):
         maximum=1e3,
     )
     rounds: int = option(
-        8, help="most times to go through all weights", unit="rounds", minimum=1, maximum=100
+        4, help="most times to go through all weights", unit="rounds", minimum=1, maximum=100
     )
     runs: int = option(
         64, help="steps at most, each given those before it", unit="steps", minimum=1, maximum=4096

@@ -85,7 +85,7 @@ class RoundAdaptively(Pass):
     )
 
     rounds: int = option(
-        8, help="most times to go through all weights", unit="rounds", minimum=1, maximum=100
+        4, help="most times to go through all weights", unit="rounds", minimum=1, maximum=100
     )
     damping: float = option(
         0.01,
