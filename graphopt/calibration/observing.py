@@ -26,9 +26,13 @@ MEMORY_BYTES = 256 << 20
 """Bytes of values that are held at once; a model with more of them is run several times."""
 
 # The runtime may optimize: a range does not hang on the last bit. Threads that spin while they
-# wait steal time from the counting, which runs on one.
+# wait steal time from the counting, which runs on one. Layouts of the processor's own would copy
+# every weight; in order of priority, what looks at a value does so before the next one is computed.
 _OPTIONS = SessionOptions(
-    optimization="all", threads=0, config={"session.intra_op.allow_spinning": "0"}
+    optimization="extended",
+    threads=0,
+    config={"session.intra_op.allow_spinning": "0"},
+    order="priority",
 )
 # For one run, to load fast is worth more than to run fast.
 _ONCE = SessionOptions(
@@ -275,4 +279,4 @@ class Observer:
         returned = {value.name for value in copy.graph.outputs}
         values = {output.name: output for node in copy.graph for output in node.outputs}
         copy.graph.outputs.extend(values[name] for name in names if name not in returned)
-        return save(copy, folder / "exposed.onnx")[0]
+        return save(copy, folder / "exposed.onnx", external_data=True)[0]  # mapped, not copied

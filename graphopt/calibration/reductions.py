@@ -73,4 +73,4 @@ def save_reduced(model: ir.Model, names: Iterable[str], folder: Path) -> Path:
             node.outputs[0].name = _output(name, reduction)
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
-    return save(copy, folder / "reduced.onnx")[0]
+    return save(copy, folder / "reduced.onnx", external_data=True)[0]  # mapped, not copied
