@@ -106,9 +106,9 @@ def listened(run: Run, audio: NDArray[np.float32]) -> Iterator[tuple[Feed, float
 
 
 def speech_calibration(run: Run) -> list[Feed]:
-    """Return every third chunk of two recordings, with the state it found."""
-    audios = [noisy_speech(seed, CALIBRATION_VOICES) for seed in (0, 1)]
-    return [feed for audio in audios for feed, _ in list(listened(run, audio))[::3]]
+    """Return the chunks of three recordings, each with the state that it found."""
+    audios = [noisy_speech(seed, CALIBRATION_VOICES) for seed in (0, 1, 2)]
+    return [feed for audio in audios for feed, _ in listened(run, audio)]
 
 
 def speech_quality(original: Run, candidate: Run) -> tuple[dict[str, float], bool]:

@@ -17,7 +17,7 @@ __all__ = ["multiplied_rows", "weight_grams"]
 _MOST_LENGTH = 2048  # a larger matrix costs more time than its rounding is worth
 _MEMORY_BYTES = 1 << 28
 _POSITIONS = 4096  # of an image, per run: neighbours tell the same
-_ROWS_PER_ELEMENT = 2
+_ROWS_PER_ELEMENT = 4
 _IMAGE_RANK = 3
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
