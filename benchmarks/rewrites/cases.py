@@ -77,14 +77,19 @@ EINSUM = Case(
     dims={"B": 1, "S": 128},
 )
 
-EXPAND = Case(
-    "Expand + Add to Add (a bias over 128 x 768)",
-    "(float[B,S,768] x, float[1,1,768] w) => (float[B,S,768] z) "
-    "{ s = Shape(x)  e = Expand(w, s)  z = Add(x, e) }",
-    after="(float[B,S,768] x, float[1,1,768] w) => (float[B,S,768] z) { z = Add(x, w) }",
-    weights={"w": weight(1, 1, 768)},
-    dims={"B": 1, "S": 128},
-)
+
+def expansions() -> Iterator[Case]:
+    """Yield a bias that is expanded before it is added, over few and over many tokens."""
+    for length in (8, 128):
+        yield Case(
+            f"Expand, Add to Add (a bias over {length} x 768)",
+            "(float[B,S,768] x, float[1,1,768] w) => (float[B,S,768] z) "
+            "{ s = Shape(x)  e = Expand(w, s)  z = Add(x, e) }",
+            after="(float[B,S,768] x, float[1,1,768] w) => (float[B,S,768] z) { z = Add(x, w) }",
+            weights={"w": weight(1, 1, 768)},
+            dims={"B": 1, "S": length},
+        )
+
 
 SCALES = Case(
     "Mul, Mul, Add, Add of constants to Mul, Add (128 x 768)",
@@ -116,12 +121,19 @@ LOOP = Case(
     weights={"w": weight(256, 256), "n": np.array(16, np.int64)},
 )
 
-POOL = Case(
-    "ReduceMean to GlobalAveragePool (512 x 7 x 7)",
-    "(float[B,512,7,7] x) => (float[B,512,1,1] z) <int64[2] a = {2, 3}> { z = ReduceMean(x, a) }",
-    after="(float[B,512,7,7] x) => (float[B,512,1,1] z) { z = GlobalAveragePool(x) }",
-    dims={"B": 1},
-)
+
+def means() -> Iterator[Case]:
+    """Yield means over images, small and large."""
+    for channels, size in ((512, 7), (64, 56)):
+        image = f"float[B,{channels},{size},{size}] x"
+        mean = f"float[B,{channels},1,1] z"
+        yield Case(
+            f"ReduceMean to GlobalAveragePool ({channels} x {size} x {size})",
+            f"({image}) => ({mean}) <int64[2] a = {{2, 3}}> {{ z = ReduceMean(x, a) }}",
+            after=f"({image}) => ({mean}) {{ z = GlobalAveragePool(x) }}",
+            dims={"B": 1},
+        )
+
 
 THREE = Case(
     "3 MatMul of one input to MatMul, Split (128 x 768 x 768)",
@@ -167,4 +179,13 @@ def attention() -> Iterator[Case]:
         )
 
 
-CASES = (EINSUM, EXPAND, SCALES, HARD_SWISH, LOOP, POOL, THREE, *attention())
+CASES = (
+    EINSUM,
+    *expansions(),
+    SCALES,
+    HARD_SWISH,
+    LOOP,
+    *means(),
+    THREE,
+    *attention(),
+)
