@@ -26,7 +26,7 @@ from graphopt.compression.quantization import (
     weight_parameters,
 )
 
-__all__ = ["Spread", "SpreadWeight", "choose_spread", "spread_weight"]
+__all__ = ["Spread", "SpreadWeight", "choose_spread", "rounding_sqnr_db", "spread_weight"]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -59,6 +59,16 @@ class Spread:
     def columns(self) -> int:
         """Number of extra columns."""
         return len(self.channels)
+
+
+def rounding_sqnr_db(parameters: QuantizationParameters, power: float) -> float:
+    """Return the signal-to-noise ratio of rounding; its error is uniform within a step.
+
+    Args:
+        parameters: One scale for the whole tensor.
+        power: Mean square of its elements.
+    """
+    return 10 * math.log10(max(power, 1e-300) / (float(parameters.scale) ** 2 / 12))
 
 
 def choose_spread(

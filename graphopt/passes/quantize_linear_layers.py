@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -19,10 +18,26 @@ from graphopt.compression import (
     parameters_from_range,
     remove_unread,
 )
-from graphopt.compression.spread_columns import Spread, SpreadWeight, choose_spread, spread_weight
+from graphopt.compression.spread_columns import (
+    Spread,
+    SpreadWeight,
+    choose_spread,
+    rounding_sqnr_db,
+    spread_weight,
+)
 from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
 from graphopt.ir import graphs, opset_version
-from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Needs, Pass, option
+from graphopt.rewrite import (
+    Approximate,
+    Change,
+    Contract,
+    Editor,
+    Facts,
+    Needs,
+    Pass,
+    RangeMethod,
+    option,
+)
 
 __all__ = ["QuantizeLinearLayers"]
 
@@ -37,7 +52,6 @@ class _Group(NamedTuple):
     """Layers that read one activation.
 
     Attributes:
-        layers: The layers.
         spread: How the activation is quantized.
         mean: Mean of each of its channels, float64.
     """
@@ -122,6 +136,11 @@ class QuantizeLinearLayers(Pass):
         unit="dB",
         minimum=0.0,
     )
+    method: str = option(
+        "mse",
+        help="how ranges are taken where nothing is set apart",
+        choices=("minmax", "percentile", "entropy", "mse"),
+    )
     correct_bias: bool = option(True, help="the bias makes up for what rounding does to means")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
     reduce_range_layers: tuple[str, ...] = option(
@@ -143,6 +162,7 @@ class QuantizeLinearLayers(Pass):
         is_needed = bool(values)
         return Needs(
             ranges=values,
+            range_method=RangeMethod(name=self.method),
             moments=values,
             shapes=is_needed,
             target=is_needed,
@@ -198,19 +218,27 @@ class QuantizeLinearLayers(Pass):
     def _group(self, layers: list[Layer], facts: Facts) -> _Group:
         name = layers[0].activation.name or ""
         moments, span, kind = facts.moments[name], facts.ranges[name], facts.target.activation_type
-        plain = parameters_from_range(span.minimum, span.maximum, kind)
-        is_enough = _sqnr_db(plain, float(moments.second.mean())) >= self.enough_db
+        low, high = span.minimum, span.maximum
+        if self.method != "minmax":  # outliers are what other methods leave out
+            low, high = (
+                float(limit) for limit in (moments.limits[0].min(), moments.limits[1].max())
+            )
+        plain = parameters_from_range(low, high, kind)
+        is_enough = rounding_sqnr_db(plain, float(moments.second.mean())) >= self.enough_db
         # An addition to the whole result costs more than copies unless that is narrow.
         weight = layers[0].weight
         is_narrow = weight.shape[layers[0].axis] <= weight.shape[_inputs(layers[0])]
         spread = choose_spread(
             moments.largest,
-            span.minimum,
-            span.maximum,
+            low,
+            high,
             kind=kind,
             columns=0 if is_enough else self.columns,
             is_apart=len(layers) == 1 and is_narrow,
         )
+        if not spread.columns:
+            chosen = parameters_from_range(span.minimum, span.maximum, kind)
+            spread = replace(spread, parameters=chosen)
         return _Group(layers, spread, moments.mean)
 
     def _quantize(
@@ -237,7 +265,7 @@ class QuantizeLinearLayers(Pass):
             output = _product(change, layer, (integers, scale, zero_point), spread, bias)
             if outliers is not None and group.spread.is_apart:
                 output = _with_outliers(change, layer, output, outliers, spread.apart)
-            change.replace(_result(layer), output)
+            change.replace(_last(layer).outputs[0], output)
             for node in dict.fromkeys((_last(layer), layer.node)):
                 change.remove(node)
 
@@ -276,7 +304,7 @@ def _product(
         [integers, weight, scale, weight_scale, zero_point, weight_zero_point, added],
         domain=CONTRIB_DOMAIN,
         name=f"{layer.node.name or layer.node.op_type}_quantized",
-        like=_result(layer),
+        like=_last(layer).outputs[0],
         before=layer.node,
     )
 
@@ -293,7 +321,11 @@ def _with_outliers(
     kept = change.initializer(rows, name=f"{layer.weight.origin.name}_outliers")
     share = change.node("MatMul", [outliers, kept], name=f"{prefix}_outliers", before=layer.node)
     return change.node(
-        "Add", [product, share], name=f"{prefix}_whole", like=_result(layer), before=layer.node
+        "Add",
+        [product, share],
+        name=f"{prefix}_whole",
+        like=_last(layer).outputs[0],
+        before=layer.node,
     )
 
 
@@ -344,11 +376,6 @@ def _with_copies(
     )
 
 
-def _sqnr_db(parameters: QuantizationParameters, power: float) -> float:
-    """Return the signal-to-noise ratio of rounding; its error is uniform within a step."""
-    return 10 * math.log10(max(power, 1e-300) / (float(parameters.scale) ** 2 / 12))
-
-
 def _inputs(layer: Layer) -> int:
     """Return the axis of the input channels in the weight."""
     return 1 - layer.axis
@@ -357,10 +384,6 @@ def _inputs(layer: Layer) -> int:
 def _last(layer: Layer) -> ir.Node:
     """Return the node that computes the result: the layer, or the addition of its bias."""
     return layer.node if layer.bias_reader is None else layer.bias_reader[0]
-
-
-def _result(layer: Layer) -> ir.Value:
-    return _last(layer).outputs[0]
 
 
 def _constants(layers: Iterable[Layer]) -> list[ir.Value]:
