@@ -94,8 +94,10 @@ class HalfSlots(NamedTuple):
     outputs: tuple[bool, ...]
 
 
-def provider_lacks(node: ir.Node, provider: str) -> bool:
-    """Tell whether an execution provider has no kernel of 16-bit floats for ``node``."""
+def provider_lacks(node: ir.Node, provider: str, half: HalfFormat) -> bool:
+    """Tell whether an execution provider has no kernel of a 16-bit type for ``node``."""
+    if provider == "CPUExecutionProvider" and half.dtype == ir.DataType.BFLOAT16:
+        return True  # it converts around what it cannot compute, but for float16 only
     return not node.domain and node.op_type in _WITHOUT_KERNEL.get(provider, ())
 
 

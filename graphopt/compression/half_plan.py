@@ -157,7 +157,7 @@ class _Planner:
                 return "unknown-operator", f"nothing is known of the type of `{value.name}`"
         if not self._half_results(node):
             return "no-half-type", f"its result cannot be {self.half.name}"
-        if provider_lacks(node, self.provider):
+        if provider_lacks(node, self.provider, self.half):
             return "no-half-type", f"{self.provider} has no {self.half.name} kernel"
         return None
 
