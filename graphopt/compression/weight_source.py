@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from graphopt.ir import constant_tensor
 
-__all__ = ["NoWeight", "WeightSource", "trace_weight"]
+__all__ = ["NoWeight", "WeightSource", "reader_count", "trace_weight"]
+
+_VIEWS = frozenset({"Identity", "Transpose"})
 
 
 @dataclass(frozen=True)
@@ -107,3 +109,11 @@ def _restorer(value: ir.Value | None) -> ir.Node | None:
         return _restorer(node.inputs[0])
     tensor = constant_tensor(node.inputs[0]) if node.op_type == "Cast" else None
     return node if tensor is not None and tensor.dtype.is_integer() else None
+
+
+def reader_count(value: ir.Value) -> int:
+    """Return how many operators read a constant, seen through ``Identity`` and ``Transpose``."""
+    users = [user for user, _ in value.uses()]
+    views = [user for user in users if not user.domain and user.op_type in _VIEWS]
+    through = sum(reader_count(view.outputs[0]) for view in views)
+    return len(users) - len(views) + through + int(value.is_graph_output())

@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from graphopt.analysis.contrib import CONTRIB_DOMAIN, CPU_PROVIDER, import_contrib
 from graphopt.compression import (
-    QuantizationParameters,
     QuantizedWeights,
     parameters_from_range,
     remove_unread,
@@ -26,6 +25,7 @@ from graphopt.compression.spread_columns import (
     spread_weight,
 )
 from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
+from graphopt.compression.weight_source import reader_count
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
@@ -45,7 +45,6 @@ _OPERATORS = frozenset({"MatMul", "Gemm"})
 _MINIMUM_OPSET = 11  # Gather and Concat count axes from the end
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
 _LARGEST_VALUE = 1e30
-_VIEWS = frozenset({"Identity", "Transpose"})
 
 
 class _Group(NamedTuple):
@@ -202,7 +201,7 @@ class QuantizeLinearLayers(Pass):
             return layer
         if layer.weight.tensor.size < self.minimum_elements:
             return LayerRefused("too-small", f"{layer.weight.tensor.size} elements")
-        if _readers(layer.weight.origin) > 1:
+        if reader_count(layer.weight.origin) > 1:
             return LayerRefused("weight-shared", f"`{layer.weight.origin.name}` has other readers")
         return layer
 
@@ -395,11 +394,3 @@ def _constants(layers: Iterable[Layer]) -> list[ir.Value]:
         if layer.bias_reader is not None
     ]
     return [value for value in read if value is not None]
-
-
-def _readers(value: ir.Value) -> int:
-    """Return how many operators read a constant, seen through transpositions."""
-    users = [user for user, _ in value.uses()]
-    views = [user for user in users if not user.domain and user.op_type in _VIEWS]
-    through = sum(_readers(view.outputs[0]) for view in views)
-    return len(users) - len(views) + through + int(value.is_graph_output())
