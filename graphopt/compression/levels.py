@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.ir import subgraphs_of
 
-__all__ = ["divided", "levels_of"]
+__all__ = ["divided", "last_of_parts", "levels_of"]
 
 
 def levels_of(graph: ir.Graph, chosen: Sequence[ir.Node]) -> list[list[ir.Node]]:
@@ -43,3 +43,9 @@ def divided(levels: Sequence[list[ir.Node]], most: int) -> list[list[ir.Node]]:
         [node for level in levels[start:end] for node in level]
         for start, end in itertools.pairwise(bounds)
     ]
+
+
+def last_of_parts(count: int, most: int) -> frozenset[int]:
+    """Return the last number of each of at most ``most`` parts of ``range(count)``, about equal."""
+    parts = min(most, count)
+    return frozenset(count * (part + 1) // parts - 1 for part in range(parts))

@@ -17,7 +17,7 @@ from graphopt.compression.integer_layers import (
     NoIntegerLayer,
     integer_layers,
 )
-from graphopt.compression.levels import divided, levels_of
+from graphopt.compression.levels import last_of_parts, levels_of
 from graphopt.ir import graphs, nodes
 from graphopt.rewrite import (
     Approximate,
@@ -67,6 +67,8 @@ class CorrectBias(Pass):
         `no-bias`           nothing constant is added to what the layer computes.
         `no-counterpart`    the original has no value of the same name with as many rows.
         `no-gain`           the shift is a smaller part of the error than `minimum_share`.
+        `left-to-next`      more layers follow one another than `runs` allows; the next one that is
+                            corrected takes over.
         `not-finite`        the values were NaN or infinite in some sample.
         `unsupported-form`  the layer is an operator that holds its bias inside.
         `inside-subgraph`   the layer is in a branch, loop or function, which is not measured.
@@ -104,8 +106,8 @@ class CorrectBias(Pass):
     )
 
     runs: int = option(
-        64,
-        help="steps at most; with fewer than layers follow one another, several go in one",
+        256,
+        help="steps at most; where more layers follow one another, some are left to the next",
         unit="steps",
         minimum=1,
         maximum=4096,
@@ -133,10 +135,16 @@ class CorrectBias(Pass):
             return
         replaced: list[ir.Value] = []
         sites = list(self._sites(model, facts.original, edit))
-        levels = levels_of(model.graph, [site.layer.node for site in sites])
         by_node = {site.layer.node: site for site in sites}
-        for step in divided(levels, self.runs):
-            chosen = [by_node[node] for node in step]
+        levels = levels_of(model.graph, list(by_node))
+        taken = last_of_parts(len(levels), self.runs)
+        for number, level in enumerate(levels):
+            if number not in taken:
+                # Corrected with what it depends on, it would take off the same shift once more.
+                for node in level:
+                    edit.refuse(node, "left-to-next", why="the steps that `runs` allows are fewer")
+                continue
+            chosen = [by_node[node] for node in level]
             found = facts.measure.cross(
                 model, facts.original, [site.asked for site in chosen], products=False
             )

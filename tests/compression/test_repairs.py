@@ -7,7 +7,7 @@ from graphopt.calibration import Calibrator, SampleMeasure, load_samples
 from graphopt.compression.equalization import Side, equalized_scales
 from graphopt.compression.integer_layers import integer_layers
 from graphopt.compression.integer_matrices import integer_matrix
-from graphopt.compression.levels import divided, levels_of
+from graphopt.compression.levels import divided, last_of_parts, levels_of
 from graphopt.compression.rounding import (
     Grid,
     anchored_solution,
@@ -145,6 +145,9 @@ def test_levels_follow_what_depends_on_what():
     assert [len(step) for step in divided(levels, 2)] == [2, 2]
     assert [len(step) for step in divided(levels, 9)] == [2, 1, 1]
     assert divided([], 3) == []
+    assert last_of_parts(3, 2) == {0, 2}
+    assert last_of_parts(3, 9) == {0, 1, 2}
+    assert last_of_parts(0, 2) == frozenset()
 
 
 @pytest.mark.parametrize(
