@@ -10,21 +10,22 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.compression import opset_obstacle, remove_unread
-from graphopt.compression.block_storage import (
+from graphopt.compression import (
     BLOCKS_OPSET,
+    BlockFormat,
+    BlockWeights,
+    LayerInputs,
+    NoWeightLayer,
     StoredBlocks,
+    WeightLayer,
     dequantized_weight,
     gathered_rows,
-    stored_blocks,
-)
-from graphopt.compression.blockwise import BlockFormat, BlockWeights, quantize_blocks
-from graphopt.compression.gptq import quantize_compensated
-from graphopt.compression.layer_inputs import LayerInputs
-from graphopt.compression.weight_layers import (
-    NoWeightLayer,
-    WeightLayer,
     is_transposed_copy,
+    opset_obstacle,
+    quantize_blocks,
+    quantize_compensated,
+    remove_unread,
+    stored_blocks,
     weight_layer,
     weight_nodes,
 )
