@@ -46,6 +46,8 @@ def _first(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def broadcast(known: SymbolicShapes, shapes: Sequence[_Dims]) -> _Dims:
     """Return the shape that several shapes have together, given that they fit."""
+    if shapes and shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]  # most are of one shape
     rank = max(map(len, shapes), default=0)
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     return tuple(_broadcast_dim(known, dims) for dims in zip(*padded, strict=True))

@@ -270,7 +270,8 @@ class SymbolicShapes:
     def _bounded(self, elements: Elements, dtype: ir.DataType | None) -> Elements:
         items = elements.reshape(-1).tolist()
         limit = _INT32_LIMIT if dtype == ir.DataType.INT32 else _INT64_LIMIT
-        if all(type(item) is int and -limit <= item < limit for item in items):
+        is_numbers = {int}.issuperset(map(type, items))
+        if is_numbers and (not items or (-limit <= min(items) and max(items) < limit)):
             return elements  # most are
         flat = [self._bounded_item(item, dtype) for item in items]
         found = np.empty(len(flat), object)
