@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 from hypothesis import strategies as st
-from random_models import BATCH, BOOL, DTYPES, FLOAT, INT, shape_constant
+from onnx import helper
+from random_models import BATCH, BOOL, DTYPES, FLOAT, INT, Known, shape_constant
 
 
 def _stored(scope, dims):
@@ -37,6 +38,20 @@ def rearrangement(scope):
         x = _permuted(scope, _reshaped(scope, x, (flat, two, three)), [0, 2, 1])
         x = _reshaped(scope, x, (first, one, three, two))
     return _permuted(scope, x, scope.draw(st.permutations([1, 2, 3]).map(lambda p: [0, *p])))
+
+
+def copied_count(scope):
+    """How often each index is one of an element that is not 0: a number that nobody knows."""
+    x = scope.pick(FLOAT, where=lambda v: v.dims) or _stored(scope, (2, 3))
+    found, rows, parted = (scope.fresh() for _ in range(3))
+    target = shape_constant(scope, [0, len(x.dims), 1])
+    scope.nodes += [
+        helper.make_node("NonZero", [x.name], [found]),
+        helper.make_node("Transpose", [found], [rows], perm=[1, 0]),
+        helper.make_node("Reshape", [rows, target.name], [parted]),
+    ]
+    parts = Known(parted, INT, (BATCH, len(x.dims), 1))
+    return scope.node("ReduceSum", [parts, _vector(scope, 0)], INT, (len(x.dims), 1), keepdims=0)
 
 
 def _vector(scope, *numbers):
@@ -181,6 +196,7 @@ def flat_product(scope):
 
 
 STRUCTURES = {
+    "open-reshapes": (copied_count,),
     "collapse-concats": (parts, phases, nested_concats),
     "collapse-slices": (nested_slices, parts),
     "eliminate-lookups": (lookup,),
