@@ -67,8 +67,7 @@ class _Layout:
         if not self.is_output_first:
             return wide[None]
         by_group = wide.reshape(self.groups, wide.shape[0] // self.groups, -1)
-        found: Floats = by_group.transpose(0, 2, 1)
-        return found
+        return np.transpose(by_group, (0, 2, 1))
 
     def undone(self, matrices: Floats, shape: tuple[int, ...]) -> Floats:
         if not self.is_output_first:
