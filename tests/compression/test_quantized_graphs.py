@@ -103,6 +103,20 @@ def test_residual_network_runs_in_integers_from_end_to_end(tmp_path):
     check_static(model, IMAGE, tmp_path, expected)
 
 
+def test_average_whose_window_reaches_beyond_the_image_is_right(tmp_path):
+    model = with_weights(
+        """(float[1,4,8,8] x) => (float[1,4,1,1] y) <WEIGHTS>
+        { a = Conv(x, w1)
+          p = AveragePool<kernel_shape = [9,9], strides = [9,9], ceil_mode = 1, count_include_pad = 1>(a)
+          y = Conv(p, w2) }""",
+        w1=(4, 4, 1, 1), w2=(4, 4, 1, 1),
+    )  # fmt: skip
+    expected = {
+        "QuantizeLinear": 1, "QLinearConv": 2, "QLinearAveragePool": 1, "DequantizeLinear": 1,
+    }  # fmt: skip
+    check_static(model, IMAGE, tmp_path, expected)
+
+
 def test_sigmoid_gate_runs_in_integers(tmp_path):
     model = with_weights(
         """(float[1,4,8,8] x) => (float[1,4,8,8] y) <WEIGHTS>
