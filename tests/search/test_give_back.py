@@ -16,17 +16,6 @@ TARGET = """name = "mixed"
 summary = "one quantized candidate, and none beside it but the floats"
 extends = "cpu-int8"
 
-[candidates.static]
-enabled = false
-[candidates.dynamic]
-enabled = false
-[candidates.fused]
-enabled = false
-[candidates.weights]
-enabled = false
-[candidates.outliers]
-enabled = false
-
 [candidates.plain]
 summary = "without any care for outliers"
 pipeline = "quantize-linear-layers{columns=0}"
@@ -55,7 +44,7 @@ g (float[N,{WIDTH}] x) => (float[N,{WIDTH}] y)
   [second] r = MatMul(q, b)
   t = Tanh(r)
   [third] y = MatMul(t, c)
-}}"""  # noqa: E501 - ONNX text
+}}"""
 
 
 @pytest.fixture(name="place")
@@ -72,6 +61,8 @@ def fixture_place(tmp_path):
 
 def searched(place, gates, budget_s=60.0):
     target = load_target(place / "target.toml").with_gates(gates)
+    others = {item.name for item in target.enabled_candidates()} - {"plain", "float"}
+    target = target.with_stages(dict.fromkeys(others, False))
     bench = prepare(
         place / "model.onnx",
         target,
