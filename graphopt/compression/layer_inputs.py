@@ -40,6 +40,7 @@ class LayerInputs:
             name: layer.weight.shape[0] for layer in layers if (name := self._name(layer))
         }
         self._names = {layer: self._name(layer) for layer in layers}
+        self._readers = {name: layer.node for layer, name in self._names.items() if name}
         self._due = list(self._sizes)
         self._grams: dict[str, npt.NDArray[np.float64]] = {}
 
@@ -72,8 +73,14 @@ class LayerInputs:
                 break
             batch.append(due)
         self._grams.clear()  # before the next ones are made
-        found = self._measure.moments(self._model, batch, grams=batch)
+        # A layer before may have been replaced by now, and its result with it.
+        current = {due: self._readers[due].inputs[0] for due in batch}
+        asked = [value.name or "" for value in current.values() if value is not None]
+        found = self._measure.moments(self._model, asked, grams=asked)
         self._due = [due for due in self._due if due not in batch]
-        for asked, moments in found.items():
-            if moments.is_finite and moments.count and moments.gram is not None:
-                self._grams[str(asked)] = shrunk_gram(moments.gram, moments.count)
+        for due, value in current.items():
+            moments = found.get(value.name or "") if value is not None else None
+            if moments is None or moments.gram is None:
+                continue
+            if moments.is_finite and moments.count:
+                self._grams[due] = shrunk_gram(moments.gram, moments.count)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.calibration import Calibrator, load_samples
+from graphopt.compression import LayerInputs, weight_layer, weight_nodes
 from graphopt.errors import PreconditionError
 from graphopt.ir import from_text, load, save
 from graphopt.passes.quantize_weights import QuantizeWeights
@@ -34,7 +35,7 @@ def prepared(text):
     declared, _, nodes = rest.partition(">")
     model = from_text(f"{head[:-2]}, {declared}) => {outputs} {nodes}")
     random = np.random.default_rng(0)
-    for value in [item for item in model.graph.inputs if item.name in {"w", "b"}]:
+    for value in [item for item in model.graph.inputs if item.name in {"w", "v", "b"}]:
         model.graph.inputs.remove(value)
         shape = tuple(value.shape.numpy())
         array = random.standard_normal(shape).astype(np.float32)
@@ -150,6 +151,30 @@ def weight_of(model):
     zero_point = tensors["w_zero_point"].numpy().astype(np.float32)[rows]
     integers = tensors["w_quantized"].numpy().astype(np.float32)
     return (integers - zero_point) * tensors["w_scale"].numpy()[rows]
+
+
+def test_a_layer_behind_a_replaced_one_is_measured_where_it_now_reads():
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[N,72] x) => (float[N,40] z) <float[72,72] w, float[72,40] b>
+    { y = Gemm<alpha = 0.5>(x, w)  c = Constant<value = float[1,72] {C}>()
+      a = Gemm<beta = 2.0>(y, w2, c)  z = MatMul(a, b) }"""
+    text = text.replace("{C}", "{" + ", ".join(["1.0"] * 72) + "}").replace("w2", "v")
+    text = text.replace("float[72,72] w,", "float[72,72] w, float[72,72] v,")
+    model = prepared(text)
+    random = np.random.default_rng(5)
+    samples = [{"x": random.standard_normal((32, 72)).astype(np.float32)} for _ in range(4)]
+    layers = [weight_layer(node) for node in weight_nodes(model)]
+    measure = Calibrator(samples=load_samples(samples)).measure
+    inputs = LayerInputs(model, measure, layers, memory_bytes=1)
+    for index, layer in enumerate(layers):
+        assert inputs.gram(layer).shape == (72, 72)
+        if index < 2:
+            _replace_output(layer.node)
+
+
+def _replace_output(node):
+    """Give the result of a node another name, as a rewrite that replaces the node does."""
+    node.outputs[0].name = f"{node.outputs[0].name}_replaced"
 
 
 def test_gptq_wants_samples():
