@@ -154,7 +154,10 @@ def _dequantized(node: ir.Node) -> IntegerLayer | NoIntegerLayer | None:
     if scale is None or activation is None or (operand(source, 2) is not None and point is None):
         return NoIntegerLayer(node, "the scale of its weight is computed at run time")
     product = node.outputs[0]
-    bias = _bias_of(node, 2) if operand(node, 2) is not None else _added(product)
+    bias = _bias_of(node, 2)
+    if bias is None and node.op_type != "Conv" and operand(node, 2) is None:
+        # Behind a Conv the last axis, which an addition goes along, is not that of the channels.
+        bias = _added(product)
     if node.op_type == "Gemm" and bias is not None and _number(node, "beta", 1.0) != 1.0:
         bias = None
     return IntegerLayer(node, activation, product, (source, 0), scale, point, bias)
@@ -223,7 +226,10 @@ def _bias_of(reader: ir.Node, index: int) -> Bias | None:
     if source is not None and source.op_type == "DequantizeLinear":
         integers, scale = constant_array(operand(source, 0)), constant_array(operand(source, 1))
         is_plain = integers is not None and scale is not None and integers.dtype == np.int32
-        if not is_plain or (operand(source, 2) is not None and np.any(_zero_point(source))):
+        is_private = len(source.outputs[0].uses()) == 1 and not source.outputs[0].is_graph_output()
+        if not (is_plain and is_private) or (
+            operand(source, 2) is not None and np.any(_zero_point(source))
+        ):
             return None
         assert integers is not None
         assert scale is not None

@@ -70,9 +70,9 @@ class _Layout:
         return np.transpose(by_group, (0, 2, 1))
 
     def undone(self, matrices: Floats, shape: tuple[int, ...]) -> Floats:
-        if not self.is_output_first:
-            return matrices[0].reshape(shape)
-        return matrices.transpose(0, 2, 1).reshape(shape)
+        ordered = matrices.transpose(0, 2, 1) if self.is_output_first else matrices
+        found: Floats = ordered.reshape(shape)
+        return found
 
 
 def _layout(node: ir.Node) -> _Layout:
@@ -84,19 +84,11 @@ def _layout(node: ir.Node) -> _Layout:
 
 def integer_matrix(layer: IntegerLayer) -> IntegerMatrix | str:
     """Return the integers of a layer, or why they cannot be read."""
-    reader, _ = layer.weight_reader
-    node, tensor = layer.node, constant_tensor(layer.integers)
-    is_direct = reader is node or node.inputs[1] is reader.outputs[0]
-    if tensor is None or not is_direct or node.op_type == "MatMulIntegerToFloat":
-        return "its weight is stored in another shape than it is read in"
-    rank = len(tensor.shape)
-    fits = rank >= _LEAST_CONV_RANK if node.op_type == "Conv" else rank == _MATRIX_RANK
-    if not fits:
-        return f"the weight has rank {rank}"
-    if node.op_type == "Gemm" and (int_attribute(node, "transA", 0) or is_scaled(node)):
-        return "a Gemm with transA, alpha or beta"
-    if len(layer.integers.uses()) > 1 or layer.integers.is_graph_input():
-        return "others read the integers too, or may replace them"
+    reader, node = layer.weight_reader[0], layer.node
+    tensor = constant_tensor(layer.integers)
+    obstacle = _obstacle(layer, tensor)
+    if tensor is None or obstacle is not None:
+        return obstacle or "its weight is no constant"
     stored = np.asarray(tensor.numpy())
     scale = _spread(layer.scale, stored.shape, reader)
     point = np.zeros(()) if layer.zero_point is None else layer.zero_point
@@ -110,6 +102,27 @@ def integer_matrix(layer: IntegerLayer) -> IntegerMatrix | str:
     pairs = zip(layout.matrices(scale), layout.matrices(zero_point), strict=True)
     grids = tuple(Grid(one, other, *limits) for one, other in pairs)
     return IntegerMatrix(integers, grids, tensor, layout)
+
+
+def _obstacle(layer: IntegerLayer, tensor: ir.TensorProtocol | None) -> str | None:
+    """Return why the integers of a layer must stay as they are, or ``None``."""
+    reader, _ = layer.weight_reader
+    node = layer.node
+    is_direct = reader is node or node.inputs[1] is reader.outputs[0]
+    if tensor is None or not is_direct or node.op_type == "MatMulIntegerToFloat":
+        return "its weight is stored in another shape than it is read in"
+    rank = len(tensor.shape)
+    fits = rank >= _LEAST_CONV_RANK if node.op_type == "Conv" else rank == _MATRIX_RANK
+    if not fits:
+        return f"the weight has rank {rank}"
+    if node.op_type == "Gemm" and (int_attribute(node, "transA", 0) or is_scaled(node)):
+        return "a Gemm with transA, alpha or beta"
+    read = [layer.integers, *(() if reader is node else reader.outputs)]
+    if any(len(value.uses()) > 1 or value.is_graph_output() for value in read):
+        return "others read the weight too"
+    if layer.integers.is_graph_input():
+        return "the integers may be replaced by whoever runs the model"
+    return None
 
 
 def is_scaled(node: ir.Node) -> bool:

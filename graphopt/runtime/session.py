@@ -273,7 +273,8 @@ class Session:
         """Return the sums since `plan_gathering`: ``watched/NUMBER/PART``, ``pairs/NUMBER/PART``.
 
         The parts are `count`, and once rows have come `total`, `squares`, `minimum`, `maximum` and
-        `gram` of watched values, and `shift`, `error` and `product` of pairs; see `rewrite.ChannelMoments`.
+        `gram` of watched values, and `shift`, `error` and `product` of pairs; see
+        `rewrite.ChannelMoments`.
 
         Raises:
             WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.

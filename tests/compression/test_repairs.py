@@ -177,6 +177,38 @@ def test_integers_come_back_as_they_were_stored(text):
     np.testing.assert_array_equal(matrix.values, expected)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "y = MatMul(x, d) z = MatMul(x, d) }",
+        "y = MatMul(x, d) z = Identity(d) }",
+    ],
+)
+def test_weights_that_others_read_too_stay(rest):
+    model = from_text(
+        "(float[N,2] x) => (float[N,2] y, float[N,2] z) <int8[2,2] w = {1,2,3,4}, float s = {1.0}>"
+        "{ d = DequantizeLinear(w, s) " + rest
+    )
+    for layer in integer_layers(model.graph):
+        assert integer_matrix(layer) == "others read the weight too"
+
+
+def test_what_is_added_along_the_width_is_no_bias_of_a_convolution():
+    model = from_text(
+        "(float[1,1,2] x) => (float[1,2,2] z) <int8[2,1,1] w = {1,2}, float s = {1.0}, float[2] b = {1.0,2.0}>"
+        "{ d = DequantizeLinear(w, s) y = Conv(x, d) z = Add(y, b) }"
+    )
+    assert [layer.bias for layer in integer_layers(model.graph)] == [None]
+
+
+def test_bias_that_others_read_too_is_none():
+    model = from_text(
+        "(float[N,2] x) => (float[N,2] y, float[N,2] z) <int8[2,2] w = {1,2,3,4}, float s = {1.0}, int32[2] b = {1,2}>"
+        "{ d = DequantizeLinear(w, s) c = DequantizeLinear(b, s) y = Gemm(x, d, c) z = Gemm(x, d, c) }"
+    )
+    assert [layer.bias for layer in integer_layers(model.graph)] == [None, None]
+
+
 # -- passes on models larger than a golden ---------------------------------------------------------
 
 
