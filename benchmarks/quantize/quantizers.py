@@ -195,6 +195,9 @@ QUANTIZERS: dict[str, Quantizer] = {
         "@exact,quantize-static,quantize-dynamic{ops=[Gather]}"
     ),
     "graphopt-static-percentile": graphopt_pipeline("quantize-static{method=percentile}"),
+    "graphopt-outliers": graphopt_pipeline(
+        "@exact,quantize-linear-layers,quantize-dynamic{ops=[Gather]},clear-value-info"
+    ),
 }
 
 
