@@ -202,6 +202,10 @@ def _build(
     )
 
 
+# What makes others gain more, where there is a place for it; no candidate is there for its sake.
+_PREPARING = frozenset({"deepen-convolutions"})
+
+
 def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
     """Tell whether the passes that make the candidate what it is changed anything.
 
@@ -209,7 +213,7 @@ def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
     something to do does not make it quantized. Of a fused one they are those that round and that
     no candidate goes through anyway; of one that is both, some of either.
     """
-    usual = {step.name for step in Pipeline.parse("@exact").passes()}
+    usual = {step.name for step in Pipeline.parse("@exact").passes()} | _PREPARING
     steps = tuple(pipeline.passes())
     approximate = {step.name for step in steps if isinstance(step.contract.numerics, Approximate)}
     rounding = {step.name for step in steps if isinstance(step.contract.numerics, Rounding)} - usual
