@@ -18,9 +18,13 @@ def patient_collection() -> Iterator[None]:
     A graph is a great many small objects that refer to one another and stay. By default each few
     hundred new ones make the collector look at many again: a tenth of the time that passes take.
     """
-    before = gc.get_threshold()
+    before, is_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
+    if not is_frozen:
+        gc.freeze()  # what was there before, modules above all, is not looked through meanwhile
     try:
         yield
     finally:
+        if not is_frozen:
+            gc.unfreeze()
         gc.set_threshold(*before)
