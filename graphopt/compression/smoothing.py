@@ -92,7 +92,7 @@ def quantization_error(scales: Floats, moments: ChannelMoments, weight: Floats) 
     noise = np.minimum((span / _ACTIVATION_STEPS) ** 2 / 12.0, second)
     power = np.einsum("kn,kn->k", weight, weight) * scales**2
     from_activations = float(noise @ power)
-    steps = np.abs(weight * scales[:, None]).max(axis=0) / _WEIGHT_STEPS
+    steps = np.abs(weight * scales[:, None]).max(axis=0, initial=0.0) / _WEIGHT_STEPS
     from_weights = float(second.sum() * (steps**2).sum() / 12.0)
     return from_activations + from_weights
 

@@ -74,6 +74,11 @@ def test_dead_channels_are_left_alone():
     assert scales[1] == scales[2] == 1.0
 
 
+def test_a_layer_without_channels_has_no_error_to_gain_from():
+    chosen = choose_smoothing(moments_of(np.zeros((4, 0))), np.zeros((0, 2)))
+    assert (chosen.before, chosen.after, chosen.gain_db) == (0.0, 0.0, 0.0)
+
+
 def test_equalized_ranges_are_equal():
     rng = np.random.default_rng(0)
     first = np.exp(rng.standard_normal((6, 4)))
