@@ -11,17 +11,17 @@ from graphopt import api
 from graphopt.ir import load, model_digest
 from graphopt.report import result_schema, to_html
 
-ROWS = np.random.default_rng(0).standard_normal((40, 3, 16, 16)).astype(np.float32)
+ROWS = np.random.default_rng(0).standard_normal((40, 8, 16, 16)).astype(np.float32)
 FEEDS = [{"x": row[None]} for row in ROWS]
 
 
 @pytest.fixture
 def model(tmp_path):
-    weight = np.random.default_rng(1).standard_normal((32, 3, 3, 3)).astype(np.float32)
+    weight = np.random.default_rng(1).standard_normal((32, 8, 3, 3)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])],
         "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 3, 16, 16])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 8, 16, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 32, 14, 14])],
         [numpy_helper.from_array(weight, "w")],
     )
@@ -41,6 +41,7 @@ def test_optimize_says_what_is_doubtful_and_what_the_cache_held(model, tmp_path)
             evaluation=[{"x": row["x"] + 5} for row in FEEDS],
             metric=lambda _predict: 1.0,
             gates={"min_cosine": None},
+            stages={"tuned-weights": False, "weights": False},  # smaller on so small a model
             latency_budget_s=None,
             calibration_cache=tmp_path / "cache",
         ).report
@@ -91,4 +92,4 @@ def test_samples_are_inspected(model):
     report = api.inspect_samples(model, FEEDS, evaluation=FEEDS[:35])
     assert [warning.slug for warning in report.warnings] == ["looks-random"]
     assert "40 samples, 40 rows" in str(report)
-    assert report.to_dict()["inputs"][0]["shapes"] == [{"shape": [1, 3, 16, 16], "samples": 40}]
+    assert report.to_dict()["inputs"][0]["shapes"] == [{"shape": [1, 8, 16, 16], "samples": 40}]
