@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.runtime.client import Worker
 from graphopt.runtime.options import SessionOptions
@@ -54,6 +52,8 @@ def _measure(worker: Worker, threads: int, rows: int) -> float:
 
 @functools.cache
 def _product() -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
     random = np.random.default_rng(0)
     weights = random.integers(-127, 128, (_DEPTH, _COLUMNS)).astype(np.int8)
     graph = helper.make_graph(
@@ -64,6 +64,6 @@ def _product() -> bytes:
         [numpy_helper.from_array(weights, "w")],
     )
     imports = [helper.make_opsetid("", 13)]
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     serialized: bytes = model.SerializeToString()
     return serialized

@@ -7,20 +7,20 @@ import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
-from graphopt.analysis import infer_shapes
-from graphopt.analysis.loaded_findings import Finding, find_slow_parts, is_integer_product
-from graphopt.analysis.macs import count_macs
-from graphopt.ir import clone, constant_tensor, load, scratch_folder
-from graphopt.ir.walk import CONTAINERS
 from graphopt.runtime.client import Worker
 from graphopt.runtime.integer_rate import integer_rate
 from graphopt.runtime.options import SessionOptions
 from graphopt.runtime.session import NodeTiming, Session
 from graphopt.runtime.values import Feeds
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphopt.analysis.loaded_findings import Finding
 
 __all__ = ["GROUPS", "LoadedGraph", "inspect_loaded"]
 
@@ -113,6 +113,9 @@ def inspect_loaded(
     Raises:
         RuntimeFailure: The runtime refuses the model or the feed.
     """
+    from graphopt.analysis.loaded_findings import find_slow_parts, is_integer_product
+    from graphopt.ir import load, scratch_folder
+
     with scratch_folder() as folder:
         written = Path(folder) / "loaded.onnx"
         timed = replace(
@@ -149,6 +152,8 @@ def inspect_loaded(
 
 def _timings(session: Session, feed: Feeds) -> list[NodeTiming]:
     """Return what each node took when it was fastest in a few runs: others disturb single nodes."""
+    from graphopt.ir.walk import CONTAINERS
+
     for _ in range(_RUNS):
         session.run(feed)
     # What runs a branch or a loop takes the time of the nodes in it, which are timed themselves.
@@ -191,6 +196,8 @@ def _multiplied_elements(model: ir.Model) -> int:
 
 def _matrix_operand(node: ir.Node) -> ir.TensorProtocol | None:
     """Return the constant matrix or kernel that ``node`` multiplies by, dequantized or not."""
+    from graphopt.ir import constant_tensor
+
     if node.op_type in ("Gather", "Reshape"):
         return None
     for value in node.inputs:
@@ -202,6 +209,12 @@ def _matrix_operand(node: ir.Node) -> ir.TensorProtocol | None:
 
 def _macs(model: ir.Model, feed: Feeds) -> int | None:
     """Count operations with the sizes of ``feed``, which then spread through the whole graph."""
+    import onnx_ir as ir
+
+    from graphopt.analysis import infer_shapes
+    from graphopt.analysis.macs import count_macs
+    from graphopt.ir import clone
+
     bound = clone(model)
     for value in bound.graph.inputs:
         array = feed.get(value.name or "")

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from graphopt.errors import RunError, SessionLoadError
-from graphopt.rewrite import Channels
 from graphopt.runtime.framing import Header
 from graphopt.runtime.histograms import Histogram
 from graphopt.runtime.options import SessionOptions, TensorSpec
 from graphopt.runtime.values import Feeds, Values, decode_values, encode_values
 
 if TYPE_CHECKING:
+    from graphopt.rewrite import Channels
     from graphopt.runtime.client import Worker
 
 __all__ = [
