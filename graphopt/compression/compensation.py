@@ -19,6 +19,7 @@ from graphopt.rewrite import CrossMoments
 __all__ = ["Affine", "compensate", "shifted_bias"]
 
 Array = npt.NDArray[Any]
+_LEAST_PULL = 1e-10
 
 
 class Affine(NamedTuple):
@@ -55,7 +56,8 @@ def compensate(kept: Affine, full: Affine, moments: CrossMoments, ridge: float) 
     target[:size] = product @ full.matrix + np.outer(moments.first.mean, full.bias)
     target[size] = moments.second.mean @ full.matrix + full.bias
     prior = np.vstack([kept.matrix, kept.bias[None]]).astype(np.float64)
-    pull = ridge * float(np.diag(gram).mean())
+    # Where nothing enters, or without a ridge, what stayed is the solution nearest to itself.
+    pull = max(ridge * float(np.diag(gram).mean()), _LEAST_PULL)
     system = left + pull * np.eye(size + 1)
     found = prior + np.linalg.solve(system, target - left @ prior)
     return Affine(found[:size], found[size])

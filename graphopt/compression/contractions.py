@@ -45,6 +45,11 @@ class Contraction:
         assert value is not None
         return value
 
+    @property
+    def output_axis(self) -> int:
+        """The axis of the weight along which its outputs lie."""
+        return 0 if self.node.op_type == "Conv" else 1 - self.use.axis
+
     def matrix(self) -> Array:
         """Return the weight as (indices x kernel, outputs), index by index."""
         return self._moved().reshape(self._indices() * self.kernel, -1)

@@ -17,7 +17,7 @@ from graphopt.compression.contractions import Contraction, contraction_of
 from graphopt.compression.layer_bias import bias_of
 from graphopt.compression.masking import surgery_fault
 from graphopt.compression.quantized_weights import remove_unread
-from graphopt.compression.surgery import plan_surgery
+from graphopt.compression.surgery import Surgery, plan_surgery
 from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
 from graphopt.ir import clone
 from graphopt.rewrite import ChannelMoments, Editor, Facts, Measure
@@ -79,20 +79,31 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     if not choices:
         return
     choices = _tested(model, choices, edit)
+    chosen = [unit for choice in choices for unit in choice.units]
     fitting = None
     if options.compensation != "off" and facts.measure is not None:
+        before = _before(choices, plan_surgery(coupling, chosen))
         fitting = _Fitting(model, clone(model), edit, facts.measure, options)
     for choice in choices:
-        before = {layer: _affine(layer) for layer in choice.layers}
         operands = _operands(model)
         count = f"{len(choice.units)} of {len(choice.group.units)} {options.kind}"
-        where = choice.group.node
-        with edit.rewrite(where, because=f"{count} by {options.score}") as change:
+        with edit.rewrite(choice.group.node, because=f"{count} by {options.score}") as change:
             plan_surgery(coupling, choice.units).apply(change)
         remove_unread(model, edit, operands, because="shapes that nobody asks for any more")
-        if fitting is not None:
-            for layer, full in before.items():
-                fitting.fit(layer, full)
+    if fitting is not None:  # after all cuts: what a layer computes may have lost units as well
+        for layer, full in before.items():
+            fitting.fit(layer, full)
+
+
+def _before(choices: Iterable[_Choice], surgery: Surgery) -> dict[Contraction, Affine]:
+    """Return what layers compute before anything is cut, of those outputs that will stay."""
+    found = {}
+    for choice in choices:
+        for layer in choice.layers:
+            whole = _affine(layer)
+            kept = surgery.masks(layer.weight).get(layer.output_axis, slice(None))
+            found[layer] = Affine(whole.matrix[:, kept], whole.bias[kept])
+    return found
 
 
 def _operands(model: ir.Model) -> list[ir.Value]:
@@ -112,7 +123,10 @@ def _choices(
         free = {unit for unit in group.units if coupling.units.pin(unit) is None}
         kept = _kept_count(len(group.units), options)
         removed = min(len(group.units) - kept, len(free))
-        if (why := _obstacle(group, layers[group], options, removed)) is not None:
+        why = _obstacle(group, layers[group], options, removed)
+        if why is None and not scoring.can_score(layers[group]):
+            why = "not-measured", "what enters its layers was empty or not finite on the samples"
+        if why is not None:
             edit.refuse(group.node, *why[:1], why=why[1])
             continue
         scores = scoring.scores(group, layers[group], number)
@@ -171,6 +185,13 @@ class _Scoring:
     options: PruningOptions
     moments: Mapping[Any, ChannelMoments]
 
+    def can_score(self, layers: Sequence[Contraction]) -> bool:
+        """Tell whether what enters layers was measured, where scores need it."""
+        if self.options.score not in MEASURED_SCORES:
+            return True
+        found = [self.moments.get(layer.channels()) for layer in layers]
+        return all(moments is not None and moments.is_finite for moments in found)
+
     def scores(
         self, group: Group, layers: Sequence[Contraction], number: int
     ) -> npt.NDArray[np.float64]:
@@ -226,8 +247,11 @@ class _Fitting:
     def fit(self, layer: Contraction, full: Affine) -> None:
         """Give a layer other weights, or say why not."""
         kept = _affine(layer)
-        if kept.matrix.shape == full.matrix.shape:
-            return  # the rewrite was not carried out
+        if kept.matrix.shape == full.matrix.shape or kept.matrix.shape[1] != full.matrix.shape[1]:
+            return  # not all rewrites were carried out
+        if len(layer.weight.uses()) > 1:
+            self.edit.refuse(layer.node, "shared-weight", why="others read the weight, too")
+            return
         is_full = self.options.compensation == "least-squares"
         asked = layer.entering()
         pairs = [(asked, asked)]

@@ -28,7 +28,10 @@ class UnitPruning(Pass):
     """
 
     kind: ClassVar[str]
-    contract: ClassVar[Contract] = Contract(numerics=Approximate(metric="sqnr_db"))
+    contract: ClassVar[Contract] = Contract(
+        numerics=Approximate(metric="sqnr_db"),
+        is_idempotent=False,  # what is left can lose the same share again
+    )
     anchors: ClassVar[frozenset[str] | None] = frozenset({"MatMul", "Gemm", "Conv"})
 
     ratio: float = option(

@@ -32,14 +32,18 @@ class PruneHeads(UnitPruning):
         `softmax`            a Softmax runs over it.
         `grouped`            convolutions in groups read it.
         `looked-up`          its indices are looked up by number.
-        `picked`, `cut`      some of its indices are read by number, or in strides.
-        `joined`, `repeated` it is joined with what has no fixed length, or repeated.
+        `picked`             one of its indices is read by number.
+        `cut`                it is cut in strides, or where only a run tells.
+        `joined`             it is joined with what has no fixed length.
+        `repeated`           it is repeated along its axis.
         `unclear-shape`      a reshape makes something of it that is not followed.
         `inner-index`        its index is the place within another unit.
         `inseparable`        it is a product none of whose factors can change.
         `nothing-to-remove`  after rounding to `multiple`, all units stay.
         `no-weights`         no constant weight sums over it, so that there is nothing to rank by.
-        `not-measured`       what enters a layer is not finite on the samples: it is cut only.
+        `shared-weight`      others read the weight of a layer, too: it is cut, not fitted.
+        `not-measured`       what enters a layer was empty or not finite on the samples: it cannot
+                             be scored, or is cut and not fitted.
         `excluded`           the name of the group matches `exclude`.
 
     What it keeps

@@ -10,6 +10,7 @@ from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
 from random_models import BATCH, FLOAT, INT, shape_constant
 from random_structures import STRUCTURES
+from random_units import UNITS
 
 
 def _coin(scope):
@@ -215,5 +216,6 @@ PATTERNS = {
     "fuse-rms-normalization": (residual_rms, layer_normalization),
     "fuse-skip-normalization": (skip_normalization,),
     **FUSIONS,
+    **UNITS,
 }
 """By pass: the operators to draw often, so that there are places for it."""
