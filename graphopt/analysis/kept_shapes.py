@@ -195,11 +195,17 @@ class KeptShapes(ShapeTable):
             step = _closure(step, self._readers_of_sizes)
             left -= len(step)
             # What comes out different may lead through most of the model, step by step.
-            different = self._infer(step) if left > 0 or len(step) <= _LOOK_AHEAD else None
-            if different is None:
+            found = self._infer(step) if left > 0 or len(step) <= _LOOK_AHEAD else None
+            if found is None:
                 self._infer_all()
                 return
-            readers = [reader for value in different for reader in self._readers(value)]
+            different, aware = found
+            readers = [
+                reader
+                for value in different
+                for reader in self._readers(value)
+                if reader not in aware
+            ]
             # Some that read those are taken along, so that a long way takes few steps.
             ahead = max(_LOOK_AHEAD, 2 * len(different))
             step = _closure(readers, self._all_readers, enough=len(readers) + ahead)
@@ -230,8 +236,12 @@ class KeptShapes(ShapeTable):
 
     # -- inferring a part --------------------------------------------------------------------
 
-    def _infer(self, units: list[ir.Node]) -> list[ir.Value] | None:
-        """Renew the shapes of what ``units`` compute; return the outputs that have others now."""
+    def _infer(self, units: list[ir.Node]) -> tuple[list[ir.Value], Container[ir.Node]] | None:
+        """Renew the shapes of what ``units`` compute.
+
+        Returns:
+            The outputs that have others now, and the units that were inferred from these already.
+        """
         different: dict[ir.Value, None] = {}
         nodes = _in_order(_closure(units, self._origins))
         left = dict.fromkeys(units)
@@ -251,7 +261,8 @@ class KeptShapes(ShapeTable):
                 break
             nodes = [node for node in nodes if node not in settled]
             left = {node: None for node in left if node not in settled}
-        return list(different)
+        # The rest is not shown the elements of sizes that the settled ones compute.
+        return list(different), left if len(left) == len(units) else ()
 
     def _known_before(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, ValueShape]:
         computed = {value for node in nodes for value in node.outputs}
