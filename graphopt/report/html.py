@@ -91,7 +91,7 @@ def _facts(result: OptimizeResult) -> Iterator[tuple[str, str]]:
     if result.source_sha256:
         yield "source sha256", result.source_sha256
     yield "target", result.target
-    if result.pipeline is not None:
+    if result.pipeline:
         yield "recipe", result.pipeline
     kind = "given" if result.samples_are_real else "generated"
     yield "compared on", f"{result.samples} {kind} samples, seed {result.seed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -29,7 +29,15 @@ from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
 from graphopt.targets import Candidate
 
-__all__ = ["Built", "Rejected", "Shared", "build", "plan_candidates", "run_stages"]
+__all__ = [
+    "Built",
+    "Rejected",
+    "Shared",
+    "build",
+    "keep_original",
+    "plan_candidates",
+    "run_stages",
+]
 
 DRIFT_SAMPLES = 2
 """Inputs on which the drift of each approximate pass is measured for the ledger."""
@@ -61,7 +69,10 @@ class Built:
         nodes: Nodes of all graphs.
         size_bytes: Bytes of its files.
         digest: Of its structure; candidates with equal ones are the same model.
-        is_original: No pass edited anything: it is the original, and needs no timing.
+        is_original: No pass edited anything, or what they edited is not shipped: it is the
+            original, and needs no timing.
+        is_for_speed: All that was edited, by stages that every candidate goes through, is there for
+            the runtime's speed alone: nobody asked for it, and the model is no simpler for it.
     """
 
     candidate: Candidate
@@ -72,6 +83,7 @@ class Built:
     size_bytes: int
     digest: str = ""
     is_original: bool = False
+    is_for_speed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +211,46 @@ def _build(
         size_bytes=sum(file.stat().st_size for file in files),
         digest=digest,
         is_original=not is_changed,
+        is_for_speed=is_changed and not ledger.edits and _editing(shared.ledger) <= _FOR_SPEED,
+    )
+
+
+def keep_original(bench: Workbench, built: Built, why: str) -> Built:
+    """Return the original in the place of a candidate, whose file it replaces.
+
+    Args:
+        bench: Where the original is.
+        built: The candidate; what its passes edited is not shipped.
+        why: For a reader of the result.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    for file in built.files:
+        file.unlink(missing_ok=True)
+    model = load(bench.source)
+    files = _write(bench, built.candidate, model, built.path.parent, is_changed=False)
+    built.ledger.notes.append(f"`{built.candidate.name}` is the original as it was: {why}")
+    return replace(
+        built,
+        path=files[0],
+        files=files,
+        nodes=sum(1 for _ in nodes(model)),
+        size_bytes=sum(file.stat().st_size for file in files),
+        is_original=True,
+        is_for_speed=False,
     )
 
 
 # What makes others gain more, where there is a place for it; no candidate is there for its sake.
 _PREPARING = frozenset({"deepen-convolutions"})
+# What is left out or left open for the runtime to place its memory by; a file is no better for it.
+_FOR_SPEED = frozenset({"clear-value-info", "open-reshapes"})
+
+
+def _editing(ledger: Ledger) -> frozenset[str]:
+    """Return the names of the passes that edited anything."""
+    return frozenset(edit.pass_name for edit in ledger.journal.edits)
 
 
 def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
@@ -218,7 +265,7 @@ def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
     approximate = {step.name for step in steps if isinstance(step.contract.numerics, Approximate)}
     rounding = {step.name for step in steps if isinstance(step.contract.numerics, Rounding)} - usual
     decisive = [kind for kind in (approximate, rounding) if kind] or [{step.name for step in steps}]
-    edited = {edit.pass_name for edit in ledger.journal.edits}
+    edited = _editing(ledger)
     return not steps or all(not edited.isdisjoint(kind) for kind in decisive)
 
 

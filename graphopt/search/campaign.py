@@ -10,7 +10,15 @@ from pathlib import Path
 from graphopt.analysis import ModelSummary, summarise
 from graphopt.ir import external_files
 from graphopt.pipeline import Ledger
-from graphopt.search.build import Built, Rejected, Shared, build, plan_candidates, run_stages
+from graphopt.search.build import (
+    Built,
+    Rejected,
+    Shared,
+    build,
+    keep_original,
+    plan_candidates,
+    run_stages,
+)
 from graphopt.search.choose import choose
 from graphopt.search.give_back import give_back, worth_repairing
 from graphopt.search.measure import Measured, measure
@@ -66,11 +74,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
             first = names.setdefault(built.digest, candidate.name)
             if first != candidate.name:  # timing it would take as long as timing another model
                 built = Rejected(candidate=candidate, reason=f"the same model as `{first}`")
-        result = (
-            measure(bench, built, original_bytes=original_bytes)
-            if isinstance(built, Built)
-            else built
-        )
+        result = _measured(bench, built, original_bytes) if isinstance(built, Built) else built
         if isinstance(result, Measured):
             measured.append(result)
         else:
@@ -89,6 +93,22 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         rejected=tuple(rejected),
         chosen=choose(measured),
     )
+
+
+def _measured(bench: Workbench, built: Built, original_bytes: int) -> Measured | Rejected:
+    """Measure a candidate; one that was edited for speed alone and gains none is the original."""
+    if not built.is_for_speed:
+        return measure(bench, built, original_bytes=original_bytes)
+    why = "leaving shapes open to the runtime may be faster, which was not measured"
+    if bench.latency_budget_s is not None:
+        result = measure(bench, built, original_bytes=original_bytes)
+        if isinstance(result, Measured) and result.latency is not None:
+            if result.latency.verdict == "faster":
+                return result
+            why = f"with shapes left open to the runtime the timing was `{result.latency.verdict}`"
+        else:
+            why = "with shapes left open to the runtime it was not right"
+    return measure(bench, keep_original(bench, built, why), original_bytes=original_bytes)
 
 
 def _repaired(

@@ -77,6 +77,10 @@ def _figures(chosen: Measured, result: OptimizeResult) -> dict[str, float | str 
 
 
 def _journal(outcome: Outcome, chosen: Measured) -> dict[str, Any]:
-    """Return every edit and refusal: of the shared stages, then of the candidate's own passes."""
+    """Return every edit and refusal: of the shared stages, then of the candidate's own passes.
+
+    Edits that are not shipped are none of the bundle's.
+    """
     shared, own = outcome.shared.journal.to_dict(), chosen.built.ledger.journal.to_dict()
-    return {key: [*shared[key], *own[key]] for key in shared}
+    whole = {key: [*shared[key], *own[key]] for key in shared}
+    return whole | {"edits": []} if chosen.built.is_original else whole

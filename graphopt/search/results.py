@@ -18,7 +18,7 @@ from graphopt.report import (
     OptimizeResult,
     PassResult,
 )
-from graphopt.search.build import Rejected
+from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
 from graphopt.search.measure import Measured
 from graphopt.targets import Candidate, GateResult
@@ -53,7 +53,7 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
         metric=_metric(outcome),
         candidates=_candidates(outcome),
         passes=_passes(outcome),
-        pipeline=bench.target.pipeline_text(chosen.built.candidate) if chosen else None,
+        pipeline=_recipe(outcome, chosen.built) if chosen else None,
         operators=BeforeAfter(outcome.original.operators, after.operators if after else {}),
         macs=BeforeAfter(outcome.original.macs, after.macs if after else None),
         samples=chosen.comparison.samples if chosen else 0,
@@ -124,15 +124,14 @@ def _candidates(outcome: Outcome) -> tuple[CandidateResult, ...]:
 def _candidate(
     outcome: Outcome, candidate: Candidate, item: Measured | Rejected
 ) -> CandidateResult:
-    built = candidate if isinstance(item, Rejected) else item.built.candidate
-    recipe = outcome.bench.target.pipeline_text(built)
     if isinstance(item, Rejected):
+        recipe = outcome.bench.target.pipeline_text(candidate)
         return CandidateResult(
             name=candidate.name, pipeline=recipe, status="rejected", reason=item.reason
         )
     return CandidateResult(
         name=candidate.name,
-        pipeline=recipe,
+        pipeline=_recipe(outcome, item.built),
         status=_status(outcome, item),
         reason=_reason(item),
         size_bytes=item.built.size_bytes,
@@ -143,6 +142,13 @@ def _candidate(
         gates=item.gates,
         loaded=item.loaded,
     )
+
+
+def _recipe(outcome: Outcome, built: Built) -> str:
+    """Return what makes a candidate again: nothing where no edit of the stages is shipped."""
+    if built.is_original and outcome.shared.edits:
+        return ""
+    return outcome.bench.target.pipeline_text(built.candidate)
 
 
 def _status(outcome: Outcome, item: Measured) -> CandidateStatus:

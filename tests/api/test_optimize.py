@@ -1,6 +1,8 @@
 """`optimize` on the demo model: what is chosen, what is written, what is refused."""
 
+import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -102,6 +104,32 @@ def test_where_nothing_else_is_wanted_the_original_is_kept(tmp_path):
     )
     assert result.report.chosen == "float"
     assert (tmp_path / "b" / "model.onnx").read_bytes() == DEMO.model.read_bytes()
+    # `@exact` leaves shapes open for the runtime's speed alone: neither that nor its recipe is shipped.
+    assert result.report.pipeline == ""
+    assert json.loads((tmp_path / "b" / "journal.json").read_text())["edits"] == []
+    assert any("which was not measured" in note for note in result.report.notes)
+    assert graphopt.validate(tmp_path / "b").exit_code == 0
+
+
+@pytest.mark.parametrize("verdict", ["faster", "same", "slower", "too-noisy"])
+def test_shapes_are_left_open_alone_only_where_that_is_faster(tmp_path, monkeypatch, verdict):
+    measure = importlib.import_module("graphopt.search.measure")  # hidden by the function
+    timed = measure.measure_latency
+    monkeypatch.setattr(
+        measure,
+        "measure_latency",
+        lambda *args, **options: replace(timed(*args, **options), verdict=verdict),
+    )
+    text = "g (float[N, 4] x) => (float[N, 4] y) <float[N, 4] a> { a = Exp(x) y = Relu(a) }"
+    path, place = saved(tmp_path, text), tmp_path / "b"
+    result = graphopt.optimize(path, output=place, target="cpu-fp32", latency_budget_s=0.1)
+    assert result.report.chosen == "exact"
+    is_original = (place / "model.onnx").read_bytes() == path.read_bytes()
+    assert is_original == (verdict != "faster")
+    assert any(f"timing was `{verdict}`" in note for note in result.report.notes) == is_original
+    edits = json.loads((place / "journal.json").read_text())["edits"]
+    assert [edit["pass_name"] for edit in edits] == ["clear-value-info"] * (not is_original)
+    assert result.report.pipeline == ("" if is_original else "@exact")
 
 
 def test_a_goal_out_of_reach_is_written_and_marked(tmp_path):
