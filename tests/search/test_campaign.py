@@ -11,6 +11,9 @@ TARGET = """name = "twice"
 summary = "three candidates, of which two are the same and one has nothing to fuse"
 extends = "cpu-fp32"
 
+[pipeline]
+exact = "@lossless"  # `@exact` leaves no declarations for the candidates to differ in
+
 [candidates.again]
 summary = "the same in other words"
 pipeline = "eliminate-identities,clear-value-info"
