@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, operand
-from graphopt.ir import nodes
+from graphopt.analysis.shapes import infer_shapes
+from graphopt.ir import clone, nodes
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["count_macs"]
@@ -17,7 +18,9 @@ Dims = tuple[int, ...]
 
 
 def count_macs(
-    model: ir.Model, shapes: ShapeTable, bindings: Mapping[str, int] | None = None
+    model: ir.Model,
+    shapes: ShapeTable | None = None,
+    bindings: Mapping[str, int] | None = None,
 ) -> int | None:
     """Count the multiply-accumulate operations of one run.
 
@@ -26,13 +29,16 @@ def count_macs(
 
     Args:
         model: The model.
-        shapes: Its inferred shapes.
-        bindings: Sizes of symbolic dimensions; a dimension without one counts as 1.
+        shapes: Its inferred shapes, where they are known already.
+        bindings: Sizes of symbolic dimensions of its inputs; a dimension without one counts as 1.
 
     Returns:
         The count, or ``None`` where the shapes of one such node are not known.
     """
-    counter = _Counter(shapes, bindings or {})
+    bound = _bound(model, bindings or {})
+    if bound is not model or shapes is None:
+        shapes = infer_shapes(bound)
+    model, counter = bound, _Counter(shapes)
     total = 0
     for node in nodes(model):
         rule = _RULES.get(node.op_type)
@@ -45,19 +51,38 @@ def count_macs(
     return total
 
 
+def _bound(model: ir.Model, bindings: Mapping[str, int]) -> ir.Model:
+    """Return the model with inputs of fixed sizes; itself where they are fixed.
+
+    Inference follows numbers through the arithmetic of shapes, and names only in part.
+    """
+    if not any(map(_open_dims, model.graph.inputs)):
+        return model
+    bound = clone(model)
+    for value in bound.graph.inputs:
+        if value.shape is not None:
+            dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape)
+            value.shape = ir.Shape(
+                dim if isinstance(dim, int) else bindings.get(dim or "", 1) for dim in dims
+            )
+    return bound
+
+
+def _open_dims(value: ir.Value) -> bool:
+    return value.shape is not None and not value.shape.is_static()
+
+
 class _Counter:
-    def __init__(self, shapes: ShapeTable, bindings: Mapping[str, int]) -> None:
+    def __init__(self, shapes: ShapeTable) -> None:
         self._shapes = shapes
-        self._bindings = bindings
 
     def dims(self, value: ir.Value | None) -> Dims | None:
-        """Return the dimensions of ``value`` as numbers, or ``None`` for an unknown rank."""
+        """Return the dimensions of ``value``, or ``None`` where one of them is unknown."""
         known = self._shapes.of(value)
         if known is None or known.dims is None:
             return None
-        return tuple(
-            dim if isinstance(dim, int) else self._bindings.get(dim or "", 1) for dim in known.dims
-        )
+        dims = tuple(dim for dim in known.dims if isinstance(dim, int))
+        return dims if len(dims) == len(known.dims) else None
 
 
 def _matmul(first: int, second: int) -> Callable[[ir.Node, _Counter], int | None]:

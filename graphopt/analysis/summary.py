@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from graphopt.analysis.macs import count_macs
 from graphopt.analysis.operators import operator_counts
-from graphopt.analysis.shapes import infer_shapes
 from graphopt.ir import initializer_tensors, tensor_dims, weight_bytes
 from graphopt.rewrite import ShapeTable
 
@@ -85,7 +84,7 @@ def summarise(
         nodes=sum(operators.values()),
         parameters=sum(distinct.values()),
         weight_bytes=weight_bytes(model),
-        macs=count_macs(model, shapes or infer_shapes(model), bindings),
+        macs=count_macs(model, shapes, bindings),
         operators=operators,
         opsets=dict(model.opset_imports),
         inputs=tuple(_port(value) for value in model.graph.inputs),

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import infer_shapes
 from graphopt.analysis.macs import count_macs
 from graphopt.ir import as_tensor, clone, graphs, weight_bytes
 from graphopt.rewrite import Measure
@@ -115,8 +114,8 @@ class _Trials:
     ) -> None:
         self._model = clone(model)
         self._measure = measure
-        # Where sizes are open they count as 1, which is too little, but orders of magnitude do.
-        known = count_macs(model, infer_shapes(model)) or 0
+        # Open sizes count as 1, which is too little, but orders of magnitude do.
+        known = count_macs(model) or 0
         work = max(known, weight_bytes(model) * _USES) * max(len(rounded), 1)
         self._samples = int(min(max(_WORK / max(work, 1), _FEWEST_SAMPLES), _MOST_SAMPLES))
         self._rounded = rounded

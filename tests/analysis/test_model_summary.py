@@ -44,6 +44,22 @@ def test_symbols_count_as_bound_and_else_as_one():
     assert macs(text, N=2, S=3) == 120
 
 
+def test_sizes_are_followed_through_the_arithmetic_of_shapes():
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    g (float[N,6,4] x, float[4,5] w) => (float[A,B] z) <int64[1] cut = {-1}, int64[1] four = {4}> {
+        s = Shape<end = 1>(x)  t = Mul(s, cut)  u = Mul(t, cut)  v = Concat<axis = 0>(u, cut, four)
+        y = Reshape(x, v)  z = MatMul(y, w) }"""
+    assert macs(text) == 6 * 4 * 5
+    assert macs(text, N=128) == 128 * 6 * 4 * 5
+
+
+def test_a_size_that_depends_on_values_is_unknown_rather_than_one():
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    g (float[N,4] x, bool[N] mask, float[4,5] w) => (float[A,B] z) {
+        y = Compress<axis = 0>(x, mask)  z = MatMul(y, w) }"""
+    assert macs(text, N=8) is None
+
+
 def test_unknown_shapes_are_said_to_be_unknown():
     text = """<ir_version: 10, opset_import: ["" : 20, "my.domain" : 1]>
     g (float[N,4] x, float[4,5] w) => (float[A,B] z) { y = my.domain.Foo(x)  z = MatMul(y, w) }"""
