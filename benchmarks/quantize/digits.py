@@ -89,7 +89,9 @@ def main() -> None:
         dynamo=False,
         opset_version=17,
     )
-    np.savez(out / "calibration.npz", pixels=images[HELD_OUT : HELD_OUT + CALIBRATION])
+    # Labels cut both into rows: without them the calibration images would be one batch of 128.
+    shown = slice(HELD_OUT, HELD_OUT + CALIBRATION)
+    np.savez(out / "calibration.npz", pixels=images[shown], __labels__=labels[shown])
     np.savez(out / "evaluation.npz", pixels=images[:HELD_OUT], __labels__=labels[:HELD_OUT])
 
 

@@ -32,7 +32,7 @@ from graphopt.search.sensitivity import Sensitivity, measure_sensitivities
 from graphopt.search.workbench import Workbench
 from graphopt.targets import Candidate
 
-__all__ = ["GiveBack", "give_back", "worth_repairing"]
+__all__ = ["GiveBack", "give_back", "is_quantized", "worth_repairing"]
 
 _LEAST_COSINE = 0.5  # below, the outputs have nothing to do with the original's
 _RANKING_SHARE = 0.6  # of the time, at most, goes into ranking
@@ -67,11 +67,15 @@ def worth_repairing(measured: Iterable[Measured]) -> list[Measured]:
     return sorted(filter(_is_near, found), key=_distance)
 
 
+def is_quantized(candidate: Candidate) -> bool:
+    """Tell whether a candidate has passes that approximate, in integers or otherwise."""
+    steps = pipeline_of(candidate).passes()
+    return any(isinstance(step.contract.numerics, Approximate) for step in steps)
+
+
 def _is_success(item: Measured) -> bool:
-    steps = pipeline_of(item.built.candidate).passes()
-    is_quantized = any(isinstance(step.contract.numerics, Approximate) for step in steps)
     is_faster = item.latency is not None and item.latency.verdict == "faster"
-    return is_quantized and item.is_correct and is_faster
+    return is_quantized(item.built.candidate) and item.is_correct and is_faster
 
 
 def _is_near(item: Measured) -> bool:
@@ -209,6 +213,8 @@ class _Search:
     def _failure(self, ranked: Sequence[Sensitivity]) -> str:
         if time.monotonic() > self.deadline:
             return "no time was left to find which operators must stay in float"
+        if not ranked:
+            return "a gate fails, and it has no operators that could stay in float"
         return f"however many of its {len(ranked)} groups of operators stay in float, a gate fails"
 
 

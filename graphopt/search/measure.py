@@ -27,6 +27,8 @@ REFERENCE = SessionOptions(optimization="disabled")
 NEGLIGIBLE_BYTES = 1024
 NEGLIGIBLE_GROWTH = 0.001
 """A file that is larger by no more than either counts as one of the same size."""
+NEGLIGIBLE_DROP = 1e-6
+"""Less than one wrong answer in a million rows: what rounding alone does to a loss."""
 NOT_REQUESTED = GateMeasurement(None, "not-requested")
 
 
@@ -180,7 +182,11 @@ def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | Non
 def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | float:
     if bench.metric is None or bench.metric_before is None or measured.metric is None:
         return NOT_REQUESTED
-    return bench.metric.drop(bench.metric_before, measured.metric)
+    drop = bench.metric.drop(bench.metric_before, measured.metric)
+    if 0 < drop <= NEGLIGIBLE_DROP:  # floats added in another order: a budget of 0 allows that
+        reason = f"a drop of {drop:.1g} is as good as none"
+        return GateMeasurement(drop, judged_as=0.0, reason=reason)
+    return drop
 
 
 def _size_ratio(measured: Measured) -> GateMeasurement:

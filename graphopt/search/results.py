@@ -20,6 +20,7 @@ from graphopt.report import (
 )
 from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
+from graphopt.search.give_back import is_quantized
 from graphopt.search.measure import Measured
 from graphopt.targets import Candidate, GateResult
 
@@ -181,9 +182,28 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         notes.append(
             "outputs were compared on generated inputs; real samples (`--calibration`) say more"
         )
+    if (fallen_back := _fall_back(outcome)) is not None:
+        notes.insert(0, fallen_back)
     notes += [f"candidate `{item.candidate.name}`: {item.reason}" for item in outcome.rejected]
     if (shown := _shown(outcome)) is not None:
         notes += shown.comparison.notes()
     if outcome.chosen is not None:
         notes += outcome.chosen.built.ledger.notes
     return tuple(dict.fromkeys(notes))
+
+
+def _fall_back(outcome: Outcome) -> str | None:
+    """Say that what is shipped is not quantized because nothing quantized holds the gates."""
+    chosen = outcome.chosen
+    quantized = [item for item in outcome.measured if is_quantized(item.built.candidate)]
+    if chosen is None or not quantized or any(item.is_correct for item in quantized):
+        return None
+    missed = {
+        f"{gate.name} {gate.limit:g}"
+        for item in quantized
+        for gate in item.gates
+        if gate.kind == "correctness" and gate.passed is False and gate.limit is not None
+    }
+    limits = f" ({', '.join(sorted(missed))})" if missed else ""
+    name = chosen.built.candidate.name
+    return f"no quantized candidate holds the gates{limits}: `{name}` is shipped, not quantized"

@@ -8,6 +8,7 @@ from graphopt import run_pipeline
 from graphopt.pipeline import Pipeline
 from graphopt.search import Reporter, explore, prepare
 from graphopt.search.op_groups import OpGroup, divided, quantized_groups, without
+from graphopt.search.results import result_of
 from graphopt.search.sensitivity import Sensitivity
 from graphopt.targets import load_target
 
@@ -59,7 +60,7 @@ def fixture_place(tmp_path):
     return tmp_path
 
 
-def searched(place, gates, budget_s=60.0):
+def searched(place, gates, budget_s=60.0, metric=None):
     target = load_target(place / "target.toml").with_gates(gates)
     others = {item.name for item in target.enabled_candidates()} - {"plain", "float"}
     target = target.with_stages(dict.fromkeys(others, False))
@@ -68,7 +69,7 @@ def searched(place, gates, budget_s=60.0):
         target,
         calibration=place / "samples",
         evaluation=None,
-        metric=None,
+        metric=metric,
         latency_budget_s=None,
         repair_budget_s=budget_s,
         seed=0,
@@ -112,6 +113,20 @@ def test_a_budget_that_nothing_quantized_holds_leaves_the_floats_and_says_so(pla
     outcome = searched(place, {"min_sqnr_db": 90.0, "max_size_ratio": None})
     assert [item.built.candidate.name for item in outcome.measured if item.is_correct] == ["float"]
     assert any("however many of its 3 groups" in note for note in outcome.shared.notes)
+    notes = result_of(outcome, seconds=1.0, source_sha256="").notes
+    assert notes[0] == (
+        "no quantized candidate holds the gates (min_cosine 0.99, min_sqnr_db 90): "
+        "`float` is shipped, not quantized"
+    )
+
+
+@pytest.mark.parametrize(("drop", "allowed"), [(5e-9, True), (1e-3, False), (-1e-3, True)])
+def test_a_budget_of_zero_allows_what_rounding_does_to_a_loss(place, drop, allowed):
+    found = iter([1.0, 1.0 - drop])
+    outcome = searched(place, {"max_metric_drop": 0.0}, metric=lambda _predict: next(found, 1.0))
+    first = outcome.measured[0]
+    assert first.is_correct == allowed
+    assert (first.metric, first.built.candidate.name) == (1.0 - drop, "float")
 
 
 def test_nothing_is_tried_where_it_is_switched_off_or_time_is_up(place):
