@@ -80,10 +80,10 @@ def cnn_limits(rows: Rows) -> Iterator[Limit]:
     )
     for kind, other, time_limit, memory_limit in pairs:
         mine, theirs = rows.get(kind, {}), rows.get(other, {})
-        if "wall_s" not in mine or "wall_s" not in theirs:
+        if "cpu_s" not in mine or "cpu_s" not in theirs:
             continue
         if time_limit is not None:
-            yield at_most("time to quantize", mine["wall_s"] / theirs["wall_s"], time_limit)
+            yield at_most("CPU time to quantize", mine["cpu_s"] / theirs["cpu_s"], time_limit)
         memory = mine["peak_bytes"] / theirs["peak_bytes"]
         yield at_most(f"memory to quantize, {kind}", memory, memory_limit)
 
