@@ -301,6 +301,8 @@ def needed_part(model: ir.Model, names: Sequence[str] | Mapping[str, None]) -> i
     copy = clone(model)
     values = {output.name: output for node in copy.graph for output in node.outputs}
     values |= {value.name: value for value in copy.graph.inputs if value.name not in values}
+    # A model may return a constant.
+    values |= {value.name: value for value in copy.graph.initializers.values()}
     if not names:
         return copy
     copy.graph.outputs[:] = [values[name] for name in names]

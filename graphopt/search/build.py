@@ -242,8 +242,6 @@ def keep_original(bench: Workbench, built: Built, why: str) -> Built:
     )
 
 
-# What makes others gain more, where there is a place for it; no candidate is there for its sake.
-_PREPARING = frozenset({"deepen-convolutions"})
 # What is left out or left open for the runtime to place its memory by; a file is no better for it.
 _FOR_SPEED = frozenset({"clear-value-info", "open-reshapes"})
 
@@ -260,9 +258,13 @@ def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
     something to do does not make it quantized. Of a fused one they are those that round and that
     no candidate goes through anyway; of one that is both, some of either.
     """
-    usual = {step.name for step in Pipeline.parse("@exact").passes()} | _PREPARING
+    usual = {step.name for step in Pipeline.parse("@exact").passes()}
     steps = tuple(pipeline.passes())
-    approximate = {step.name for step in steps if isinstance(step.contract.numerics, Approximate)}
+    approximate = {
+        step.name
+        for step in steps
+        if isinstance(step.contract.numerics, Approximate) and not step.is_preparation
+    }
     rounding = {step.name for step in steps if isinstance(step.contract.numerics, Rounding)} - usual
     decisive = [kind for kind in (approximate, rounding) if kind] or [{step.name for step in steps}]
     edited = _editing(ledger)

@@ -115,10 +115,11 @@ def _numerics_hold(passes, before, after, model):
     keeps_types = not any(pass_.contract.changes_interface for pass_ in passes)
     for batch in BATCHES:
         feeds = {name: fed for name, fed in feeds_of(model, batch).items() if name in taken}
-        expected, found = (
-            dict(zip(_names(session), session.run(None, _in_types_of(session, feeds)), strict=True))
-            for session in (reference, candidate)
-        )
+        try:
+            expected = _outputs(reference, feeds)
+        except Exception:  # noqa: BLE001, S112 - a fault of the runtime: nothing to hold to
+            continue
+        found = _outputs(candidate, feeds)
         if isinstance(numerics, Approximate):
             shapes = [
                 [(v.shape, v.dtype if keeps_types else None) for v in side.values()]
@@ -129,6 +130,10 @@ def _numerics_hold(passes, before, after, model):
         for name, difference in compare_outputs(expected, found).items():
             fault = contract_fault(difference, numerics)
             _law(not fault, f"numerics hold at output {name}", fault)
+
+
+def _outputs(session, feeds):
+    return dict(zip(_names(session), session.run(None, _in_types_of(session, feeds)), strict=True))
 
 
 def _in_types_of(session, feeds):
