@@ -29,16 +29,18 @@ def count_macs(
 
     Args:
         model: The model.
-        shapes: Its inferred shapes, where they are known already.
+        shapes: Its inferred shapes, where they are known already: quick, but what they name by
+            other names than the inputs do stays unknown.
         bindings: Sizes of symbolic dimensions of its inputs; a dimension without one counts as 1.
 
     Returns:
         The count, or ``None`` where the shapes of one such node are not known.
     """
-    bound = _bound(model, bindings or {})
-    if bound is not model or shapes is None:
-        shapes = infer_shapes(bound)
-    model, counter = bound, _Counter(shapes)
+    sizes = dict(bindings or {})
+    if shapes is None:
+        model = _bound(model, sizes)
+        shapes = infer_shapes(model)
+    counter = _Counter(shapes, _named_sizes(model, sizes))
     total = 0
     for node in nodes(model):
         rule = _RULES.get(node.op_type)
@@ -68,20 +70,29 @@ def _bound(model: ir.Model, bindings: Mapping[str, int]) -> ir.Model:
     return bound
 
 
+def _named_sizes(model: ir.Model, bindings: Mapping[str, int]) -> dict[str, int]:
+    """Return the sizes of the symbolic dimensions of the inputs, by name."""
+    dims = [dim for value in model.graph.inputs if value.shape is not None for dim in value.shape]
+    names = [dim.value for dim in dims if not isinstance(dim, int) and dim.value]
+    return {name: bindings.get(name, 1) for name in names}
+
+
 def _open_dims(value: ir.Value) -> bool:
     return value.shape is not None and not value.shape.is_static()
 
 
 class _Counter:
-    def __init__(self, shapes: ShapeTable) -> None:
+    def __init__(self, shapes: ShapeTable, sizes: Mapping[str, int]) -> None:
         self._shapes = shapes
+        self._sizes = sizes
 
     def dims(self, value: ir.Value | None) -> Dims | None:
         """Return the dimensions of ``value``, or ``None`` where one of them is unknown."""
         known = self._shapes.of(value)
         if known is None or known.dims is None:
             return None
-        dims = tuple(dim for dim in known.dims if isinstance(dim, int))
+        found = (self._sizes.get(dim) if isinstance(dim, str) else dim for dim in known.dims)
+        dims = tuple(size for size in found if size is not None)
         return dims if len(dims) == len(known.dims) else None
 
 
