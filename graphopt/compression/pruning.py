@@ -19,6 +19,7 @@ from graphopt.compression.masking import surgery_fault
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.surgery import Surgery, plan_surgery
 from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
+from graphopt.errors import PassError
 from graphopt.ir import clone
 from graphopt.rewrite import ChannelMoments, Editor, Facts, Measure
 from graphopt.runtime import generate_feed_sets
@@ -88,7 +89,9 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
         operands = _operands(model)
         count = f"{len(choice.units)} of {len(choice.group.units)} {options.kind}"
         with edit.rewrite(choice.group.node, because=f"{count} by {options.score}") as change:
-            plan_surgery(coupling, choice.units).apply(change)
+            obstacle = plan_surgery(coupling, choice.units).apply(change)
+            if obstacle is not None:  # the self-test did the same on a copy: half a cut is no cut
+                raise PassError(f"a cut that was tested cannot be made: {obstacle.why}")
         remove_unread(model, edit, operands, because="shapes that nobody asks for any more")
     if fitting is not None:  # after all cuts: what a layer computes may have lost units as well
         for layer, full in before.items():

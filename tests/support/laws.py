@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 from made_up_statistics import MadeUpStatistics
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from random_models import feeds_of
 
 import graphopt
@@ -117,7 +118,9 @@ def _numerics_hold(passes, before, after, model):
         feeds = {name: fed for name, fed in feeds_of(model, batch).items() if name in taken}
         try:
             expected = _outputs(reference, feeds)
-        except Exception:  # noqa: BLE001, S112 - a fault of the runtime: nothing to hold to
+        except Fail as error:
+            if "TensorSeq" not in str(error):  # sequences that leave an If: a fault of the runtime
+                raise
             continue
         found = _outputs(candidate, feeds)
         if isinstance(numerics, Approximate):
