@@ -8,11 +8,15 @@ DECLARED = """<ir_version: 10, opset_import: ["": 17]>
 g (float[N, 4] x) => (float[N, 4] y) <float[N, 4] a> { a = Exp(x)  y = Relu(a) }"""
 
 TARGET = """name = "twice"
-summary = "three candidates, of which two are the same and one has nothing to fuse"
+summary = "four candidates, of which two are the same and one has nothing to fuse"
 extends = "cpu-fp32"
 
 [pipeline]
 exact = "@lossless"  # `@exact` leaves no declarations for the candidates to differ in
+
+[candidates.bare]
+summary = "no declared types of intermediate values"
+pipeline = "clear-value-info"
 
 [candidates.again]
 summary = "the same in other words"
@@ -35,10 +39,10 @@ def test_only_what_differs_and_is_what_it_says_is_measured(tmp_path):
         report=Reporter(),
     )
     outcome = explore(bench, tmp_path)
-    assert [item.built.candidate.name for item in outcome.measured] == ["exact", "undeclared"]
+    assert [item.built.candidate.name for item in outcome.measured] == ["exact", "bare"]
     assert {item.candidate.name: item.reason for item in outcome.rejected} == {
         "fused": "its passes found nothing to change",
-        "again": "the same model as `undeclared`",
+        "again": "the same model as `bare`",
     }
 
 

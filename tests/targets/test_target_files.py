@@ -36,11 +36,7 @@ def test_the_targets_load():
         "eight-bits",
         "float",
     ]
-    assert [item.name for item in float_target.enabled_candidates()] == [
-        "exact",
-        "undeclared",
-        "fused",
-    ]
+    assert [item.name for item in float_target.enabled_candidates()] == ["exact", "fused"]
     assert [item.name for item in int8.enabled_candidates()] == [
         "static",
         "outliers",
@@ -317,7 +313,7 @@ def test_with_stages_switches_stages_and_candidates():
 def test_a_name_of_a_stage_and_of_a_candidate_is_the_stage():
     target = load_target("cpu-fp32").with_stages({"exact": False})
     assert target.stage_text() == ""
-    assert [item.name for item in target.enabled_candidates()] == ["exact", "undeclared", "fused"]
+    assert [item.name for item in target.enabled_candidates()] == ["exact", "fused"]
 
 
 def test_with_threads():
