@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["round_compensated"]
+from graphopt.compression.error_spreading import settle_in_turn
+from graphopt.compression.inverse_factor import inverse_factor
 
-_DAMPING = (0.01, 0.1, 1.0)  # of the mean of the diagonal; more where the factor does not exist
-_BATCH = 128  # elements whose errors are spread among themselves first
+__all__ = ["round_compensated"]
 
 
 def round_compensated(
@@ -36,40 +36,19 @@ def round_compensated(
     """
     # What varies most is rounded first, while many others can still make up for it.
     order = np.argsort(-np.diagonal(gram), kind="stable")
-    factor = _inverse_factor(gram[np.ix_(order, order)])
+    factor = inverse_factor(gram[np.ix_(order, order)])
     if factor is None:
         return None
     rest = np.ascontiguousarray(weight[:, order].T)  # (length, outputs)
     steps = size[:, order].T
     integers = np.empty_like(rest)
-    count = len(rest)
-    for start in range(0, count, _BATCH):
-        stop = min(start + _BATCH, count)
-        errors = np.empty((stop - start, rest.shape[1]), np.float32)
-        for row in range(start, stop):
-            rounded = np.clip(np.rint(rest[row] / steps[row]), -limit, limit)
-            integers[row] = rounded
-            error = (rest[row] - rounded * steps[row]) / factor[row, row]
-            errors[row - start] = error
-            rest[row + 1 : stop] -= factor[row, row + 1 : stop, None] * error
-        rest[stop:] -= factor[start:stop, stop:].T @ errors
+
+    def settle(row: int, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        integers[row] = np.clip(np.rint(rows[row] / steps[row]), -limit, limit)
+        settled: npt.NDArray[np.float32] = integers[row] * steps[row]
+        return settled
+
+    settle_in_turn(rest, factor, settle)
     result = np.empty_like(weight)
     result[:, order] = integers.T
     return result
-
-
-def _inverse_factor(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float32] | None:
-    """Return ``U`` with ``U^T U = inverse(H)``, damped until it exists."""
-    mean = float(np.diagonal(gram).mean()) if len(gram) else 0.0
-    if not (np.isfinite(gram).all() and mean > 0.0):
-        return None
-    for damping in _DAMPING:
-        damped = gram + np.eye(len(gram)) * (damping * mean)
-        try:
-            # The factor of the reversed matrix is the upper one of the matrix.
-            lower = np.linalg.cholesky(damped[::-1, ::-1])
-        except np.linalg.LinAlgError:
-            continue
-        factor: npt.NDArray[np.float32] = np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)
-        return factor
-    return None

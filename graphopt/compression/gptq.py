@@ -21,6 +21,7 @@ from graphopt.compression.blockwise import (
     quantize_blocks,
     round_to_blocks,
 )
+from graphopt.compression.inverse_factor import inverse_factor
 
 __all__ = ["quantize_compensated", "shrunk_gram"]
 
@@ -29,7 +30,6 @@ __all__ = ["quantize_compensated", "shrunk_gram"]
 _BATCH_ROWS = 32
 # Columns are independent of each other; so many elements of them are in memory at a time.
 _CHUNK_ELEMENTS = 1 << 23
-_MOST_DAMPING = 1.0
 
 
 def quantize_compensated(
@@ -56,7 +56,9 @@ def quantize_compensated(
     """
     inputs, outputs = weight.shape
     order = np.argsort(-np.diagonal(gram), kind="stable") if by_activation else np.arange(inputs)
-    factor = _inverse_factor(gram[np.ix_(order, order)], damping)
+    factor = inverse_factor(gram[np.ix_(order, order)], damping)
+    if factor is None:
+        raise ValueError("the inputs are 0 or not finite, or have no positive Gram matrix")
     importance = np.empty(inputs)
     importance[order] = 1.0 / np.square(np.diagonal(factor).astype(np.float64))
     # Scales of the weight as it is: all there is to say where rows come in any order.
@@ -91,24 +93,6 @@ def shrunk_gram(gram: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.floa
     shrunk = gram * (1.0 - share)
     np.fill_diagonal(shrunk, np.diagonal(gram))
     return shrunk
-
-
-def _inverse_factor(gram: npt.NDArray[np.float64], damping: float) -> FloatArray:
-    """Return ``U`` with ``U^T U = inverse(H)``, damped until it exists."""
-    size = len(gram)
-    mean = float(np.diagonal(gram).mean())
-    if not (np.isfinite(mean) and mean > 0.0):
-        raise ValueError("the inputs are 0 or not finite")
-    while damping <= _MOST_DAMPING:
-        damped = gram + np.eye(size) * (damping * mean)
-        try:
-            # Factors of the reversed matrix are upper ones of the matrix: no inverse of it, whose
-            # factor might not exist after rounding, is ever formed.
-            lower = np.linalg.cholesky(damped[::-1, ::-1])
-            return np.linalg.inv(lower)[::-1, ::-1].astype(np.float32)
-        except np.linalg.LinAlgError:
-            damping *= 10.0
-    raise ValueError("the inputs have no positive Gram matrix")
 
 
 class _Rounding:
