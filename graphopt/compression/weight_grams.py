@@ -18,11 +18,14 @@ _MOST_LENGTH = 2048  # a larger matrix costs more time than its rounding is wort
 _MEMORY_BYTES = 1 << 28
 _POSITIONS = 4096  # of an image, per run: neighbours tell the same
 _ROWS_PER_ELEMENT = 4
+_MATRIX_RANK = 2
 _IMAGE_RANK = 3
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
-def multiplied_rows(graph: ir.Graph, node: ir.Node, weight: WeightSource) -> Channels | None:
+def multiplied_rows(
+    graph: ir.Graph, node: ir.Node, weight: WeightSource, *, most_length: int = _MOST_LENGTH
+) -> Channels | None:
     """Return how a value is read as rows that are multiplied by a weight.
 
     The elements of a row are in the order in which `weight_view` sees what is summed over.
@@ -31,22 +34,25 @@ def multiplied_rows(graph: ir.Graph, node: ir.Node, weight: WeightSource) -> Cha
         graph: The main graph; values of others cannot be measured.
         node: Reads the weight.
         weight: What it reads.
+        most_length: Longer rows are not wanted.
 
     Returns:
         The channels; ``None`` where the rows are no value of the graph, or too long.
     """
     value = _multiplied(node, weight)
-    if value is None or not value.name or node.graph is not graph or weight.is_reordered:
+    if value is None or not value.name or node.graph is not graph:
         return None
     shape = weight.shape
+    if weight.is_reordered and len(shape) != _MATRIX_RANK:
+        return None
     if node.op_type == "Conv":
-        return _windows(node, value.name, shape)
-    is_matrix = node.op_type in ("MatMul", "Gemm") and len(shape) == 2  # noqa: PLR2004 - a matrix
+        return _windows(node, value.name, shape, most_length)
+    is_matrix = node.op_type in ("MatMul", "Gemm") and len(shape) == _MATRIX_RANK
     is_recurrent = node.op_type in _RECURRENT
     if not (is_matrix or is_recurrent) or node.attributes.get_int("transA"):
         return None
     length = shape[0] if is_matrix and not node.attributes.get_int("transB") else shape[-1]
-    return Channels(value.name) if length <= _MOST_LENGTH else None
+    return Channels(value.name) if length <= most_length else None
 
 
 def _multiplied(node: ir.Node, weight: WeightSource) -> ir.Value | None:
@@ -60,11 +66,11 @@ def _multiplied(node: ir.Node, weight: WeightSource) -> ir.Value | None:
     return node.inputs[5] if len(node.inputs) > 5 else None  # noqa: PLR2004 - initial_h
 
 
-def _windows(node: ir.Node, name: str, shape: tuple[int, ...]) -> Channels | None:
+def _windows(node: ir.Node, name: str, shape: tuple[int, ...], most_length: int) -> Channels | None:
     padding = node.attributes.get_string("auto_pad", "NOTSET")
     if len(shape) < _IMAGE_RANK or padding not in ("NOTSET", "VALID"):
         return None
-    if int(np.prod(shape[1:])) > _MOST_LENGTH:
+    if int(np.prod(shape[1:])) > most_length:
         return None
     axes = len(shape) - 2
     ones, zeros = (1,) * axes, (0,) * (2 * axes)

@@ -82,6 +82,14 @@ class Editor:
             Refusal(pass_name=self.pass_name, where=describe(place), slug=slug, why=why)
         )
 
+    def note(self, text: str) -> None:
+        """Record what no single edit tells: reports print it, with the name of the pass.
+
+        Args:
+            text: One sentence, without a full stop.
+        """
+        self.journal.note(f"{self.pass_name}: {text}")
+
     @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits made by this editor's pass, in the journal it shares."""

@@ -88,6 +88,7 @@ class Journal:
         limit: Transactions with a larger number are discarded; used to find a guilty edit.
         edits: Applied rewrites.
         refusals: Declined rewrites, each place and slug once.
+        notes: What passes say of all that they did, each text once.
         transactions: How many rewrites were asked for, discarded ones included.
         touched: Nodes that the edits changed.
     """
@@ -95,6 +96,7 @@ class Journal:
     limit: int | None = None
     edits: list[Edit] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     transactions: int = 0
     touched: Touched = field(default_factory=Touched, repr=False)
     _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
@@ -115,8 +117,13 @@ class Journal:
             self._refused.add(key)
             self.refusals.append(refusal)
 
+    def note(self, text: str) -> None:
+        """Record a note once, however often it is made."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the JSON form; notes stand beside it in the ledger."""
         return {
             "edits": [asdict(edit) for edit in self.edits],
             "refusals": [asdict(refusal) for refusal in self.refusals],

@@ -15,6 +15,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from random_models import feeds_of
 
 import graphopt
+from graphopt.errors import OptionError
 from graphopt.ir import clone, model_bytes
 from graphopt.pipeline import Pipeline
 from graphopt.pipeline.groups import allowed_difference
@@ -244,8 +245,20 @@ def instances(cls):
 
     fields = {spec.name: _values(spec) for spec in option_specs(cls)}
     return st.just(cls()) | st.fixed_dictionaries({}, optional=fields).map(
-        lambda given: cls(**given)
+        lambda given: _without_contradictions(cls, given)
     )
+
+
+def _without_contradictions(cls, given):
+    """Return a pass with the options given, but those that contradict the ones before them."""
+    kept = {}
+    for name, value in given.items():
+        try:
+            cls(**kept, **{name: value})
+        except OptionError:
+            continue
+        kept[name] = value
+    return cls(**kept)
 
 
 def _values(spec):
