@@ -24,7 +24,8 @@ from graphopt.ir.file_tensor import FileTensor, SourceFile
 from graphopt.ir.forms import ONNX_TEXT_SUFFIXES, TEXTPROTO_SUFFIXES
 from graphopt.ir.inline_weights import NOTHING_STRIPPED, Stripped, strip_weights
 from graphopt.ir.normalise import normalise
-from graphopt.ir.parsed_tensor import ParsedTensor
+from graphopt.ir.parsed_tensor import ParsedTensor, is_known_type
+from graphopt.ir.reading import read_model
 from graphopt.ir.save import PROTOBUF_LIMIT_BYTES
 from graphopt.ir.walk import CONTAINERS, nodes
 
@@ -54,14 +55,17 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     _refuse_what_is_not_a_model(proto, source)
     _refuse_what_the_ir_loses(proto, file)
     beside = resolve_external_data(proto, file, stripped.is_stripped)
-    try:
-        model = ir.from_proto(proto)
-    except ir.serde.SerdeError as error:
-        raise InvalidModelError(
-            f"`{file.name}` cannot be read as a graph", why=_root_cause(error)
-        ) from error
     sources = {str(path): _open_beside(path, len(beside)) for path in beside}
-    _adopt_weights(model, {**sources, stripped.location: source})
+    sources[stripped.location] = source
+    model = read_model(proto, _TensorReader(sources))
+    if model is None:
+        try:
+            model = ir.from_proto(proto)
+        except ir.serde.SerdeError as error:
+            raise InvalidModelError(
+                f"`{file.name}` cannot be read as a graph", why=_root_cause(error)
+            ) from error
+        _adopt_weights(model, sources)
     return normalise(model)
 
 
@@ -121,6 +125,36 @@ def _parse(source: SourceFile) -> tuple[onnx.ModelProto, Stripped]:
             hint="check that the file was copied completely and is an `.onnx` file",
         ) from error
     return proto, stripped
+
+
+class _TensorReader:
+    """Makes tensors of ours: those that lie in files are read from files that are held open."""
+
+    def __init__(self, sources: Mapping[str, SourceFile]) -> None:
+        self._sources = sources
+        self._shapes: dict[tuple[int, ...], ir.Shape] = {}  # frozen, so that tensors may share them
+
+    def __call__(self, proto: onnx.TensorProto) -> ir.TensorProtocol | None:
+        """Return the tensor that ``proto`` holds or refers to; ``None`` where its type is none."""
+        if proto.data_type == onnx.TensorProto.STRING:
+            return ir.serde.deserialize_tensor(proto)
+        if not is_known_type(proto):
+            return None
+        dims = tuple(proto.dims)
+        if dims not in self._shapes:
+            self._shapes[dims] = ir.Shape(dims, frozen=True)
+        if proto.data_location != onnx.TensorProto.EXTERNAL:
+            return ParsedTensor(proto, self._shapes[dims])
+        place = {entry.key: entry.value for entry in proto.external_data}
+        return FileTensor(
+            self._sources[place["location"]],
+            int(place.get("offset", "0")),
+            ir.DataType(proto.data_type),
+            self._shapes[dims],
+            name=proto.name if proto.HasField("name") else None,
+            doc_string=proto.doc_string if proto.HasField("doc_string") else None,
+            metadata_props={entry.key: entry.value for entry in proto.metadata_props},
+        )
 
 
 def _adopt_weights(model: ir.Model, sources: Mapping[str, SourceFile]) -> None:

@@ -13,16 +13,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-__all__ = ["ParsedTensor"]
+__all__ = ["ParsedTensor", "is_known_type"]
 
 
 class ParsedTensor(ir.TensorProtoTensor):
-    """A tensor of a parsed model, with what it is made of at hand."""
+    """A tensor of a parsed model, with what it is made of at hand.
 
-    def __init__(self, proto: onnx.TensorProto) -> None:
+    Args:
+        proto: The tensor, of a type that `is_known_type`, not text and not outside of the model.
+        shape: Its sizes, where a frozen shape with these is at hand.
+    """
+
+    def __init__(self, proto: onnx.TensorProto, shape: ir.Shape | None = None) -> None:
         super().__init__(proto)
-        self._dtype = ir.DataType(proto.data_type)
-        self._shape = ir.Shape(proto.dims, frozen=True)
+        self._dtype = _KNOWN_TYPES[proto.data_type]
+        self._shape = ir.Shape(proto.dims, frozen=True) if shape is None else shape
         self._size: int = math.prod(proto.dims)
         self._nbytes: int | None = None
         self._array: np.ndarray[Any, Any] | None = None
@@ -30,8 +35,7 @@ class ParsedTensor(ir.TensorProtoTensor):
     @classmethod
     def of(cls, tensor: ir.TensorProtoTensor) -> ir.TensorProtoTensor:
         """Return ``tensor`` as one of these; as it is where its type is none that is known."""
-        known = tensor.raw.data_type in _KNOWN_TYPES
-        return cls(tensor.raw) if known else tensor
+        return cls(tensor.raw) if is_known_type(tensor.raw) else tensor
 
     @property
     def dtype(self) -> ir.DataType:  # type: ignore[override]
@@ -68,4 +72,9 @@ class ParsedTensor(ir.TensorProtoTensor):
 
 _REMEMBERED_BYTES = 1 << 16
 
-_KNOWN_TYPES = frozenset(dtype.value for dtype in ir.DataType)
+_KNOWN_TYPES = {dtype.value: dtype for dtype in ir.DataType}
+
+
+def is_known_type(proto: onnx.TensorProto) -> bool:
+    """Tell whether the element type of a tensor is one that the IR has a name for."""
+    return proto.data_type in _KNOWN_TYPES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from graphopt.analysis.foldability import FoldableNodes
 from graphopt.analysis.moving_elements import moved
 from graphopt.analysis.proto_writer import ProtoWriter
 from graphopt.errors import RuntimeFailure
-from graphopt.ir import constant_tensor
+from graphopt.ir import constant_tensor, tensor_dims
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass, option
 from graphopt.runtime import SessionOptions, shared_worker
 
@@ -45,7 +45,8 @@ class FoldConstants(Pass):
         its optimizations disabled, and stores the results that other nodes read as initializers.
         No session is needed where nodes move elements, or compute what has one possible result.
         Shape and Size of values whose dimensions are known count as constants, with the integer
-        arithmetic on them. `Constant` nodes become initializers. Works inside subgraphs too.
+        arithmetic on them. `Constant` nodes become initializers, equal small ones the same. Works
+        inside subgraphs too.
 
     When it refuses
         `grows-the-file`          the results are larger than what they replace.
@@ -300,6 +301,7 @@ class _Storage:
         self._kept = kept
         self.budget_bytes = budget_bytes
         self._edit = edit
+        self._stored: dict[Hashable, ir.Value] = {}
 
     def store(self, part: FoldingPart, arrays: _Arrays, failed: set[ConstantRegion]) -> None:
         """Store the regions of ``part``, together where none failed."""
@@ -323,19 +325,37 @@ class _Storage:
         with self._edit.rewrite(last, because=because) as change:
             for value in region.results:
                 if value.uses():
-                    _store_result(value, arrays, change)
+                    change.replace(value, self._stored_result(value, arrays, change))
             for node in reversed(region.nodes):
                 change.remove(node)
             for value in region.freed():
                 if value.name not in self._kept:
                     change.remove_initializer(value)
 
+    def _stored_result(self, value: ir.Value, arrays: _Arrays, change: Change) -> ir.Value:
+        """Return an initializer that holds ``value``; exporters repeat small ones at each use."""
+        graph = value.graph
+        assert isinstance(graph, ir.Graph)
+        data = arrays[value] if value in arrays else constant_tensor(value)
+        assert data is not None
+        key = _content(data) if change.can_own_initializers() else None
+        if key is None:
+            return change.initializer(data, name=value.name or "constant", graph=graph)
+        if (graph, key) not in self._stored:
+            stored = change.initializer(data, name=value.name or "constant", graph=graph)
+            self._stored[graph, key] = stored
+        return self._stored[graph, key]
 
-def _store_result(value: ir.Value, arrays: _Arrays, change: Change) -> None:
-    producer = value.producer()
-    assert producer is not None
-    assert isinstance(producer.graph, ir.Graph)
-    data = arrays[value] if value in arrays else constant_tensor(value)
-    assert data is not None
-    stored = change.initializer(data, name=value.name or "constant", graph=producer.graph)
-    change.replace(value, stored)
+
+def _content(data: np.ndarray[Any, Any] | ir.TensorProtocol) -> Hashable | None:
+    """Return what tells a small tensor from others; ``None`` of large ones, and of text."""
+    if data.nbytes > _SMALL_BYTES:
+        return None
+    if isinstance(data, np.ndarray):
+        return None if data.dtype.kind in "OSU" else (data.dtype.name, data.shape, data.tobytes())
+    if data.dtype == ir.DataType.STRING or data.dtype.bitwidth < _BITS_PER_BYTE:
+        return None
+    return data.dtype.numpy().name, tensor_dims(data), data.tobytes()
+
+
+_SMALL_BYTES, _BITS_PER_BYTE = 256, 8
