@@ -107,6 +107,10 @@ class SampleMeasure:
                         found = session.run(fed, wanted)
                     yield found
 
+    def feeds(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield the samples; see `graphopt.rewrite.Measure.feeds`."""
+        yield from self.samples
+
     def _gathering(self, *models: ir.Model) -> Gathering:
         return Gathering(
             models=models,

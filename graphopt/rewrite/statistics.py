@@ -219,3 +219,7 @@ class Measure(Protocol):
             SessionLoadError, RuntimeFailure: As for `moments`.
         """
         ...
+
+    def feeds(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Yield the samples themselves, by name of the input, in their order."""
+        ...
