@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import infer_shapes
-from graphopt.analysis.coupling import couple
+from graphopt.analysis.coupling import Use, couple
 from graphopt.compression.surgery import Obstacle, Surgery, plan_surgery
 from graphopt.errors import RunError, SessionLoadError
 from graphopt.ir import clone, constant_tensor, save, scratch_folder
-from graphopt.rewrite import Change, Editor, Journal
+from graphopt.rewrite import Change, Editor, Journal, ShapeTable
 from graphopt.runtime import shared_worker
 from graphopt.verification import compare_models
 
@@ -30,20 +31,36 @@ MAX_SURGERY_ERROR = 1e-4
 Feeds = Iterable[Mapping[str, Any]]
 
 
-def masked(change: Change, surgery: Surgery) -> None:
-    """Put zeros where sums run over removed units."""
+def masked(change: Change, surgery: Surgery, shapes: ShapeTable) -> None:
+    """Put zeros where sums run over removed units: into constants, or onto what is computed."""
     for use in surgery.coupling.uses:
-        if use.role != "contracts":
+        value = use.node.inputs[use.operand] if use.role == "contracts" else None
+        if value is None or surgery.kept(use.factor) is None:
             continue
-        value = use.node.inputs[use.operand]
+        mask = surgery.masks(value)[use.axis]
         tensor = constant_tensor(value)
-        mask = surgery.kept(use.factor)
-        if mask is None or tensor is None or value is None:
+        if tensor is None:
+            _hide(change, use, value, mask, shapes)
             continue
         array = np.moveaxis(tensor.numpy().copy(), use.axis, 0)
         array[~mask] = 0
         array = np.moveaxis(array, 0, use.axis)
         change.set_input(use.node, use.operand, change.initializer(array, name=f"{value.name}_0"))
+
+
+def _hide(
+    change: Change, use: Use, value: ir.Value, mask: npt.NDArray[np.bool_], shapes: ShapeTable
+) -> None:
+    """Multiply what a node reads by 0 where units are removed, and by 1 elsewhere."""
+    known = shapes.of(value)
+    if known is None or known.dtype is None or known.dims is None:
+        return  # what is cut then differs from what is not: a refusal
+    dims = [1] * len(known.dims)
+    dims[use.axis] = len(mask)
+    ones = mask.astype(known.dtype.numpy()).reshape(dims)
+    factor = change.initializer(ones, name=f"{value.name}_mask")
+    hidden = change.node("Mul", [value, factor], before=use.node, like=value)
+    change.set_input(use.node, use.operand, hidden)
 
 
 def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> str | None:
@@ -84,15 +101,36 @@ def _write(
     model: ir.Model, cuts: list[Sequence[int]], path: Path, *, is_masked: bool
 ) -> Obstacle | None:
     copy = clone(model)
-    coupling = couple(copy, infer_shapes(copy))
+    shapes = infer_shapes(copy)
+    coupling = couple(copy, shapes)
     editor = Editor(copy, pass_name="self-test", journal=Journal())  # noqa: S106 - no secret
+    everything = plan_surgery(coupling, [unit for units in cuts for unit in units])
     obstacle: Obstacle | None = None
-    for units in cuts:
-        surgery = plan_surgery(coupling, units)
+    for surgery in (everything,) if is_masked else [plan_surgery(coupling, cut) for cut in cuts]:
         with editor.rewrite(copy.graph, because="self-test") as change:
             if is_masked:
-                masked(change, surgery)
+                masked(change, surgery, shapes)
             else:
                 obstacle = obstacle or surgery.apply(change)
+    _return_sums(copy, everything, shapes)
     save(copy, path)
     return obstacle
+
+
+def _return_sums(model: ir.Model, surgery: Surgery, shapes: ShapeTable) -> None:
+    """Let a copy return what runs over removed units, too.
+
+    Outputs alone may hardly hang on a layer: one that was scaled by 1e-6 to begin with, or that
+    starts at zero, would pass whatever was done to it.
+    """
+    returned = set(model.graph.outputs)
+    for use in surgery.coupling.uses:
+        value = use.node.outputs[0]
+        if use.role != "contracts" or value in returned or surgery.kept(use.factor) is None:
+            continue
+        known = shapes.of(value)
+        if not value.name or known is None or known.dtype is None or surgery.masks(value):
+            continue
+        value.type = ir.TensorType(known.dtype)
+        model.graph.outputs.append(value)
+        returned.add(value)

@@ -20,7 +20,7 @@ from graphopt.rewrite import Change
 __all__ = ["Obstacle", "Surgery", "plan_surgery"]
 
 Mask = npt.NDArray[np.bool_]
-_SHAPE_OPERANDS = {"Reshape": 1, "Expand": 1, "Resize": 3}
+_SHAPE_OPERANDS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
 _DYNAMIC_SPLIT_SINCE = 13
 _DYNAMIC_SLICE_SINCE = 10
 
@@ -76,6 +76,10 @@ class Surgery:
             obstacle = self._adapt(node, change)
             if obstacle is not None:
                 return obstacle
+        for use in self.coupling.uses:
+            mask = self.kept(use.factor) if use.role == "counts" else None
+            if mask is not None:
+                change.set_attributes(use.node, {use.attribute: int(mask.sum())})
         for value in self.coupling.layouts:
             self._cut(value, change)
         return None
@@ -115,11 +119,18 @@ class Surgery:
             return self._adapt_split(node, change)
         if node.op_type == "Slice" and self.masks(node.inputs[0]):
             return self._adapt_slice(node, change)
-        if node.op_type == "Conv" and node.attributes.get_int("group", 1) > 1:
-            mask = self.masks(node.inputs[1]).get(0)
-            if mask is not None:
-                change.set_attributes(node, {"group": int(mask.sum())})
+        if node.op_type == "Attention" and node.domain:
+            self._adapt_packed(node, change)
         return None
+
+    def _adapt_packed(self, node: ir.Node, change: Change) -> None:
+        """Tell Attention of com.microsoft how wide queries, keys and values are now."""
+        sizes, mask = node.attributes.get("qkv_hidden_sizes"), self.masks(node.inputs[1]).get(1)
+        if sizes is None or mask is None:
+            return
+        bounds = np.cumsum(sizes.as_ints())[:-1]
+        parts = [int(part.sum()) for part in np.split(mask, bounds)]
+        change.set_attributes(node, {"qkv_hidden_sizes": parts})
 
     def _adapt_shape(self, node: ir.Node, change: Change) -> Obstacle | None:
         masks, index = self.masks(node.outputs[0]), _SHAPE_OPERANDS[node.op_type]

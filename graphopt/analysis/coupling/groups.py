@@ -43,6 +43,7 @@ class Group:
         sites: The axes of weights that they lie on.
         contractions: Where sums run over them: what zeros there leave out is what removal does.
         producers: Where they are computed from weights of their own.
+        attentions: Where products of activations are made for each of them apart.
         pin: Why none of them can be removed, or ``None``.
     """
 
@@ -52,6 +53,7 @@ class Group:
     sites: tuple[Site, ...]
     contractions: tuple[Use, ...]
     producers: tuple[Use, ...]
+    attentions: tuple[Use, ...]
     pin: Pin | None
 
     @property
@@ -65,7 +67,8 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
     families = _families(coupling)
     uses: dict[int, list[Use]] = defaultdict(list)
     for use in coupling.uses:
-        for family in {families[unit] for unit in coupling.units.of(use.factor).tolist()}:
+        units = coupling.units.of(use.factor).tolist()
+        for family in {families[unit] for unit in units if unit in families}:
             uses[family].append(use)
     sites = _sites(coupling, families)
     members: dict[int, list[int]] = defaultdict(list)
@@ -77,7 +80,7 @@ def find_groups(coupling: Coupling) -> tuple[Group, ...]:
         is_pinned = any(coupling.units.pin(unit) is not None for unit in members[family])
         if not sites.get(family) or "computes" not in roles:
             continue  # what the model takes
-        if "contracts" not in roles and not is_pinned:
+        if not roles & {"contracts", "batches"} and not is_pinned:
             continue  # nothing depends on it
         found.append(_group(coupling, sorted(members[family]), sites[family], its_uses))
     return tuple(found)
@@ -139,16 +142,18 @@ def _group(
         where = normalized[0].node.name or normalized[0].node.op_type
         pin = Pin("normalized-over", "a statistic is taken over it", where)
     first = (producers or contractions)[0].node
-    kind = _kind(chosen("batches"), normalized, producers, contractions)
-    return Group(kind, name_of(first), tuple(units), tuple(sites), contractions, producers, pin)
+    batches = chosen("batches")
+    kind = _kind(batches, normalized, producers, contractions)
+    name = name_of(first)
+    return Group(kind, name, tuple(units), tuple(sites), contractions, producers, batches, pin)
 
 
 def _kind(
     batches: Sequence[Use], normalized: Sequence[Use], producers: Sequence[Use], sums: Sequence[Use]
 ) -> str:
-    if normalized:
-        return "width"
     if batches:
         return "heads"
+    if normalized or not sums:
+        return "width"
     convolutions = any(use.node.op_type.startswith("Conv") for use in (*producers, *sums))
     return "channels" if convolutions else "neurons"

@@ -52,7 +52,7 @@ def _expand(node: ir.Node, walk: Walk) -> Found:
     if data is None or dims is None or len(dims) < len(data):
         return None
     padded = ((),) * (len(dims) - len(data)) + data
-    return [tuple(axis or opaque(dim) for axis, dim in zip(padded, dims, strict=True))]
+    return [tuple(axis or walk.dimension(dim) for axis, dim in zip(padded, dims, strict=True))]
 
 
 def _tile(node: ir.Node, walk: Walk) -> Found:
@@ -217,6 +217,12 @@ def _spatial(node: ir.Node, walk: Walk) -> Found:
     data, dims = walk.layout(operand(node, 0)), walk.dims(node.outputs[0])
     if data is None or dims is None or len(data) != len(dims):
         return None
+    for place, axis in enumerate(data):
+        if place > 1:
+            walk.note("normalizes", node, axis, 0, place)
+    if len(node.outputs) > 1:
+        why = "positions are counted through all of it"  # the indices of MaxPool
+        walk.pin_axis(data[1], "looked-up", why, name_of(node))
     return [(*data[:2], *(opaque(dim) for dim in dims[2:]))] * len(node.outputs)
 
 
@@ -234,6 +240,12 @@ def _measured(node: ir.Node, walk: Walk) -> Found:
 
 
 def _filled(node: ir.Node, walk: Walk) -> Found:
+    """ConstantOfShape: elements that are all alike, as many as asked for."""
+    dims = walk.dims(node.outputs[0])
+    return None if dims is None else [tuple(map(walk.dimension, dims))]
+
+
+def _counted(node: ir.Node, walk: Walk) -> Found:
     return [walk.opaque(node.outputs[0])]
 
 
@@ -252,7 +264,7 @@ MOVING_RULES = {
     "Flatten": _regrouping,
     "Gather": _gather,
     "Pad": _padded,
-    "Range": _filled,
+    "Range": _counted,
     "Reshape": _regrouping,
     "Resize": _padded,
     "Shape": _measured,

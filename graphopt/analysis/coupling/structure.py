@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphopt.analysis.annotations import annotation_parameters, is_annotated
+from graphopt.analysis.coupling.attention_rules import ATTENTION_RULES
 from graphopt.analysis.coupling.elementwise_rules import ELEMENTWISE_RULES
 from graphopt.analysis.coupling.layouts import Layout, opaque
 from graphopt.analysis.coupling.linear_rules import LINEAR_RULES
 from graphopt.analysis.coupling.moving_rules import MOVING_RULES
+from graphopt.analysis.coupling.quantizer_rules import QUANTIZER_RULES
 from graphopt.analysis.coupling.units import Units
 from graphopt.analysis.coupling.walk import Use, Walk, name_of
 from graphopt.analysis.reads import values_read
@@ -18,10 +21,18 @@ from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import constant_tensor, subgraphs_of
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["Coupling", "couple"]
+__all__ = ["Coupling", "couple", "reason"]
 
-_RULES = {**ELEMENTWISE_RULES, **LINEAR_RULES, **MOVING_RULES}
+_RULES = {
+    **ELEMENTWISE_RULES,
+    **LINEAR_RULES,
+    **MOVING_RULES,
+    **ATTENTION_RULES,
+    **QUANTIZER_RULES,
+}
 _DOMAINS = ("", "com.microsoft")
+_RECURRENT = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM")
+_INTEGER = ("Integer", "QLinear", "QGemm", "QAttention", "NBits", "Bnb4")
 
 
 @dataclass(frozen=True)
@@ -52,21 +63,33 @@ def couple(model: ir.Model, shapes: ShapeTable) -> Coupling:
         is_known = node.domain in _DOMAINS and node.op_identifier() not in functions
         rule = _RULES.get(node.op_type) if is_known and not subgraphs_of(node) else None
         _visit(node, walk, rule)
-    for value in model.graph.outputs:
-        walk.pin(walk.layout(value), "model-output", "the model returns it", value.name or "")
+    _pin_borders(model, walk)
+    heads = [use.factor for use in walk.uses if use.role == "batches"]
+    return Coupling(walk.layouts(), walk.ties.solve(heads), tuple(walk.uses))
+
+
+def _pin_borders(model: ir.Model, walk: Walk) -> None:
+    """Keep what others than the operators of the model see, or refer to by name."""
+    referred = annotation_parameters(model)
     for value in model.graph.initializers.values():
         if constant_tensor(value) is None:
             walk.pin(walk.layout(value), "overridable", "callers may replace it", value.name or "")
-    return Coupling(walk.layouts(), walk.ties.solve(), tuple(walk.uses))
+        if value.name in referred or is_annotated(value):
+            why = "a quantization annotation describes it"
+            walk.pin(walk.layout(value), "annotated", why, value.name or "")
+    for value in model.graph.inputs:
+        walk.pin(walk.layout(value), "model-input", "callers give it", value.name or "")
+    for value in model.graph.outputs:
+        walk.pin(walk.layout(value), "model-output", "the model returns it", value.name or "")
 
 
 def _visit(node: ir.Node, walk: Walk, rule: object) -> None:
     found = rule(node, walk) if callable(rule) else None
     where = name_of(node)
     if found is None and node.op_type != "Constant":
-        why = f"nothing is known of what `{node.op_type}` does with it"
+        slug, why = reason(node)
         for value in values_read(node):
-            walk.pin(walk.layout(value), "unknown-operator", why, where)
+            walk.pin(walk.layout(value), slug, why, where)
     for number, output in enumerate(node.outputs):
         layout = found[number] if found is not None and number < len(found) else None
         if node.op_type == "Constant" and not node.domain:
@@ -76,6 +99,17 @@ def _visit(node: ir.Node, walk: Walk, rule: object) -> None:
             walk.pin(layout, "unclear-shape", "its rank is not what was inferred", where)
             layout = None
         walk.set(output, walk.opaque(output) if layout is None else _told(layout, dims))
+
+
+def reason(node: ir.Node) -> tuple[str, str]:
+    """Return why nothing that a node without a rule reads can change."""
+    if subgraphs_of(node):
+        return "read-by-subgraph", f"the body of `{node.op_type}` reads it"
+    if node.op_type in _RECURRENT:
+        return "recurrent", f"`{node.op_type}` carries it from step to step"
+    if any(word in node.op_type for word in _INTEGER):
+        return "integer-layer", f"`{node.op_type}` computes in integers: prune before you quantize"
+    return "unknown-operator", f"nothing is known of what `{node.op_type}` does with it"
 
 
 def _told(layout: Layout, dims: tuple[Integer, ...] | None) -> Layout:

@@ -95,34 +95,45 @@ class Ties:
         """
         self._splits.append(_Split(flat, tuple(digits), where))
 
-    def solve(self) -> Units:
-        """Return the units."""
+    def solve(self, named: Sequence[Factor] = ()) -> Units:
+        """Return the units.
+
+        Args:
+            named: Dimensions that are units of their own wherever they meet others in a product,
+                even where they cannot change: heads.
+        """
         pairs, pins = list(self._pairs), list(self._pins)
         before = Units(_components(self._count, pairs), pins)
+        names = frozenset(unit for factor in named for unit in before.of(factor).tolist())
         for split in self._splits:
-            more, fixed = _chosen(split, before)
+            more, fixed = _chosen(split, before, names)
             pairs += more
             pins += fixed
         return Units(_components(self._count, pairs), pins)
 
 
 def _chosen(
-    split: _Split, known: Units
+    split: _Split, known: Units, names: frozenset[int]
 ) -> tuple[list[tuple[Atoms, Atoms]], list[tuple[Atoms, Pin]]]:
-    """Return the ties and pins by which a split is kept, for the first digit that is free."""
+    """Return the ties and pins by which a split is kept, for the first digit that is free.
+
+    Where none is, it is one that has a name, so that reports call what cannot go by that: the heads
+    of a cache, not the elements of a projection.
+    """
     flat, digits = split.flat.atoms, split.digits
     free = [digit for digit in digits if digit.atoms is not None and not known.is_pinned(digit)]
-    if flat is None or not free:
+    named = [digit for digit in digits if not names.isdisjoint(known.of(digit).tolist())]
+    if flat is None or not (free or named):
         pin = _cause(split, known)
         return [], [(f.atoms, pin) for f in (split.flat, *digits) if f.atoms is not None]
-    place = next(number for number, digit in enumerate(digits) if digit is free[0])
+    chosen = (free or named)[0]
+    assert chosen.atoms is not None
+    place = next(number for number, digit in enumerate(digits) if digit is chosen)
     grid = flat.reshape([int(str(digit.size)) for digit in digits])
-    rows = np.moveaxis(grid, place, 0).reshape(len(grid) if place == 0 else grid.shape[place], -1)
-    assert free[0].atoms is not None
-    pairs = [(free[0].atoms, column) for column in rows.T]
+    rows = np.moveaxis(grid, place, 0).reshape(grid.shape[place], -1)
+    pairs = [(chosen.atoms, column) for column in rows.T]
     pin = Pin("inner-index", "its index is the place within another unit", split.where)
-    others = [digit for digit in digits if digit is not free[0] and digit.atoms is not None]
-    return pairs, [(digit.atoms, pin) for digit in others if digit.atoms is not None]
+    return pairs, [(d.atoms, pin) for d in digits if d is not chosen and d.atoms is not None]
 
 
 def _cause(split: _Split, known: Units) -> Pin:

@@ -1,0 +1,77 @@
+"""Layers whose outputs are no units: what pruning has to name, as it cannot act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphopt.analysis.coupling.groups import Group
+from graphopt.analysis.coupling.structure import Coupling, reason
+from graphopt.analysis.coupling.units import Pin
+from graphopt.analysis.coupling.walk import name_of
+from graphopt.ir import constant_tensor, graphs, tensor_dims
+
+__all__ = ["LooseLayer", "find_loose_layers"]
+
+_MATRICES = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulBnb4", "MatMulNBits")
+_INTEGER = ("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm")
+_RECURRENT = ("DynamicQuantizeLSTM", "GRU", "LSTM", "RNN")
+_LINEAR = frozenset((*_MATRICES, *_INTEGER, "QLinearMatMul", *_RECURRENT))
+_CONVOLUTIONS = frozenset(
+    ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "QLinearConv")
+)
+_MATRIX_RANK = 2
+
+
+@dataclass(frozen=True)
+class LooseLayer:
+    """A layer with weights that no group computes its units with.
+
+    Attributes:
+        node: The layer.
+        kind: What its outputs would be: ``neurons`` or ``channels``.
+        pin: Why they are none.
+    """
+
+    node: ir.Node
+    kind: str
+    pin: Pin
+
+
+def find_loose_layers(
+    model: ir.Model, coupling: Coupling, groups: Sequence[Group]
+) -> tuple[LooseLayer, ...]:
+    """Return the layers of a model that belong to no group, in any of its graphs."""
+    placed = {use.node for group in groups for use in group.producers}
+    found = []
+    for graph in graphs(model):
+        for node in graph:
+            kind = _kind(node)
+            if kind is not None and node not in placed:
+                pin = _reason(node, coupling, is_main=graph is model.graph)
+                found.append(LooseLayer(node, kind, pin))
+    return tuple(found)
+
+
+def _kind(node: ir.Node) -> str | None:
+    """Return what a layer with constant weights computes, or ``None`` for other nodes."""
+    kind = "neurons" if node.op_type in _LINEAR else "channels"
+    if kind == "channels" and node.op_type not in _CONVOLUTIONS:
+        return None
+    tensors = [constant_tensor(value) for value in node.inputs if value is not None]
+    ranks = [len(tensor_dims(tensor)) for tensor in tensors if tensor is not None]
+    return kind if any(rank >= _MATRIX_RANK for rank in ranks) else None
+
+
+def _reason(node: ir.Node, coupling: Coupling, *, is_main: bool) -> Pin:
+    where = name_of(node)
+    if not is_main:
+        return Pin("in-subgraph", "it lies in the body of an operator or function", where)
+    if coupling.layouts.get(node.outputs[0]) is None:
+        return Pin("unclear-shape", "the shape of what it computes is not known", where)
+    if not any(use.node is node for use in coupling.uses):
+        return Pin(*reason(node), where)
+    # What it computes has one element, or is read by nothing that sums.
+    return Pin("nothing-to-remove", "no layer sums over what it computes", where)
