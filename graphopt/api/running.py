@@ -92,6 +92,7 @@ def run_pipeline(
         target=facts,
         statistics_provider=calibrator,
         progress=_pass_progress(report),
+        report=report,
         print_after=print_after,
     )
     result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))

@@ -55,10 +55,12 @@ class FactsSource:
         target: What is known of the target; ``None`` where none was given.
         statistics: Measures the ranges of named values; ``None`` without calibration samples.
             Passes that need more want a `MomentsProvider`, as `Calibrator` is.
+        report: What `Facts.report` is to be.
     """
 
     target: TargetFacts | None = None
     statistics: StatisticsProvider | None = None
+    report: Callable[[str], None] | None = None
     _ranges: dict[tuple[str, tuple[str, ...], RangeMethod], dict[str, ValueRange]] = field(
         default_factory=dict
     )
@@ -91,6 +93,7 @@ class FactsSource:
             moments=self._moments_of(pass_, model, needs),
             measure=self._provider(pass_).measure if needs.samples else None,
             original=self._reference.new_model() if needs.original and self._reference else None,
+            report=self.report,
         )
 
     def _ranges_of(self, pass_: Pass, model: ir.Model, needs: Needs) -> dict[str, ValueRange]:

@@ -65,6 +65,7 @@ class PassManager:
         target: Given to passes that need a target.
         statistics_provider: Measures the ranges that passes need; without it such passes raise.
         progress: Called after each pass.
+        report: Told by passes that take long how far they have come.
         print_after: Receives the model as text after chosen passes.
         reproducer_dir: Folder for the directory that repeats a failure; ``None``: write none.
         reproducer_weights: What it holds of the weights: `random` of the same shape, `full`,
@@ -79,6 +80,7 @@ class PassManager:
     target: TargetFacts | None = None
     statistics_provider: StatisticsProvider | None = None
     progress: ProgressCallback | None = None
+    report: Callable[[str], None] | None = None
     print_after: PrintAfter | None = None
     reproducer_dir: Path | None = Path()
     reproducer_weights: Weights = "random"
@@ -121,7 +123,7 @@ class PassManager:
             UnsupportedModelError: The runtime cannot run the model as given.
         """
         ledger = Ledger(pipeline=str(pipeline), seed=self.seed, verify=self.verify)
-        facts = FactsSource(self.target, self.statistics_provider)
+        facts = FactsSource(self.target, self.statistics_provider, self.report)
         whole = Run(
             manager=self,
             standing=Standing(model, shapes),

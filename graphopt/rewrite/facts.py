@@ -166,6 +166,7 @@ class Facts:
         measure: Runs models on the calibration samples; ``None`` where `Needs.samples` is not set.
         original: The model as it was before the first approximate pass that is no preparation, to
             compare with: not to be changed. ``None`` where `Needs.original` is not set.
+        report: Tells whoever waits how far long work has come; ``None`` where nobody does.
     """
 
     shapes: ShapeTable = field(default_factory=lambda: ShapeTable({}))
@@ -174,6 +175,7 @@ class Facts:
     moments: Mapping[Asked, ChannelMoments] = field(default_factory=dict)
     measure: Measure | None = None
     original: ir.Model | None = None
+    report: Callable[[str], None] | None = None
 
 
 _shape_provider: list[Callable[[ir.Model], ShapeTable]] = []

@@ -140,6 +140,7 @@ def manager_for(
         target=bench.target.to_facts(),
         statistics_provider=calibrator,
         progress=progress,
+        report=report,
     )
 
 
