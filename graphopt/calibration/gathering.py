@@ -31,6 +31,9 @@ _ONCE = SessionOptions(
     optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
 )
 _FLOAT_BYTES, _SUM_BYTES = 4, 8
+# Rows of which products are summed, over all samples: 8 for each of 8,192 channels, where more
+# bring least squares nothing. Without a limit, 10,000 samples would take hours.
+_MOST_ROWS = 65_536
 # What passes that go on by what they measure ask for in turn: layers, and what they read.
 _LIKELY = frozenset(
     {"Add", "Conv", "DequantizeLinear", "Gemm", "LayerNormalization", "MatMul", "Mul"}
@@ -101,6 +104,7 @@ class Gathering:
         for one, has_gram in asked:
             channels = channels_of(one)
             if channels.value in known:
+                channels = self._sampled(channels) if has_gram else channels
                 watched = self._watched(channels, 0, padding, has_gram=has_gram)
                 tasks.append(_Task((watched,), None))
                 kept.append(one)
@@ -125,7 +129,12 @@ class Gathering:
                 places.append(None)
                 continue
             watched = tuple(
-                self._watched(one, side, paddings[side], has_gram=products and not side)
+                self._watched(
+                    self._sampled(one) if products else one,
+                    side,
+                    paddings[side],
+                    has_gram=products and not side,
+                )
                 for side, one in enumerate(pair)
             )
             # Rows must be the same ones: what is not left out of the one stays in the other.
@@ -144,6 +153,12 @@ class Gathering:
         fed = {value.name for value in graph.inputs if value.name not in graph.initializers}
         computed = {output.name for node in graph for output in node.outputs}
         return frozenset(name for name in fed | computed if name)
+
+    def _sampled(self, channels: Channels) -> Channels:
+        """Return the channels with so many positions of a run that all runs stay in the limit."""
+        share = math.ceil(_MOST_ROWS / max(len(self.samples), 1))
+        asked = channels.positions
+        return channels._replace(positions=share if asked is None else min(asked, share))
 
     def _watched(
         self, channels: Channels, side: int, padding: Mapping[str, Padding], *, has_gram: bool

@@ -20,7 +20,7 @@ from graphopt.rewrite import ChannelMoments
 
 __all__ = ["MomentCache"]
 
-_FORMAT = 2
+_FORMAT = 3
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error)
 _PARTS = ("mean", "second", "largest", "gram", "minimum", "maximum")
 

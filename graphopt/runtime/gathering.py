@@ -66,7 +66,7 @@ class Gatherer:
         ]
         for place, item in sums:
             found[f"{place}/count"] = np.array(item.count, np.int64)
-            found |= {f"{place}/{part}": array for part, array in item.parts.items()}
+            found |= {f"{place}/{part}": array for part, array in item.found().items()}
         return found
 
     def _computed(

@@ -85,6 +85,51 @@ def _windows(
     return np.ascontiguousarray(rows).reshape(len(numbers), groups, -1)
 
 
+class _Products:
+    """Adds up ``first^T second``, group by group, of rows that come a few at a time.
+
+    Rows wait until there is a block of them: the sum of 2,304 channels has 42 MB, too much to pass
+    over for the few rows of one run.
+    """
+
+    def __init__(self, groups: int, first: int, second: int) -> None:
+        self.sums = np.zeros((groups, first, second))
+        self._waiting: list[tuple[Rows, Rows]] = []
+        self._rows = 0
+
+    def add(self, first: Rows, second: Rows) -> None:
+        """Take in rows, as many of the one as of the other; they may be views."""
+        if len(first) < _BLOCK:
+            # A view of what a run computed does not outlive it.
+            left = first.copy()
+            self._waiting.append((left, left if second is first else second.copy()))
+            self._rows += len(first)
+        else:
+            self._sum(first, second)
+        if self._rows >= _BLOCK:
+            self._settle()
+
+    def total(self) -> Sums:
+        """Return the sum of all that came, ``(groups, first, second)``."""
+        self._settle()
+        return self.sums
+
+    def _settle(self) -> None:
+        waiting, self._waiting, self._rows = self._waiting, [], 0
+        if waiting:
+            left = np.concatenate([first for first, _ in waiting])
+            is_one = all(first is second for first, second in waiting)
+            right = left if is_one else np.concatenate([second for _, second in waiting])
+            self._sum(left, right)
+
+    def _sum(self, first: Rows, second: Rows) -> None:
+        for start in range(0, len(first), _BLOCK):
+            left, right = first[start : start + _BLOCK], second[start : start + _BLOCK]
+            with np.errstate(all="ignore"):
+                for group in range(len(self.sums)):
+                    self.sums[group] += left[:, group].T @ right[:, group]
+
+
 @dataclass
 class RowSums:
     """Sums over the rows of one value.
@@ -97,6 +142,11 @@ class RowSums:
     count: int = 0
     parts: dict[str, Sums] = field(default_factory=dict)
     widths: tuple[int, ...] | None = None
+    products: _Products | None = None
+
+    def found(self) -> dict[str, Sums]:
+        """Return all sums by name."""
+        return self.parts | ({"gram": self.products.total()} if self.products else {})
 
     def add(self, rows: Rows) -> None:
         """Add rows; where their width is not that of earlier ones, nothing is summed any more."""
@@ -109,7 +159,7 @@ class RowSums:
             self.parts["minimum"] = np.full(groups * width, np.inf)
             self.parts["maximum"] = np.full(groups * width, -np.inf)
             if self.has_gram:
-                self.parts["gram"] = np.zeros((groups, width, width))
+                self.products = _Products(groups, width, width)
         flat = rows.reshape(count, -1)
         with np.errstate(all="ignore"):  # what is not finite shows in the sums
             self.count += count
@@ -117,8 +167,8 @@ class RowSums:
             self.parts["squares"] += np.einsum("ij,ij->j", flat, flat, dtype=np.float64)
             self.parts["minimum"] = np.minimum(self.parts["minimum"], flat.min(axis=0))
             self.parts["maximum"] = np.maximum(self.parts["maximum"], flat.max(axis=0))
-            if self.has_gram:
-                _add_products(self.parts["gram"], rows, rows)
+            if self.products is not None:
+                self.products.add(rows, rows)
 
 
 @dataclass
@@ -133,6 +183,11 @@ class PairSums:
     count: int = 0
     parts: dict[str, Sums] = field(default_factory=dict)
     widths: tuple[int, ...] | None = None
+    products: _Products | None = None
+
+    def found(self) -> dict[str, Sums]:
+        """Return all sums by name."""
+        return self.parts | ({"product": self.products.total()} if self.products else {})
 
     def add(self, first: Rows, second: Rows) -> None:
         """Add the rows of one run, as many of the one as of the other."""
@@ -140,23 +195,22 @@ class PairSums:
         if not count or not _is_fixed(self, (*first.shape[1:], *second.shape[1:])):
             return
         is_alike = first[0].size == second[0].size
-        if not self.parts:
+        if not self.parts and self.products is None:
             if is_alike:
                 self.parts["shift"] = np.zeros(first[0].size)
                 self.parts["error"] = np.zeros(first[0].size)
             if self.has_products:
                 groups = first.shape[1]
                 width = second[0].size // groups
-                self.parts["product"] = np.zeros((groups, first.shape[2], width))
+                self.products = _Products(groups, first.shape[2], width)
         with np.errstate(all="ignore"):
             self.count += count
             if is_alike:
                 flat = second.reshape(count, -1) - first.reshape(count, -1)
                 self.parts["shift"] += flat.sum(axis=0, dtype=np.float64)
                 self.parts["error"] += np.einsum("ij,ij->j", flat, flat, dtype=np.float64)
-            if self.has_products:
-                grouped = second.reshape(count, first.shape[1], -1)
-                _add_products(self.parts["product"], first, grouped)
+            if self.products is not None:
+                self.products.add(first, second.reshape(count, first.shape[1], -1))
 
 
 def _is_fixed(sums: RowSums | PairSums, widths: tuple[int, ...]) -> bool:
@@ -164,17 +218,9 @@ def _is_fixed(sums: RowSums | PairSums, widths: tuple[int, ...]) -> bool:
     if sums.widths is None:
         sums.widths = widths
     elif sums.widths != widths:
-        sums.widths, sums.count = (), 0
+        sums.widths, sums.count, sums.products = (), 0, None
         sums.parts.clear()
     return bool(sums.widths)
-
-
-def _add_products(sums: Sums, first: Rows, second: Rows) -> None:
-    """Add ``first^T second``, group by group, to ``sums``."""
-    for start in range(0, len(first), _BLOCK):
-        left, right = first[start : start + _BLOCK], second[start : start + _BLOCK]
-        for group in range(len(sums)):
-            sums[group] += left[:, group].T @ right[:, group]
 
 
 def without_padding(
