@@ -5,6 +5,7 @@ from graphopt.api.optimizing import Optimization, default_output, optimize, plan
 from graphopt.api.running import (
     explain,
     inspect,
+    inspect_layers,
     inspect_samples,
     inspect_saturation,
     inspect_structure,
@@ -17,6 +18,7 @@ __all__ = [
     "default_output",
     "explain",
     "inspect",
+    "inspect_layers",
     "inspect_samples",
     "inspect_saturation",
     "inspect_structure",

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes, ModelSummary, infer_shapes, summarise
+from graphopt.analysis.blocks import find_blocks
 from graphopt.analysis.coupling import couple, find_groups
 from graphopt.calibration import Calibrator, lint_samples, load_samples
 from graphopt.calibration.lint import lint_survey
@@ -17,7 +18,7 @@ from graphopt.errors import OutputError
 from graphopt.ir import load, patient_collection, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
 from graphopt.pipeline.manager import Verify
-from graphopt.report import RunReport, SamplesReport, StructureReport
+from graphopt.report import LayersReport, RunReport, SamplesReport, StructureReport
 from graphopt.rewrite import Journal, TargetFacts
 from graphopt.runtime import input_specs, shared_worker
 from graphopt.search import (
@@ -32,6 +33,7 @@ from graphopt.targets import load_target
 __all__ = [
     "explain",
     "inspect",
+    "inspect_layers",
     "inspect_samples",
     "inspect_saturation",
     "inspect_structure",
@@ -161,6 +163,15 @@ def inspect_structure(path: str | Path) -> StructureReport:
     """
     model = load(path)
     return StructureReport(groups=find_groups(couple(model, infer_shapes(model))))
+
+
+def inspect_layers(path: str | Path) -> LayersReport:
+    """Return the blocks of a model file, and the sub-layers that they consist of.
+
+    Raises:
+        InputError: The file is not a usable model.
+    """
+    return LayersReport(blocks=find_blocks(load(path).graph))
 
 
 def inspect_samples(

@@ -35,7 +35,7 @@ __all__ = ["command"]
     "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Samples to compare them with."
 )
 @click.option(
-    "--structure", is_flag=True, help="Show heads, neurons and channels, and which can go."
+    "--structure", is_flag=True, help="Show layers, heads, neurons and channels, and which can go."
 )
 def command(
     settings: Settings,
@@ -63,7 +63,9 @@ def command(
             document["without_vnni"] = [layer.to_dict() for layer in layers]
     if structure:
         groups = api.inspect_structure(model)
-        text, document = f"{text}\n\n{groups}", {**document, "structure": groups.to_dict()}
+        blocks = api.inspect_layers(model)
+        text = f"{text}\n\n{blocks}\n\n{groups}"
+        document |= {"structure": groups.to_dict(), "blocks": blocks.to_dict()}
     print_result(settings, text=text, document=document)
     return 0
 

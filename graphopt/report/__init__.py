@@ -4,6 +4,7 @@ from graphopt.report.comparison_report import ComparisonReport
 from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.html import to_html
 from graphopt.report.latency_report import LatencyReport
+from graphopt.report.layers_report import LayersReport
 from graphopt.report.optimize_text import to_text
 from graphopt.report.plan_report import PlanReport
 from graphopt.report.result import (
@@ -30,6 +31,7 @@ __all__ = [
     "ComparisonReport",
     "LatencyReport",
     "LatencyResult",
+    "LayersReport",
     "MetricResult",
     "OptimizeResult",
     "PassResult",

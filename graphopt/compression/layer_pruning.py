@@ -1,0 +1,341 @@
+"""Removing whole blocks or sub-layers from a model: choosing, testing, cutting, standing in."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis.blocks import Block, find_blocks
+from graphopt.analysis.symbolic_table import SymbolicTable
+from graphopt.compression.layer_removal import (
+    Candidate,
+    candidates,
+    channel_axis,
+    cut,
+    ends_of,
+    obstacle,
+    removal_fault,
+    without,
+)
+from graphopt.compression.layer_scores import MEASURED_LAYER_SCORES, output_error, stream_scores
+from graphopt.compression.quantized_weights import remove_unread
+from graphopt.compression.stream_fit import (
+    emit_affine,
+    fit_stream,
+    is_full,
+    stream_errors,
+)
+from graphopt.errors import OptionError
+from graphopt.ir import clone
+from graphopt.rewrite import Channels, Editor, Facts, Measure, ShapeTable
+from graphopt.runtime import generate_feed_sets
+
+__all__ = ["LayerOptions", "needs_layer_samples", "prune_layers"]
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What a pass that removes layers is told.
+
+    Attributes:
+        unit: ``blocks``, or ``sub-layers``.
+        count: How many go, where `layers` names none and `ratio` is 0.
+        ratio: Share of all that goes, rounded to the nearest number, at least one.
+        layers: Names of those that go; the others stay.
+        exclude: Patterns of names that stay.
+        score: One of `graphopt.compression.layer_scores.LAYER_SCORES`.
+        replacement: One of `graphopt.compression.stream_fit.REPLACEMENTS`.
+        is_normalized: Normalizations behind sums stay.
+        ridge: Of the fit.
+        seed: Of random scores.
+    """
+
+    unit: str
+    count: int
+    ratio: float
+    layers: tuple[str, ...]
+    exclude: tuple[str, ...]
+    score: str
+    replacement: str
+    is_normalized: bool
+    ridge: float
+    seed: int
+
+
+def needs_layer_samples(options: LayerOptions) -> bool:
+    """Tell whether calibration samples are needed."""
+    is_ranked = not options.layers and options.score in MEASURED_LAYER_SCORES
+    return is_ranked or options.replacement != "off"
+
+
+def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOptions) -> None:
+    """Remove what is missed least, or what was named; refuse the rest that cannot go.
+
+    Before anything is changed, a copy without is compared with a copy in which zeros are added.
+
+    Raises:
+        OptionError: A name in `LayerOptions.layers` is no block or sub-layer of the model.
+    """
+    blocks = find_blocks(model.graph)
+    if not blocks:
+        edit.refuse(model.graph, "no-layers", why="nothing is added to a stream in the main graph")
+        return
+    shapes = SymbolicTable(model, facts.shapes)
+    free, total = _removable(blocks, edit, shapes, options)
+    ranked = _ranked(model, edit, facts.measure, free, options)
+    wanted = len(ranked) if options.layers else _count(total, options)
+    # A model that consists of layers has to keep one.
+    chosen = ranked[: min(wanted, total - 1)]
+    chosen = _tested(model, chosen, edit, options)
+    if not chosen:
+        return
+    _Removal(model, edit, shapes, options, facts.measure).run(blocks, chosen)
+
+
+def _count(total: int, options: LayerOptions) -> int:
+    return max(1, round(total * options.ratio)) if options.ratio else options.count
+
+
+def _removable(
+    blocks: Sequence[Block], edit: Editor, shapes: ShapeTable, options: LayerOptions
+) -> tuple[list[Candidate], int]:
+    """Return what may go, and how many there are in all; refuse what has to stay."""
+    if options.layers:
+        offered = _named(blocks, options.layers)
+        total = sum(len(block.layers) for block in blocks) + 1  # whoever names all means all
+    else:
+        offered = candidates(blocks, is_by_part=options.unit == "sub-layers")
+        total = len(offered)
+    found = []
+    for one in offered:
+        if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in options.exclude):
+            edit.refuse(one.layers[0].node, "excluded", why=f"`{one.name}` matches `exclude`")
+            continue
+        why = obstacle(one, shapes)
+        if why is not None:
+            edit.refuse(one.layers[0].node, why[0], why=f"{one.name}: {why[1]}")
+            continue
+        found.append(one)
+    return found, total
+
+
+def _named(blocks: Sequence[Block], names: Sequence[str]) -> list[Candidate]:
+    known = {
+        one.name: one
+        for is_by_part in (False, True)
+        for one in candidates(blocks, is_by_part=is_by_part)
+    }
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise OptionError(
+            f"the model has no layer `{unknown[0]}`",
+            why=f"it has `{blocks[0].name}` to `{blocks[-1].name}`, with parts such as "
+            f"`{next(blocks[-1].parts())[0]}`",
+            hint="list them with `graphopt inspect MODEL --structure`",
+        )
+    order = list(known)
+    found = [known[name] for name in sorted(dict.fromkeys(names), key=order.index)]
+    whole = {one.block for one in found if one.name == one.block.name}
+    return [one for one in found if one.name == one.block.name or one.block not in whole]
+
+
+def _ranked(
+    model: ir.Model,
+    edit: Editor,
+    measure: Measure | None,
+    free: Sequence[Candidate],
+    options: LayerOptions,
+) -> list[tuple[Candidate, str]]:
+    """Return what may go with why, what is missed least first."""
+    if options.layers:
+        return [(one, "by name") for one in free]
+    if options.score == "trial":
+        assert measure is not None
+        return _by_trial(model, measure, free, options)
+    if options.score == "random":
+        scores = np.random.default_rng(options.seed).random(len(free)).tolist()
+    else:
+        assert measure is not None
+        scores = stream_scores(model, measure, free, options.score)
+    found = []
+    for one, score in zip(free, scores, strict=True):
+        if math.isfinite(score):
+            found.append((score, one))
+        else:
+            why = f"{one.name}: the stream was empty, zero or not finite on the samples"
+            edit.refuse(one.layers[0].node, "not-measured", why=why)
+    found.sort(key=lambda item: item[0])
+    return [
+        (one, f"{options.score} {score:.3g}, rank {rank} of {len(found)}")
+        for rank, (score, one) in enumerate(found, start=1)
+    ]
+
+
+def _by_trial(
+    model: ir.Model, measure: Measure, free: Sequence[Candidate], options: LayerOptions
+) -> list[tuple[Candidate, str]]:
+    """Choose one after the other by what the outputs lose with those before it gone."""
+    wanted = _count(len(free), options)
+    chosen: list[tuple[Candidate, str]] = []
+    left = list(free)
+    while left and len(chosen) < wanted:
+        gone = [one for one, _ in chosen]
+        errors = [
+            output_error(
+                measure,
+                without(model, [*gone, one], is_normalized=options.is_normalized),
+                model,
+            )
+            for one in left
+        ]
+        if not any(map(math.isfinite, errors)):
+            break
+        place = int(np.nanargmin(errors))
+        chosen.append((left.pop(place), f"trial: outputs off by {errors[place]:.3g}"))
+    return chosen
+
+
+def _tested(
+    model: ir.Model,
+    chosen: Sequence[tuple[Candidate, str]],
+    edit: Editor,
+    options: LayerOptions,
+) -> list[tuple[Candidate, str]]:
+    """Return what removes to the same as zeros; refuse the others."""
+    if not chosen:
+        return []
+    feeds = generate_feed_sets(model, count=2)
+
+    def fault(some: Sequence[tuple[Candidate, str]]) -> str | None:
+        gone = [one for one, _ in some]
+        return removal_fault(model, gone, feeds, is_normalized=options.is_normalized)
+
+    if fault(chosen) is None:
+        return list(chosen)
+    found = []
+    for item in chosen:
+        why = fault([item])
+        if why is None:
+            found.append(item)
+        else:
+            edit.refuse(item[0].layers[0].node, "self-test-failed", why=why)
+    if found and (why := fault(found)):
+        for item in found:
+            edit.refuse(item[0].layers[0].node, "self-test-failed", why=why)
+        return []
+    return found
+
+
+_Chosen = tuple[Candidate, str]
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """Cuts, and fits what stands in, in the order of the graph."""
+
+    model: ir.Model
+    edit: Editor
+    shapes: ShapeTable
+    options: LayerOptions
+    measure: Measure | None
+
+    def run(self, blocks: Sequence[Block], chosen: Sequence[_Chosen]) -> None:
+        """Remove what was chosen."""
+        original = clone(self.model)
+        for run in _adjoining(blocks, chosen):
+            last, _ = run[-1]
+            (end,) = ends_of(last, is_normalized=self.options.is_normalized)[-1:]
+            name = end.name or ""
+            for one, why in run:
+                held = self._cut(one, why, is_last=one is last)
+            if self.options.replacement != "off":
+                self._stand_in(last, held, original, name)
+
+    def _cut(self, one: Candidate, why: str, *, is_last: bool) -> ir.Value:
+        """Remove one candidate, and return what stands for the stream behind it."""
+        because = f"{one.name} ({one.kinds}), {why}"
+        if output := _returned(one):
+            because += f"; `{output}` is still computed from it"
+        is_normalized = self.options.is_normalized
+        unread = ends_of(one, is_normalized=is_normalized)
+        is_held = is_last and self.options.replacement != "off"
+        with self.edit.rewrite(one.layers[-1].node, because=because) as change:
+            held = cut(change, one, is_normalized=is_normalized, is_held=is_held)
+        remove_unread(self.model, self.edit, unread, because=f"what computed {one.name}")
+        return held
+
+    def _stand_in(self, last: Candidate, held: ir.Value, original: ir.Model, name: str) -> None:
+        """Let an affine map stand where layers went, fitted to the stream that was there.
+
+        Args:
+            last: The last of the layers that went there.
+            held: What stands there now.
+            original: The model with all layers.
+            name: Of the stream behind the last of them, there.
+        """
+        layer = last.layers[-1]
+        known = self.shapes.of(layer.node.outputs[0])
+        assert known is not None
+        if known.dims is None or known.dtype not in _FLOATS:
+            self.edit.refuse(layer.node, "not-measured", why=f"{last.name}: of type {known.dtype}")
+            return
+        assert self.measure is not None
+        axis, full = channel_axis(layer), is_full(self.options.replacement)
+        pair = (Channels(held.name or "", axis), Channels(name, axis))
+        (moments,) = self.measure.cross(self.model, original, [pair], products=full)
+        found = None
+        if moments is not None:
+            found = fit_stream(moments, self.options.replacement, self.options.ridge)
+        if found is None or moments is None:
+            why = f"{last.name}: the stream is empty or not finite on the samples"
+            self.edit.refuse(layer.node, "not-measured", why=why)
+            return
+        before, after = stream_errors(moments, found)
+        because = (
+            f"{self.options.replacement} behind {last.name}: error {before:.3g} to {after:.3g}"
+        )
+        place = held.producer()
+        assert place is not None
+        with self.edit.rewrite(place, because=because) as change:
+            stream = place.inputs[0]
+            assert stream is not None
+            dtype = known.dtype.numpy()
+            new = emit_affine(change, stream, found, axis=axis, rank=len(known.dims), dtype=dtype)
+            change.replace(held, new)
+            change.remove(place)
+
+
+def _adjoining(blocks: Sequence[Block], chosen: Iterable[_Chosen]) -> list[list[_Chosen]]:
+    """Return what was chosen in order, in runs with nothing of the stream between."""
+    layers = [(block, place) for block in blocks for place in range(len(block.layers))]
+    places = {pair: place for place, pair in enumerate(layers)}
+
+    def first(item: _Chosen) -> int:
+        return places[item[0].block, item[0].places[0]]
+
+    runs: list[list[_Chosen]] = []
+    end, stream = -1, -1
+    for item in sorted(chosen, key=first):
+        one = item[0]
+        if not (first(item) == end and one.block.stream == stream):
+            runs.append([])
+        runs[-1].append(item)
+        end, stream = first(item) + len(one.places), one.block.stream
+    return runs
+
+
+def _returned(one: Candidate) -> str:
+    """Return an output of the model that is computed within a branch, such as keys of a cache."""
+    for layer in one.layers:
+        for node in layer.nodes:
+            for value in node.outputs:
+                if value.is_graph_output() and value is not layer.branch:
+                    return value.name or ""
+    return ""
