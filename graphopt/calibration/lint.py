@@ -23,6 +23,8 @@ from graphopt.ir import constant_array
 __all__ = ["SampleWarning", "lint_samples", "lint_survey"]
 
 _FEW_ROWS = 32
+# Nobody serves such a batch; an array of all rows that somebody had is what it is.
+_LARGE_BATCH = 512
 _MANY_DUPLICATES = 0.05
 # Evenly drawn or normal values come within this; measured ones have never come near it.
 _RANDOM_DISTANCE = 0.05
@@ -47,7 +49,7 @@ class SampleWarning:
     """A doubt about samples.
 
     Attributes:
-        slug: ``too-few``, ``duplicates``, ``constant-input``, ``looks-random``, ``wrong-range``,
+        slug: ``too-few``, ``large-batch``, ``duplicates``, ``constant-input``, ``looks-random``, ``wrong-range``,
             ``wrong-layout`` or ``differs-from-evaluation``.
         input: Name of the input it is about; ``None``: all of them.
         message: What was found, with the numbers, and what to do.
@@ -84,7 +86,7 @@ def lint_survey(
     model: ir.Model, survey: Survey, evaluation: Samples | None = None
 ) -> tuple[SampleWarning, ...]:
     """Return what is doubtful about calibration samples that were looked at before."""
-    found = [*_amount(survey)]
+    found = [*_amount(survey), *_batch(model, survey)]
     linter = _Linter(model)
     for item in survey.inputs.values():
         found += linter.lint(item)
@@ -106,6 +108,21 @@ def _amount(survey: Survey) -> Iterator[SampleWarning]:
             slug="duplicates",
             message=f"{survey.duplicates} of {survey.samples} samples equal an earlier one",
             evidence={"duplicates": survey.duplicates, "samples": survey.samples},
+        )
+
+
+def _batch(model: ir.Model, survey: Survey) -> Iterator[SampleWarning]:
+    inputs = [value for value in model.graph.inputs if value.name in survey.inputs]
+    is_batch = all(
+        value.shape is not None and len(value.shape) > 1 and not isinstance(value.shape[0], int)
+        for value in inputs
+    )
+    if survey.largest > _LARGE_BATCH and inputs and is_batch:
+        yield SampleWarning(
+            slug="large-batch",
+            message=f"a sample has {survey.largest} rows, which run and are timed as one batch; "
+            "give one row per file, or `__labels__` beside them, by which they are cut into rows",
+            evidence={"rows": survey.largest, "limit": _LARGE_BATCH},
         )
 
 

@@ -91,7 +91,11 @@ class SampleMeasure:
         return self._gathering(model, other).cross(pairs, products=products)
 
     def outputs(
-        self, model: ir.Model, names: Sequence[str] | None = None
+        self,
+        model: ir.Model,
+        names: Sequence[str] | None = None,
+        *,
+        settings: Sequence[Mapping[str, npt.NDArray[Any]]] = ({},),
     ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield values sample by sample; see `graphopt.rewrite.Measure.outputs`."""
         wanted = [value.name or "" for value in model.graph.outputs] if names is None else names
@@ -102,10 +106,12 @@ class SampleMeasure:
             with worker.load(path, _OPTIONS) as session:
                 known = {spec.name for spec in session.inputs}
                 for number, feed in enumerate(self.samples, start=1):
-                    fed = {name: array for name, array in feed.items() if name in known}
-                    with naming_sample(number, self.samples.source):
-                        found = session.run(fed, wanted)
-                    yield found
+                    for setting in settings:
+                        given = {**feed, **setting}
+                        fed = {name: array for name, array in given.items() if name in known}
+                        with naming_sample(number, self.samples.source):
+                            found = session.run(fed, wanted)
+                        yield found
 
     def feeds(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield the samples; see `graphopt.rewrite.Measure.feeds`."""

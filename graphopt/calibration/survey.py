@@ -97,12 +97,14 @@ class Survey:
     Attributes:
         samples: Number of feeds.
         rows: Number of rows: sizes of the first axis, added up, where all inputs agree on it.
+        largest: Number of rows of the largest feed.
         duplicates: Feeds that equal an earlier one.
         inputs: By name.
     """
 
     samples: int = 0
     rows: int = 0
+    largest: int = 0
     duplicates: int = 0
     inputs: dict[str, InputSurvey] = field(default_factory=dict)
 
@@ -114,7 +116,9 @@ class Survey:
         for feed in samples:
             made.samples += 1
             sizes = {array.shape[0] if array.ndim else 1 for array in feed.values()}
-            made.rows += sizes.pop() if len(sizes) == 1 else 1
+            rows = sizes.pop() if len(sizes) == 1 else 1
+            made.rows += rows
+            made.largest = max(made.largest, rows)
             digest = _digest(feed)
             made.duplicates += digest in digests
             digests.add(digest)

@@ -80,6 +80,15 @@ def test_few_samples():
     assert slugs(CONVOLUTION, [batch]) == []  # rows count, not files
 
 
+def test_a_sample_that_is_all_rows_there_are():
+    rows = np.concatenate([image(seed) for seed in range(9)] * 57)
+    assert len(rows) == 513
+    assert ("large-batch", None) in slugs(CONVOLUTION, [{"x": rows}])
+    assert ("large-batch", None) not in slugs(CONVOLUTION, [{"x": rows[:512]}])
+    fixed = CONVOLUTION.replace("[B,", "[513,")
+    assert ("large-batch", None) not in slugs(fixed, [{"x": rows}])
+
+
 def test_duplicates():
     assert slugs(CONVOLUTION, [*images(37), *images(3)]) == [("duplicates", None)]
     assert slugs(CONVOLUTION, [*images(39), *images(1)]) == []
