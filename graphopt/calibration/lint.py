@@ -49,8 +49,8 @@ class SampleWarning:
     """A doubt about samples.
 
     Attributes:
-        slug: ``too-few``, ``large-batch``, ``duplicates``, ``constant-input``, ``looks-random``, ``wrong-range``,
-            ``wrong-layout`` or ``differs-from-evaluation``.
+        slug: ``too-few``, ``large-batch``, ``duplicates``, ``constant-input``, ``looks-random``,
+            ``wrong-range``, ``wrong-layout`` or ``differs-from-evaluation``.
         input: Name of the input it is about; ``None``: all of them.
         message: What was found, with the numbers, and what to do.
         evidence: The numbers alone.
