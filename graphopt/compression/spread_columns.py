@@ -30,10 +30,9 @@ __all__ = ["Spread", "SpreadWeight", "choose_spread", "rounding_sqnr_db", "sprea
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-# What must become smaller, as the logarithm of the squared step, for five small operators to pay,
-# and for one more column: measured on sentence encoders of 384 channels.
-_PRICE_OF_SPREADING = 0.35
-_PRICE_OF_COLUMN = 0.04
+# Five small operators take as long as so many columns: measured on sentence encoders of 384
+# channels.
+_COLUMNS_FOR_SPREADING = 8.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +77,7 @@ def choose_spread(
     *,
     kind: str,
     columns: int,
+    column_price_db: float,
     is_apart: bool = False,
 ) -> Spread:
     """Choose the channels to set apart: those without which the common step is smallest.
@@ -91,6 +91,7 @@ def choose_spread(
         maximum: Largest value of all channels.
         kind: Integer type, ``u8`` or ``s8``.
         columns: Most extra columns; 0 sets nothing apart.
+        column_price_db: By how much each must lower the error of rounding.
         is_apart: They are multiplied in float, and need no copies.
     """
     order = np.argsort(-largest, kind="stable")
@@ -102,8 +103,8 @@ def choose_spread(
         wanted = sum(_copies(largest[order[:count]], limit, reach, is_apart))
         if wanted > columns or reach.span(limit) <= 0.0:
             break
-        gain = 2 * math.log(whole / reach.span(limit))
-        gain -= _PRICE_OF_SPREADING + _PRICE_OF_COLUMN * wanted
+        gain = 20 * math.log10(whole / reach.span(limit))
+        gain -= column_price_db * (_COLUMNS_FOR_SPREADING + wanted)
         if gain > best:
             chosen, best = count, gain
     limit = float(largest[order[chosen]]) if chosen else math.inf

@@ -12,19 +12,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.macs import count_macs
+from graphopt.compression.output_noise import OutputNoise, Outputs
 from graphopt.ir import as_tensor, clone, graphs, weight_bytes
 from graphopt.rewrite import Measure
 
 __all__ = ["WidthChoice", "choose_wide"]
-
-Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 _FEWEST_SAMPLES, _MOST_SAMPLES = 8, 256
 # Multiplications for all runs together: minutes. How many samples that allows depends on the model
@@ -119,16 +117,12 @@ class _Trials:
         work = max(known, weight_bytes(model) * _USES) * max(len(rounded), 1)
         self._samples = int(min(max(_WORK / max(work, 1), _FEWEST_SAMPLES), _MOST_SAMPLES))
         self._rounded = rounded
-        self._expected = self._outputs()
+        self._judge = OutputNoise(self._outputs())
         self._constants = {
             name: value
             for graph in graphs(self._model)
             for name, value in graph.initializers.items()
         }
-        self._names = [name for name, found in self._expected[0].items() if _is_real(found)]
-        self._signal = [
-            sum(_energy(outputs[name]) for outputs in self._expected) for name in self._names
-        ]
 
     def noise(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return noise over signal of each output of floats, with these weights rounded."""
@@ -138,28 +132,7 @@ class _Trials:
         found = self._outputs()
         for name, tensor in originals.items():
             self._constants[name].const_value = tensor
-        pairs = zip(self._names, self._signal, strict=True)
-        return np.array([self._relative(name, signal, found) for name, signal in pairs])
-
-    def _relative(self, name: str, signal: float, found: Sequence[Outputs]) -> float:
-        pairs = [
-            (wanted[name], outputs[name])
-            for wanted, outputs in zip(self._expected, found, strict=True)
-        ]
-        if any(wanted.shape != got.shape for wanted, got in pairs):
-            return float("inf")
-        error = sum(_energy(got.astype(np.float64) - wanted) for wanted, got in pairs)
-        return 0.0 if error == 0.0 else error / signal if signal > 0.0 else float("inf")
+        return self._judge.of(found)
 
     def _outputs(self) -> list[Outputs]:
         return list(itertools.islice(self._measure.outputs(self._model), self._samples))
-
-
-def _is_real(array: npt.NDArray[Any]) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
-
-
-def _energy(array: npt.NDArray[Any]) -> float:
-    # What is infinite or NaN, as masks make it, is no signal, and is there in both or in none.
-    finite = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    return float(np.square(finite).sum())

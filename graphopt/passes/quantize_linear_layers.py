@@ -5,31 +5,31 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.contrib import CONTRIB_DOMAIN, CPU_PROVIDER, import_contrib
+from graphopt.analysis.contrib import CPU_PROVIDER, import_contrib
 from graphopt.compression import (
     QuantizedWeights,
     parameters_from_range,
     remove_unread,
 )
+from graphopt.compression.integer_products import LayerGroup, twofold, write_group
 from graphopt.compression.spread_columns import (
-    Spread,
     SpreadWeight,
     choose_spread,
     rounding_sqnr_db,
     spread_weight,
 )
 from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
+from graphopt.compression.twofold_choice import choose_twofold
 from graphopt.compression.weight_source import reader_count
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
-    Change,
     Contract,
     Editor,
     Facts,
@@ -47,24 +47,6 @@ _MINIMUM_OPSET = 11  # Gather and Concat count axes from the end
 _LARGEST_VALUE = 1e30
 
 
-class _Group(NamedTuple):
-    """Layers that read one activation.
-
-    Attributes:
-        spread: How the activation is quantized.
-        mean: Mean of each of its channels, float64.
-    """
-
-    layers: list[Layer]
-    spread: Spread
-    mean: npt.NDArray[np.float64]
-
-    @property
-    def activation(self) -> ir.Value:
-        """What they read now: an earlier rewrite may have replaced what they read at first."""
-        return self.layers[0].activation
-
-
 @dataclass(frozen=True, kw_only=True)
 class QuantizeLinearLayers(Pass):
     """Compute linear layers in 8-bit integers, outlier channels spread over extra columns.
@@ -77,6 +59,9 @@ class QuantizeLinearLayers(Pass):
         Where one layer reads them and its result is no wider than its input, they are multiplied
         in float and added. Elsewhere they are divided among up to `columns` extra columns, which
         hardly makes the product slower. Layers that read one activation share its quantization.
+        Activations named by `twofold`, or worth `twofold_price_db` when each is rounded alone and
+        the outputs are compared, are held in two integers per element, which are as precise as
+        one of 16 bits, and multiplied twice.
         What rounding the weights does to the mean of each output goes into the bias.
 
     When it refuses
@@ -129,6 +114,12 @@ class QuantizeLinearLayers(Pass):
     columns: int = option(
         32, help="most columns for outlier channels; 0 sets none apart", unit="columns", minimum=0
     )
+    column_price_db: float = option(
+        0.17,
+        help="by how much each column must lower the error of rounding the activation",
+        unit="dB",
+        minimum=0.0,
+    )
     enough_db: float = option(
         33.5,
         help="activations that are this precise in 8 bits need nothing apart",
@@ -144,6 +135,15 @@ class QuantizeLinearLayers(Pass):
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
     reduce_range_layers: tuple[str, ...] = option(
         (), help="layers with 7-bit weights", unit="name pattern"
+    )
+    twofold: tuple[str, ...] = option(
+        (), help="layers that read their activation in two integers", unit="name pattern"
+    )
+    twofold_price_db: float | None = option(
+        None,
+        help="those too where it lowers the outputs' error by so much for a tenth of all products",
+        unit="dB",
+        minimum=0.0,
     )
     minimum_elements: int = option(
         1024, help="smaller weights stay in float", unit="elements", minimum=1
@@ -165,6 +165,7 @@ class QuantizeLinearLayers(Pass):
             moments=values,
             shapes=is_needed,
             target=is_needed,
+            samples=is_needed and self.twofold_price_db is not None,
         )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
@@ -184,12 +185,37 @@ class QuantizeLinearLayers(Pass):
         constants = QuantizedWeights(model)
         operands = [value for layers in found.values() for value in _constants(layers)]
         groups = [self._group(layers, facts) for layers in found.values()]
+        groups = self._with_twofold(model, groups, facts)
         for group in groups:
-            because = f"8-bit integers, {group.spread.columns} columns for outliers"
-            with edit.rewrite(group.layers[0].node, because=because) as change:
+            with edit.rewrite(group.layers[0].node, because=_reason(group)) as change:
                 import_contrib(model, change)
-                self._quantize(change, constants, group, facts.target.weight_type)
+                kind = facts.target.weight_type
+                weights = {layer.node: self._rounded(layer, group, kind) for layer in group.layers}
+                write_group(change, constants, group, weights, facts.target.activation_type)
         remove_unread(model, edit, operands)
+
+    def _with_twofold(
+        self, model: ir.Model, groups: list[LayerGroup], facts: Facts
+    ) -> list[LayerGroup]:
+        """Hold some activations in two integers: those that are named, or are worth it."""
+        kind, found = facts.target.activation_type, groups
+        if self.twofold_price_db is not None and facts.measure is not None and groups:
+            weight = facts.target.weight_type
+            found = choose_twofold(
+                model,
+                facts.measure,
+                groups,
+                lambda layer, group: self._rounded(layer, group, weight)[0].effective,
+                facts.moments,
+                price_db=self.twofold_price_db,
+                kind=kind,
+            )
+        return [
+            twofold(group, facts.moments[group.activation.name or ""], kind)
+            if any(_matches(layer.node, self.twofold) for layer in group.layers)
+            else group
+            for group in found
+        ]
 
     def _examine(self, node: ir.Node, model: ir.Model) -> Layer | LayerRefused | None:
         """Return the layer that ``node`` is; ``None`` where it is of another kind."""
@@ -214,7 +240,7 @@ class QuantizeLinearLayers(Pass):
             return LayerRefused("opset-too-old", f"the model imports {opset_version(model)}")
         return None
 
-    def _group(self, layers: list[Layer], facts: Facts) -> _Group:
+    def _group(self, layers: list[Layer], facts: Facts) -> LayerGroup:
         name = layers[0].activation.name or ""
         moments, span, kind = facts.moments[name], facts.ranges[name], facts.target.activation_type
         low, high = span.minimum, span.maximum
@@ -233,99 +259,36 @@ class QuantizeLinearLayers(Pass):
             high,
             kind=kind,
             columns=0 if is_enough else self.columns,
+            column_price_db=self.column_price_db,
             is_apart=len(layers) == 1 and is_narrow,
         )
         if not spread.columns:
             chosen = parameters_from_range(span.minimum, span.maximum, kind)
             spread = replace(spread, parameters=chosen)
-        return _Group(layers, spread, moments.mean)
+        return LayerGroup(tuple(layers), spread, moments.mean)
 
-    def _quantize(
-        self,
-        change: Change,
-        constants: QuantizedWeights,
-        group: _Group,
-        kind: str,
-    ) -> None:
-        parameters, name = group.spread.parameters, group.activation.name
-        scale = constants.constant(change, None, parameters.scale, f"{name}_scale")
-        zero_point = constants.constant(change, None, parameters.zero_point, f"{name}_zero_point")
-        integers = change.node(
-            "QuantizeLinear", [group.activation, scale, zero_point], name=f"{name}_quantized"
-        )
-        outliers = _outliers(change, group) if group.spread.columns else None
-        if outliers is not None and not group.spread.is_apart:
-            integers = _with_copies(change, group, integers, outliers, (scale, zero_point))
-        for layer in group.layers:
-            weight = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
-            is_reduced = self.reduce_range or _matches(layer.node, self.reduce_range_layers)
-            spread = spread_weight(weight.array(), kind, group.spread, reduce_range=is_reduced)
-            bias = self._bias(layer, weight.array(), spread, group.mean)
-            output = _product(change, layer, (integers, scale, zero_point), spread, bias)
-            if outliers is not None and group.spread.is_apart:
-                output = _with_outliers(change, layer, output, outliers, spread.apart)
-            change.replace(_last(layer).outputs[0], output)
-            for node in dict.fromkeys((_last(layer), layer.node)):
-                change.remove(node)
-
-    def _bias(
-        self,
-        layer: Layer,
-        weight: npt.NDArray[np.float32],
-        spread: SpreadWeight,
-        mean: npt.NDArray[np.float64],
-    ) -> npt.NDArray[np.float32]:
+    def _rounded(
+        self, layer: Layer, group: LayerGroup, kind: str
+    ) -> tuple[SpreadWeight, npt.NDArray[np.float32]]:
+        """Return the weight of a layer in integers, and a bias that makes up for their means."""
+        source = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
+        weight = source.array()
+        is_reduced = self.reduce_range or _matches(layer.node, self.reduce_range_layers)
+        spread = spread_weight(weight, kind, group.spread, reduce_range=is_reduced)
         bias = np.zeros(weight.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
         if self.correct_bias:
-            bias = bias + mean @ (weight.astype(np.float64) - spread.effective)
-        return bias.astype(np.float32)
+            bias = bias + group.mean @ (weight.astype(np.float64) - spread.effective)
+        return spread, bias.astype(np.float32)
 
 
 def _matches(node: ir.Node, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(node.name or "", pattern) for pattern in patterns)
 
 
-def _product(
-    change: Change,
-    layer: Layer,
-    activation: tuple[ir.Value, ir.Value, ir.Value],
-    spread: SpreadWeight,
-    bias: npt.NDArray[np.float32],
-) -> ir.Value:
-    """Multiply integers, scale the sums and add the bias, in one operator."""
-    name, (integers, scale, zero_point) = layer.weight.origin.name, activation
-    weight = change.initializer(spread.integers, name=f"{name}_quantized")
-    weight_scale = change.initializer(spread.parameters.scale, name=f"{name}_scale")
-    weight_zero_point = change.initializer(spread.parameters.zero_point, name=f"{name}_zero_point")
-    added = change.initializer(bias, name=f"{name}_bias")
-    return change.node(
-        "MatMulIntegerToFloat",
-        [integers, weight, scale, weight_scale, zero_point, weight_zero_point, added],
-        domain=CONTRIB_DOMAIN,
-        name=f"{layer.node.name or layer.node.op_type}_quantized",
-        like=_last(layer).outputs[0],
-        before=layer.node,
-    )
-
-
-def _with_outliers(
-    change: Change,
-    layer: Layer,
-    product: ir.Value,
-    outliers: ir.Value,
-    rows: npt.NDArray[np.float32],
-) -> ir.Value:
-    """Add what the channels set apart contribute, in float."""
-    prefix = layer.node.name or layer.node.op_type
-    kept = change.initializer(rows, name=f"{layer.weight.origin.name}_outliers")
-    share = change.node("MatMul", [outliers, kept], name=f"{prefix}_outliers", before=layer.node)
-    return change.node(
-        "Add",
-        [product, share],
-        name=f"{prefix}_whole",
-        like=_last(layer).outputs[0],
-        before=layer.node,
-    )
+def _reason(group: LayerGroup) -> str:
+    if group.is_twofold:
+        return "8-bit weights, the activation in two integers of 8 bits"
+    return f"8-bit integers, {group.spread.columns} columns for outliers"
 
 
 def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
@@ -347,42 +310,9 @@ def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
     return None
 
 
-def _outliers(change: Change, group: _Group) -> ir.Value:
-    """Return the channels that are set apart, as often as they are copied."""
-    name = group.activation.name
-    channels = change.initializer(group.spread.channels, name=f"{name}_channels")
-    return change.node(
-        "Gather", [group.activation, channels], attributes={"axis": -1}, name=f"{name}_outliers"
-    )
-
-
-def _with_copies(
-    change: Change,
-    group: _Group,
-    integers: ir.Value,
-    copies: ir.Value,
-    parameters: tuple[ir.Value, ir.Value],
-) -> ir.Value:
-    """Return the quantized activation, and behind its channels their shares in integers."""
-    name, spread = group.activation.name, group.spread
-    factors = change.initializer(spread.factors, name=f"{name}_factors")
-    offsets = change.initializer(spread.offsets, name=f"{name}_offsets")
-    shares = change.node("Mul", [copies, factors], name=f"{name}_shares")
-    moved = change.node("Add", [shares, offsets], name=f"{name}_moved")
-    rounded = change.node("QuantizeLinear", [moved, *parameters], name=f"{name}_shares_quantized")
-    return change.node(
-        "Concat", [integers, rounded], attributes={"axis": -1}, name=f"{name}_spread"
-    )
-
-
 def _inputs(layer: Layer) -> int:
     """Return the axis of the input channels in the weight."""
     return 1 - layer.axis
-
-
-def _last(layer: Layer) -> ir.Node:
-    """Return the node that computes the result: the layer, or the addition of its bias."""
-    return layer.node if layer.bias_reader is None else layer.bias_reader[0]
 
 
 def _constants(layers: Iterable[Layer]) -> list[ir.Value]:

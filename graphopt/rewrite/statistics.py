@@ -103,6 +103,17 @@ class ChannelMoments:
         high = self.largest if self.maximum is None else self.maximum
         return low, high
 
+    def of(self, kept: Any) -> ChannelMoments:
+        """Return the moments of some of the channels, without the Gram matrix.
+
+        Args:
+            kept: ``bool[channels]``, or a slice.
+        """
+        limits = (None if part is None else part[kept] for part in (self.minimum, self.maximum))
+        return ChannelMoments(
+            self.count, self.mean[kept], self.second[kept], self.largest[kept], None, *limits
+        )
+
     @property
     def channels(self) -> int:
         """Number of channels."""
@@ -207,13 +218,19 @@ class Measure(Protocol):
         ...
 
     def outputs(
-        self, model: ir.Model, names: Sequence[str] | None = None
+        self,
+        model: ir.Model,
+        names: Sequence[str] | None = None,
+        *,
+        settings: Sequence[Mapping[str, npt.NDArray[Any]]] = ({},),
     ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield, sample by sample, outputs of ``model`` or other values of its main graph.
 
         Args:
             model: The model.
             names: Values; the outputs of the model by default.
+            settings: What inputs are fed that samples do not have: each sample is run once with
+                each of them, in order.
 
         Raises:
             SessionLoadError, RuntimeFailure: As for `moments`.

@@ -48,8 +48,8 @@ class _Lazily:
     def cross(self, model, other, pairs, *, products=True):
         return self.__getattr__("cross")(model, other, pairs, products=products)
 
-    def outputs(self, model, names=None):
-        return self.__getattr__("outputs")(model, names)
+    def outputs(self, model, names=None, *, settings=({},)):
+        return self.__getattr__("outputs")(model, names, settings=settings)
 
 
 def read_samples(text, model):
