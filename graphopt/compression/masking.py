@@ -87,7 +87,7 @@ def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) 
         try:
             found = compare_models(zeros, shorter, feeds, worker=shared_worker())
         except (SessionLoadError, RunError) as error:
-            return f"the cut model does not run: {error.message}"
+            return f"the cut model does not run: {error.why or error.message}"
     for name, difference in found.outputs.items():
         if difference.mismatch is not None:
             return f"output `{name}`: {difference.mismatch}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.analysis.coupling.layouts import Axis, Layout, tie_axes
+from graphopt.analysis.coupling.layouts import Axis, Layout, length, opaque, tie_axes
 from graphopt.analysis.coupling.units import Factor
 from graphopt.analysis.coupling.walk import Walk, name_of
 from graphopt.analysis.operands import int_attribute, ints_attribute, operand
@@ -87,18 +87,47 @@ def _mask(value: ir.Value | None, heads: Factor, walk: Walk, where: str) -> None
         walk.pin(layout, "sequence", "it lies along time, or within a head", where)
 
 
-def _result(node: ir.Node, number: int, heads: Factor, walk: Walk) -> Layout | None:
-    """Return the axes of an output: (B, S, H * d), or (B, H, S, d) and the like."""
-    if number >= len(node.outputs):
+def _result(
+    query: ir.Value | None, value: Integer | None, heads: Factor, walk: Walk
+) -> Layout | None:
+    """Return the axes of what is computed: (B, S, H * e) or (B, H, S, e), as queries lie.
+
+    Args:
+        query: What has batch and time.
+        value: How long a head of the values is.
+        heads: Those of the queries.
+        walk: Knows the layouts.
+    """
+    rows = walk.layout(query)
+    if rows is None or value is None:
         return None
-    value = node.outputs[number]
-    whole, dims = walk.opaque(value), walk.dims(value)
-    if whole is None or dims is None:
-        return None
-    if len(whole) == _BY_HEADS:
-        return (whole[0], (heads,), *whole[2:])
-    axis = _merged(heads, dims[-1])
-    return None if axis is None else (*whole[:-1], axis)
+    inner = opaque(value)
+    if len(rows) == _BY_HEADS:
+        return (rows[0], (heads,), rows[2], inner)
+    return (*rows[:2], (heads, *inner))
+
+
+def _per_head(value: ir.Value | None, heads: Factor, walk: Walk) -> Integer | None:
+    """Return how long a head of keys or values is."""
+    dims = walk.dims(value)
+    if dims is None or len(dims) == _BY_HEADS:
+        return None if dims is None else dims[3]
+    merged = _merged(heads, dims[-1])
+    return None if merged is None else length(merged[1:])
+
+
+def _by_heads(node: ir.Node, number: int, heads: Factor, walk: Walk) -> Layout | None:
+    """Return the axes of a cache that is handed on, or of scores: (B, H, .., ..)."""
+    whole = walk.opaque(node.outputs[number])
+    return None if whole is None else (whole[0], (heads,), *whole[2:])
+
+
+def _results(node: ir.Node, query: Factor, shared: Factor, walk: Walk) -> Sequence[Layout | None]:
+    """Return the axes of the result, of the keys and values handed on, and of the scores."""
+    first = _result(operand(node, 0), _per_head(operand(node, 2), shared, walk), query, walk)
+    sides = (query, shared, shared, query)
+    count = min(len(node.outputs), len(sides))
+    return [first, *(_by_heads(node, number, sides[number], walk) for number in range(1, count))]
 
 
 def _multi_head(node: ir.Node, walk: Walk) -> Found:
@@ -113,7 +142,7 @@ def _multi_head(node: ir.Node, walk: Walk) -> Found:
     _mask(operand(node, 5), heads, walk, where)
     for place in (6, 7):
         _tie_heads(operand(node, place), _HEADS_AXIS, heads, walk, where)
-    return [_result(node, number, heads, walk) for number in range(len(node.outputs))]
+    return _results(node, heads, heads, walk)
 
 
 def _joined_bias(node: ir.Node, heads: Factor, walk: Walk, where: str) -> bool:
@@ -167,7 +196,9 @@ def _packed(node: ir.Node, walk: Walk) -> Found:
     present = walk.opaque(node.outputs[1]) if len(node.outputs) > 1 else None
     if present is not None:
         present = (*present[:2], (heads,), *present[3:])
-    return [_result(node, 0, heads, walk), present]
+    size = sizes[2]
+    value = size // int(str(heads.size)) if isinstance(size, int) else None
+    return [_result(operand(node, 0), value, heads, walk), present]
 
 
 def _grouped(node: ir.Node, walk: Walk) -> Found:
@@ -185,8 +216,7 @@ def _grouped(node: ir.Node, walk: Walk) -> Found:
     sink = walk.layout(operand(node, 11))
     if sink:
         tie_axes(sink[0], (query,), walk.ties, where)
-    sides = (query, shared, shared, query)
-    return [_result(node, n, sides[n], walk) for n in range(min(len(node.outputs), len(sides)))]
+    return _results(node, query, shared, walk)
 
 
 def _query_and_shared_heads(
@@ -223,8 +253,7 @@ def _standard(node: ir.Node, walk: Walk) -> Found:
     _mask(operand(node, 3), query, walk, where)
     for place in (4, 5):
         _tie_heads(operand(node, place), _HEADS_AXIS, shared, walk, where)
-    sides = (query, shared, shared, query)
-    return [_result(node, n, sides[n], walk) for n in range(min(len(node.outputs), len(sides)))]
+    return _results(node, query, shared, walk)
 
 
 def _own_axes(node: ir.Node, walk: Walk) -> tuple[Factor, Factor] | None:

@@ -12,9 +12,9 @@ from graphopt.analysis.coupling.layouts import (
     flat,
     indices,
     opaque,
-    regroup,
     tie_axes,
 )
+from graphopt.analysis.coupling.regrouping import regroup
 from graphopt.analysis.coupling.units import Factor
 from graphopt.analysis.coupling.walk import Walk, name_of
 from graphopt.analysis.operands import (

@@ -98,6 +98,10 @@ def _visit(node: ir.Node, walk: Walk, rule: object) -> None:
         if layout is not None and dims is not None and len(layout) != len(dims):
             walk.pin(layout, "unclear-shape", "its rank is not what was inferred", where)
             layout = None
+        if layout is None and found is not None and (output.uses() or output.is_graph_output()):
+            why = "the shape of what is made of it is not known"
+            for value in values_read(node):
+                walk.pin(walk.layout(value), "unclear-shape", why, where)
         walk.set(output, walk.opaque(output) if layout is None else _told(layout, dims))
 
 
