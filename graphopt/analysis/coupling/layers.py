@@ -23,6 +23,8 @@ _CONVOLUTIONS = frozenset(
     ("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "QLinearConv")
 )
 _MATRIX_RANK = 2
+_COMPUTING = frozenset({"computes", "counts"})
+"""Convolutions of single channels compute none anew: their attribute counts them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ def find_loose_layers(
     model: ir.Model, coupling: Coupling, groups: Sequence[Group]
 ) -> tuple[LooseLayer, ...]:
     """Return the layers of a model that belong to no group, in any of its graphs."""
-    placed = {use.node for group in groups for use in group.producers}
+    known = {unit for group in groups for unit in group.units}
+    placed = {
+        use.node
+        for use in coupling.uses
+        if use.role in _COMPUTING and not known.isdisjoint(coupling.units.of(use.factor).tolist())
+    }
     found = []
     for graph in graphs(model):
         for node in graph:
@@ -73,5 +80,4 @@ def _reason(node: ir.Node, coupling: Coupling, *, is_main: bool) -> Pin:
         return Pin("unclear-shape", "the shape of what it computes is not known", where)
     if not any(use.node is node for use in coupling.uses):
         return Pin(*reason(node), where)
-    # What it computes has one element, or is read by nothing that sums.
-    return Pin("nothing-to-remove", "no layer sums over what it computes", where)
+    return Pin("nothing-to-remove", "it computes one, or what no layer sums over", where)
