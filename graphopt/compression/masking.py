@@ -6,7 +6,9 @@ zeros; all else stays as it is, so that the two models agree up to the rounding 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,13 @@ import onnx_ir as ir
 from graphopt.analysis import infer_shapes
 from graphopt.analysis.coupling import Use, couple
 from graphopt.compression.surgery import Obstacle, Surgery, plan_surgery
-from graphopt.errors import RunError, SessionLoadError
+from graphopt.errors import RunError, SessionLoadError, UnsupportedModelError
 from graphopt.ir import clone, constant_tensor, save, scratch_folder
 from graphopt.rewrite import Change, Editor, Journal, ShapeTable
 from graphopt.runtime import shared_worker
-from graphopt.verification import compare_models
+from graphopt.verification import OutputDifference, compare_models
 
-__all__ = ["MAX_SURGERY_ERROR", "masked", "surgery_fault"]
+__all__ = ["MAX_SURGERY_ERROR", "SurgeryTest", "judge_surgery", "masked", "surgery_fault"]
 
 MAX_SURGERY_ERROR = 1e-4
 """Largest difference over the largest element of an output, in single precision."""
@@ -63,16 +65,30 @@ def _hide(
     change.set_input(use.node, use.operand, hidden)
 
 
-def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> str | None:
+@dataclass(frozen=True)
+class SurgeryTest:
+    """What came of a comparison of a cut copy with a masked one.
+
+    Attributes:
+        error: Largest difference over the largest element of an output or sum; NaN: none was found.
+        fault: What is wrong, for a person; ``None`` where `error` is within `MAX_SURGERY_ERROR`.
+        compared: How many outputs and sums were compared.
+    """
+
+    error: float
+    fault: str | None
+    compared: int = 0
+
+
+def judge_surgery(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> SurgeryTest:
     """Remove units from a copy of a model, and compare it with a copy that has zeros there.
+
+    Compared are the outputs, and what sums over removed units come to.
 
     Args:
         model: The model as it is, which stays so.
         cuts: The units to remove, as `couple` numbers them: one rewrite each.
         feeds: Inputs to compare on.
-
-    Returns:
-        What is wrong, for a person; ``None`` where both agree to `MAX_SURGERY_ERROR`.
 
     Raises:
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
@@ -83,18 +99,32 @@ def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) 
         _write(model, chosen, zeros, is_masked=True)
         obstacle = _write(model, chosen, shorter, is_masked=False)
         if obstacle is not None:
-            return f"{obstacle.why} (`{obstacle.where.name or obstacle.where.op_type}`)"
+            where = obstacle.where.name or obstacle.where.op_type
+            return SurgeryTest(math.nan, f"{obstacle.why} (`{where}`)")
         try:
             found = compare_models(zeros, shorter, feeds, worker=shared_worker())
-        except (SessionLoadError, RunError) as error:
-            return f"the cut model does not run: {error.why or error.message}"
-    for name, difference in found.outputs.items():
+        except (SessionLoadError, RunError, UnsupportedModelError) as error:
+            why = f"the cut model does not run: {error.why or error.message}"
+            return SurgeryTest(math.nan, why)
+    return _verdict(found.outputs)
+
+
+def _verdict(outputs: Mapping[str, OutputDifference]) -> SurgeryTest:
+    fault = None
+    for name, difference in outputs.items():
         if difference.mismatch is not None:
-            return f"output `{name}`: {difference.mismatch}"
+            fault = fault or f"output `{name}`: {difference.mismatch}"
         # Without an answer (NaN) nothing is shown to be right.
-        if not difference.max_rel <= MAX_SURGERY_ERROR:
-            return f"output `{name}` is off by {difference.max_rel:.2g} of its largest element"
-    return None
+        elif not difference.max_rel <= MAX_SURGERY_ERROR:
+            off = f"is off by {difference.max_rel:.2g} of its largest element"
+            fault = fault or f"output `{name}` {off}"
+    error = max((difference.max_rel for difference in outputs.values()), default=math.nan)
+    return SurgeryTest(error, fault, len(outputs))
+
+
+def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> str | None:
+    """Return what is wrong with a cut, or ``None``; see `judge_surgery`."""
+    return judge_surgery(model, cuts, feeds).fault
 
 
 def _write(
