@@ -10,11 +10,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.casts import is_implementation_defined
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import cast_target, operand
 from graphopt.analysis.operators import Effect, Operators
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
-from graphopt.ir import constant_array, constant_tensor, subgraphs_of
+from graphopt.ir import constant_array, constant_tensor, ordered_nodes, subgraphs_of
 from graphopt.rewrite import ShapeTable, is_overwritten
 
 __all__ = ["FoldableNodes", "tensor_bytes"]
@@ -55,7 +54,7 @@ class FoldableNodes:
         self.arrays: dict[ir.Node, np.ndarray[Any, Any] | None] = {}
         self.refusals: list[tuple[ir.Node, str, str]] = []
         known = SymbolicShapes.kept(model, shapes)
-        for node in in_order(model.graph):
+        for node in ordered_nodes(model):
             is_told = len(node.outputs) == 1 and known.is_computed(node)
             self._consider(node, known.array(node.outputs[0]) if is_told else None)
 

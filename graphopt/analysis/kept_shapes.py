@@ -17,7 +17,7 @@ from graphopt.analysis.part_writer import (
     shape_of_tensor,
 )
 from graphopt.analysis.shapes import Inference, declared_shapes, known_from_the_model
-from graphopt.ir import constant_tensor, subgraphs_of
+from graphopt.ir import constant_tensor, may_hold_graphs, subgraphs_of
 from graphopt.rewrite import ShapeTable, Touched, ValueShape
 
 __all__ = ["KeptShapes", "News"]
@@ -93,11 +93,12 @@ class KeptShapes(ShapeTable):
     def _take_note(self, touched: Touched) -> None:
         self.news.nodes.update(touched.nodes)
         for user, old, new in touched.replaced:
+            self._inference.forget_inputs(user)
             tensor = constant_tensor(new)
             if tensor is None or constant_tensor(old) is not tensor:
                 self.news.nodes.add(user)
         for node in touched.nodes:
-            self._inference.forget(node.outputs)  # their sizes may be others under the old names
+            self._inference.forget(node)
 
     def _can_follow(self) -> bool:
         """Tell whether the inference of a part says what that of the whole model says of it."""
@@ -113,12 +114,16 @@ class KeptShapes(ShapeTable):
         self._operators = Operators(self._model)
         self._owners = {}
         everything = list(self._model.graph)
-        self._note_owners(everything)
+        self._note_owners(filter(may_hold_graphs, everything))
         known = known_from_the_model(self._model)
         before = self._shapes
         self._shapes = (self._inference.run(Part(everything, known)) or {}) | known
         if self.outdated:
-            self.news.values.update(v for v, s in self._shapes.items() if before.get(v) != s)
+            self.news.values.update(
+                value
+                for value, shape in self._shapes.items()
+                if (known := before.get(value)) is not shape and known != shape
+            )
 
     def _note_owners(self, nodes: Iterable[ir.Node]) -> None:
         for node in inner_nodes(nodes):

@@ -11,7 +11,7 @@ from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.loops import is_loop, is_scan
 from graphopt.analysis.operands import int_attribute
 from graphopt.analysis.operators import Operators
-from graphopt.ir import nodes, subgraphs_of
+from graphopt.ir import nodes_of_types, subgraphs_of
 
 __all__ = ["Liveness", "Ports", "ports_of"]
 
@@ -107,7 +107,7 @@ class Liveness:
         self.nodes: set[ir.Node] = set()
         self._ports: dict[ir.Node, Ports] = {}
         self._bound: dict[ir.Value, tuple[Ports, int]] = {}
-        for node in nodes(model):
+        for node in nodes_of_types(model, _HOLDERS, with_functions=True):
             ports = ports_of(node, operators)
             if ports is not None:
                 self._ports[node] = ports

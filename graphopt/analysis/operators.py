@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.operands import is_training
-from graphopt.ir import nodes, subgraphs_of
+from graphopt.ir import operators_of, subgraphs_of
 
 __all__ = ["Effect", "Operators", "is_deterministic", "is_pure", "operator_counts"]
 
@@ -119,6 +119,13 @@ class Operators:
             known = self._plain_effects[node.op_type] = self._effect(node)
         return known
 
+    def is_plainly_pure(self, domain: str, op_type: str) -> bool:
+        """Tell of an operator that running a node is pure, whatever its mode and its functions."""
+        if self._model.functions or domain or op_type in _NOT_PLAIN:
+            return False
+        version = self._model.opset_imports.get(domain)
+        return version is not None and _own_effect(op_type, version, domain) is Effect.PURE
+
     def _effect(self, node: ir.Node) -> Effect:
         if self._model.functions and node.op_identifier() in self._model.functions:
             return self._function_effect(node.op_identifier())
@@ -166,8 +173,8 @@ def operator_counts(model: ir.Model) -> dict[str, int]:
 
     Operators of other domains than the default one are called ``domain::Operator``.
     """
-    counts: dict[str, int] = {}
-    for node in nodes(model):
-        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        counts[name] = counts.get(name, 0) + 1
+    counts = {
+        f"{domain}::{op_type}" if domain else op_type: count
+        for (domain, op_type), count in operators_of(model).items()
+    }
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -31,6 +31,7 @@ from graphopt.rewrite import ValueShape
 __all__ = [
     "Part",
     "PartWriter",
+    "Written",
     "inner_nodes",
     "is_shown_alike",
     "reads",
@@ -75,38 +76,49 @@ class PartWriter(ProtoWriter):
         has_subgraphs: Whether a node of the part has subgraphs.
     """
 
-    def __init__(self, model: ir.Model, operators: Operators, opaque: frozenset[ir.Node]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        model: ir.Model,
+        operators: Operators,
+        opaque: frozenset[ir.Node],
+        written: Written | None = None,
+    ) -> None:
+        self._written = written or Written()
+        super().__init__(self._written.names)
         self.constants: dict[ir.Value, ValueShape] = {}
         self.has_subgraphs = False
         self._model = model
         self._operators = operators
         self._opaque = opaque
         self._main = onnx.GraphProto(name="part")
-        self._tagged = _TaggedNames(self)
+        self._tagged = self._written.tagged
 
     def part(self, part: Part) -> bytes:
         """Return ``part`` with weights and declared intermediate types left out."""
         pieces: list[bytes] = []
-        names, opaque = self._tagged, self._opaque
+        known, opaque = self._written.nodes, self._opaque
+        defined: set[ir.Value | None] = {None}  # what the part has shown so far
         for node in part.nodes:
             op_type = node.op_type
             is_plain = op_type not in CONTAINERS and not node.domain
             for value in node.inputs if is_plain else reads(node):
-                if value not in names and value is not None:
+                if value not in defined and value is not None:
                     self._read_from_outside(value, part, pieces)
-                    names.note(value)
+                    defined.add(value)
+            defined.update(node.outputs)
             if op_type == "Constant" and self._write_constant_node(node, pieces):
                 continue
-            if is_plain and node not in opaque and not self._is_misread(node):
-                pieces.append(self._plain(node))
-            else:
-                written = onnx.GraphProto()
-                self.inner_node(node, written)
-                pieces.append(written.SerializeToString())
-                self.has_subgraphs |= not is_plain
-                for value in node.outputs:
-                    names.note(value)
+            if is_plain and node not in opaque:
+                plain = known.get(node)
+                if plain is None:
+                    plain = known[node] = b"" if self._is_misread(node) else self._plain(node)
+                if plain:
+                    pieces.append(plain)
+                    continue
+            written = onnx.GraphProto()
+            self.inner_node(node, written)
+            pieces.append(written.SerializeToString())
+            self.has_subgraphs |= not is_plain
         header = self._header(part).SerializeToString()
         graph = b"".join([self._main.SerializeToString(), *pieces])
         return b"".join([header, encode_field(_MODEL_GRAPH, len(graph)), graph])
@@ -171,11 +183,15 @@ class PartWriter(ProtoWriter):
     def _constant_bytes(self, value: ir.Value, tensor: ir.TensorProtocol) -> bytes:
         if not _is_small(tensor):
             return self._stub_bytes(value, shape_of_tensor(tensor))
+        shown = self._written.constants.get(value)
+        if shown is not None and shown[0] is tensor:
+            return shown[1]
         name = _TENSOR_NAME_KEY + self._tagged[value]
         data = encode_bytes(_TENSOR_RAW_DATA, tensor.tobytes())
-        return encode_bytes(
-            _GRAPH_INITIALIZER, name + _form_bytes(tensor.dtype, tensor_dims(tensor)) + data
-        )
+        form = _form_bytes(tensor.dtype, tensor_dims(tensor))
+        written = encode_bytes(_GRAPH_INITIALIZER, name + form + data)
+        self._written.constants[value] = tensor, written
+        return written
 
     def _stub_bytes(self, value: ir.Value, shape: ValueShape) -> bytes:
         name = _INFO_NAME_KEY + self._tagged[value]
@@ -184,7 +200,7 @@ class PartWriter(ProtoWriter):
     # -- as protobuf objects -----------------------------------------------------------------
 
     def names(self) -> Iterable[tuple[ir.Value, str]]:
-        """Return every value written, with the name it was given."""
+        """Return every value written, here or by others, with the name it was given."""
         return self._names.items()
 
     def input(self, value: ir.Value, proto: onnx.ValueInfoProto) -> None:
@@ -237,16 +253,30 @@ class PartWriter(ProtoWriter):
         info.type.CopyFrom(_type_proto(shape))
 
 
+class Written:
+    """What writers of parts of one model have written, for those after them.
+
+    Attributes:
+        names: The names that values were given.
+        tagged: The same as bytes.
+        nodes: Plain nodes as bytes, which hold until a node is another one; those that must not be
+            shown as they are count as no bytes.
+        constants: Small constants as bytes, with the tensors that they were made of.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[ir.Value, str] = {}
+        self.tagged = _TaggedNames(ProtoWriter(self.names))
+        self.nodes: dict[ir.Node, bytes] = {}
+        self.constants: dict[ir.Value, tuple[ir.TensorProtocol, bytes]] = {}
+
+
 class _TaggedNames(dict[ir.Value | None, bytes]):
     """The names of values as bytes, each behind its length; made when they are first asked for."""
 
     def __init__(self, writer: ProtoWriter) -> None:
         super().__init__({None: b"\0"})
         self._writer = writer
-
-    def note(self, value: ir.Value) -> None:
-        """Take note that ``value`` was written, be it in another way."""
-        self[value]
 
     def __missing__(self, value: ir.Value | None) -> bytes:
         name = self._writer.name(value).encode()
@@ -305,7 +335,7 @@ def inner_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
     """Yield what ``node`` reads, and what its subgraphs read of outer values."""
-    yield from (value for value in node.inputs if value is not None)
+    yield from [value for value in node.inputs if value is not None]
     inner = subgraphs_of(node)
     if not inner:
         return

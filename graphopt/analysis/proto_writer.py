@@ -18,10 +18,14 @@ __all__ = ["PLAIN_ATTRIBUTES", "ProtoWriter"]
 
 
 class ProtoWriter:
-    """Writes nodes and subgraphs of one model; the same value always gets the same name."""
+    """Writes nodes and subgraphs of one model; the same value always gets the same name.
 
-    def __init__(self) -> None:
-        self._names: dict[ir.Value, str] = {}
+    Args:
+        names: The names that values have got already; more are added.
+    """
+
+    def __init__(self, names: dict[ir.Value, str] | None = None) -> None:
+        self._names = {} if names is None else names
 
     def name(self, value: ir.Value | None) -> str:
         """Return the name of ``value`` in what is written; empty for one left out."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis.annotations import is_annotated
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.shape_plans import Recipe, Recipes, SourceTable, recipe_of
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
-from graphopt.ir import subgraphs_of
+from graphopt.ir import ordered_nodes, subgraphs_of
 from graphopt.rewrite import is_overwritten
 
 __all__ = ["Replacement", "Scope", "ShapeArithmetic"]
@@ -73,7 +72,7 @@ class ShapeArithmetic:
 
     def __init__(self, model: ir.Model, known: SymbolicShapes) -> None:
         self._known = known
-        self._order = list(in_order(model.graph))
+        self._order = ordered_nodes(model)
         self._nodes = {node for node in self._order if known.is_computed(node)}
         self._roots: list[ir.Value] = []
         self._kept: list[ir.Value] = []

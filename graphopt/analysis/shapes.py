@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.misread import MISREAD_OPERATORS, is_misread_result
 from graphopt.analysis.operators import Operators
-from graphopt.analysis.part_writer import Part, PartWriter, inner_nodes, shape_of_tensor
-from graphopt.ir import graphs
+from graphopt.analysis.part_writer import Part, PartWriter, Written, inner_nodes, shape_of_tensor
+from graphopt.ir import graphs, may_hold_graphs
 from graphopt.rewrite import ShapeTable, ValueShape, provide_shapes_with
 
 __all__ = ["Inference", "declared_shapes", "infer_shapes", "known_from_the_model"]
@@ -57,6 +58,8 @@ class Inference:
         self._declared = _declared_symbols(model)
         self._names: dict[ir.Value, dict[int, str]] = {}
         self._types: dict[bytes, ValueShape | None] = {}
+        self._written = Written()
+        self._values: dict[str, ir.Value] = {}
         self._count = -1
         self.has_failed = False
         self.met_again: set[ir.Value] = set()
@@ -66,7 +69,7 @@ class Inference:
 
         ``None`` where inference gives up on the whole of it.
         """
-        suspects = [node for node in inner_nodes(part.nodes) if node.op_type in MISREAD_OPERATORS]
+        suspects = _suspects(part.nodes)
         opaque: frozenset[ir.Node] = frozenset()
         while True:
             found = self._run_once(part, opaque)
@@ -82,14 +85,14 @@ class Inference:
         self, part: Part, opaque: frozenset[ir.Node]
     ) -> dict[ir.Value, ValueShape] | None:
         """Run inference once; nothing is believed about the results of ``opaque`` nodes."""
-        writer = PartWriter(self._model, self._operators, opaque)
+        writer = PartWriter(self._model, self._operators, opaque, self._written)
         inferred = self._infer(writer.part(part))
         if inferred is None:
             return None
-        by_name = dict(self._shapes_in(inferred.graph, has_subgraphs=writer.has_subgraphs))
-        named = ((value, by_name.get(name)) for value, name in writer.names())
-        found = {value: shape for value, shape in named if shape is not None}
-        return found | writer.constants
+        named = self._values
+        named.update((name, value) for value, name in islice(writer.names(), len(named), None))
+        found = self._shapes_in(inferred.graph, has_subgraphs=writer.has_subgraphs)
+        return {named[name]: shape for name, shape in found if name in named} | writer.constants
 
     def _infer(self, proto: bytes) -> onnx.ModelProto | None:
         """Return the inferred model, or ``None`` where inference gives up on it."""
@@ -124,20 +127,21 @@ class Inference:
         self, found: Mapping[ir.Value, ValueShape], part: Part
     ) -> dict[ir.Value, ValueShape]:
         """Return the shapes with names for sizes that do not depend on the run of inference."""
-        given = {dim for shape in part.known.values() for dim in _symbols(shape)}
+        given = {dim for shape in set(part.known.values()) for dim in _symbols(shape)}
         names = {dim: dim for dim in given} | self._declared
         renamed = {}
+        done: dict[int, ValueShape] = {}  # values share few shapes, the very same objects
         self.met_again = set()
         for value, shape in found.items():
-            if str not in map(type, shape.dims or ()):
-                renamed[value] = shape
-                continue
-            for axis, dim in enumerate(shape.dims or ()):
-                if isinstance(dim, str) and dim not in names:
-                    names[dim] = self._name_of(value, axis)
-                    if names[dim] in given:
-                        self.met_again.add(value)
-            renamed[value] = shape.renamed(names)
+            known = done.get(id(shape))
+            if known is None:
+                for axis, dim in enumerate(shape.dims or ()):
+                    if isinstance(dim, str) and dim not in names:
+                        names[dim] = self._name_of(value, axis)
+                        if names[dim] in given:
+                            self.met_again.add(value)
+                known = done[id(shape)] = shape.renamed(names)
+            renamed[value] = known
         return renamed
 
     def rename(self, old: ir.Value, new: ir.Value) -> None:
@@ -145,10 +149,15 @@ class Inference:
         if old in self._names:
             self._names[new] = self._names.pop(old)
 
-    def forget(self, values: Iterable[ir.Value]) -> None:
-        """Give the sizes of ``values`` new names when they are met again."""
-        for value in values:
+    def forget(self, node: ir.Node) -> None:
+        """Take note that ``node`` is another one: its sizes get new names when they are met."""
+        self.forget_inputs(node)
+        for value in node.outputs:
             self._names.pop(value, None)
+
+    def forget_inputs(self, node: ir.Node) -> None:
+        """Take note that ``node`` reads other values."""
+        self._written.nodes.pop(node, None)
 
     def _name_of(self, value: ir.Value, axis: int) -> str:
         names = self._names.setdefault(value, {})
@@ -159,6 +168,12 @@ class Inference:
                 self._count += 1
             known = names[axis] = f"unk__{self._count}"
         return known
+
+
+def _suspects(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Return the nodes, inner ones included, of whose results inference may claim too much."""
+    plain = [node for node in nodes if node.op_type in MISREAD_OPERATORS or may_hold_graphs(node)]
+    return [node for node in inner_nodes(plain) if node.op_type in MISREAD_OPERATORS]
 
 
 def _lookup(

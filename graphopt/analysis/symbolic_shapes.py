@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.kept_shapes import KeptShapes, News
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS
@@ -22,7 +21,13 @@ from graphopt.analysis.symbolic_expressions import (
     assume_positive,
     single_symbol,
 )
-from graphopt.ir import constant_array, constant_tensor, opset_version, tensor_dims
+from graphopt.ir import (
+    constant_array,
+    constant_tensor,
+    opset_version,
+    ordered_nodes,
+    tensor_dims,
+)
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["MAX_ELEMENTS", "Dims", "Elements", "SymbolicShapes"]
@@ -238,7 +243,7 @@ class SymbolicShapes:
         functions = self._model.functions
         return [
             node
-            for node in in_order(self._model.graph)
+            for node in ordered_nodes(self._model)
             if node.op_type != "Constant"
             and (not functions or node.op_identifier() not in functions)
         ]

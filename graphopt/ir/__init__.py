@@ -23,6 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
+from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
@@ -30,9 +31,13 @@ from graphopt.ir.text import from_text, to_text
 from graphopt.ir.walk import (
     CONTAINERS,
     forget_graphs,
+    forget_nodes,
     graphs,
     may_hold_graphs,
     nodes,
+    nodes_of_types,
+    operators_of,
+    ordered_nodes,
     remembered_graphs,
     subgraphs_of,
 )
@@ -40,6 +45,7 @@ from graphopt.ir.wire import encode_bytes, encode_field
 
 __all__ = [
     "CONTAINERS",
+    "HAS_NO_ANNOTATIONS",
     "INLINE_LIMIT_BYTES",
     "ByteProgress",
     "Checkpoint",
@@ -57,6 +63,7 @@ __all__ = [
     "encode_field",
     "external_files",
     "forget_graphs",
+    "forget_nodes",
     "from_text",
     "graphs",
     "initializer_tensors",
@@ -66,8 +73,11 @@ __all__ = [
     "model_bytes",
     "model_digest",
     "nodes",
+    "nodes_of_types",
     "normalise",
+    "operators_of",
     "opset_version",
+    "ordered_nodes",
     "output_error",
     "patient_collection",
     "remembered_graphs",

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-__all__ = ["read_model"]
+__all__ = ["HAS_NO_ANNOTATIONS", "read_model"]
 
 TensorReader = Callable[[onnx.TensorProto], ir.TensorProtocol | None]
 _Values = dict[str, ir.Value]
@@ -37,7 +37,7 @@ def read_model(proto: onnx.ModelProto, read_tensor: TensorReader) -> ir.Model | 
     except _UnusualError:
         return None
     graph.opset_imports.update({opset.domain: opset.version for opset in proto.opset_import})
-    return ir.Model(
+    model = ir.Model(
         graph,
         ir_version=proto.ir_version,
         producer_name=_given(proto, "producer_name"),
@@ -47,6 +47,12 @@ def read_model(proto: onnx.ModelProto, read_tensor: TensorReader) -> ir.Model | 
         doc_string=_given(proto, "doc_string"),
         metadata_props=_entries(proto.metadata_props),
     )
+    model.meta[HAS_NO_ANNOTATIONS] = True
+    return model
+
+
+HAS_NO_ANNOTATIONS = "graphopt.has_no_annotations"
+"""Where a model notes that it has no quantization annotation: to see takes a look at each value."""
 
 
 class _UnusualError(Exception):

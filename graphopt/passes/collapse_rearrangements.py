@@ -15,10 +15,10 @@ from graphopt.analysis.constant_targets import (
     is_same_target,
     reshape_target,
 )
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand, transpose_permutation
 from graphopt.analysis.rearrangements import Move, Step, plans_of
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
+from graphopt.ir import nodes_of_types
 from graphopt.rewrite import (
     Change,
     Contract,
@@ -77,7 +77,7 @@ class CollapseRearrangements(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Collapse chains, the last link first, so that each is seen as a whole."""
         shapes = facts.shapes
-        if not any(_may_be_less(node, shapes) for node in in_order(model.graph)):
+        if not any(_may_be_less(node, shapes) for node in nodes_of_types(model, {"Transpose"})):
             return
         known = SymbolicShapes.kept(model, shapes)
         if known.version < _RESHAPE_HAS_INPUT_SINCE:
@@ -86,8 +86,9 @@ class CollapseRearrangements(Pass):
         is_news = True
         while is_news:  # once more after each round that found something: every edit saves nodes
             before = len(edit.journal.edits)
-            for node in reversed([node for node in in_order(model.graph) if _is_link(node, model)]):
-                if node.graph is not None:  # a chain that ends further down took it along
+            for node in reversed(nodes_of_types(model, _LINKS)):
+                # A chain that ends further down may have taken it along.
+                if node.graph is not None and node.op_identifier() not in model.functions:
                     run.collapse(node)
             is_news = len(edit.journal.edits) > before
 
@@ -98,16 +99,8 @@ _LINKS = _RESHAPERS | {"Transpose"}
 _RESHAPE_HAS_INPUT_SINCE = 5
 
 
-def _is_link(node: ir.Node, model: ir.Model) -> bool:
-    if node.domain or node.op_type not in _LINKS:
-        return False
-    return node.op_identifier() not in model.functions
-
-
 def _may_be_less(node: ir.Node, shapes: ShapeTable) -> bool:
     """Tell whether a Transpose is worth a closer look: it moves a 1, or is no chain of one node."""
-    if node.op_type != "Transpose" or node.domain:
-        return False
     data = operand(node, 0)
     producer, known = (None, None) if data is None else (data.producer(), shapes.of(data))
     if producer is not None and producer.op_type in _LINKS:

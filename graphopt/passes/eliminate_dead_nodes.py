@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, annotation_parameters
 from graphopt.analysis.liveness import Liveness
-from graphopt.ir import graphs, nodes, subgraphs_of
+from graphopt.ir import graphs, may_hold_graphs, nodes, operators_of, subgraphs_of
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, option
 
 __all__ = ["EliminateDeadNodes"]
@@ -69,6 +70,8 @@ class EliminateDeadNodes(Pass):
         """Return what must stay, refusals included."""
         operators = Operators(model)
         live = Liveness(model, operators)
+        if all(map(self._is_plain, repeat(operators), operators_of(model))):
+            return live  # nearly always
         random: list[ir.Node] = []
         for node in nodes(model):
             effect = operators.effect(node)
@@ -85,6 +88,10 @@ class EliminateDeadNodes(Pass):
                     live.mark_node(node)
         return live
 
+    def _is_plain(self, operators: Operators, operator: tuple[str, str]) -> bool:
+        """Tell of the nodes of an operator that the only reason to keep one is that it is read."""
+        return operator[1] not in self.keep_ops and operators.is_plainly_pure(*operator)
+
     def _refusal(self, node: ir.Node, effect: Effect) -> str | None:
         if node.op_type in self.keep_ops:
             return "kept-by-user"
@@ -94,8 +101,9 @@ class EliminateDeadNodes(Pass):
         """Remove the dead nodes of ``graph``, readers before what they read."""
         for node in reversed(graph):
             if node in live.nodes:
-                for inner in subgraphs_of(node):
-                    self._sweep(inner, live, edit)
+                if may_hold_graphs(node):
+                    for inner in subgraphs_of(node):
+                        self._sweep(inner, live, edit)
             elif not any(value.uses() or value.is_graph_output() for value in node.outputs):
                 # what a body returns stays as long as that output is there
                 edit.remove(node, because="nobody can observe it")

@@ -21,7 +21,7 @@ from graphopt.analysis.operands import (
     transpose_permutation,
 )
 from graphopt.analysis.shape_proofs import same_shape, same_shape_and_count
-from graphopt.ir import constant_array, graphs
+from graphopt.ir import constant_array, nodes_of_types
 from graphopt.rewrite import (
     Contract,
     Editor,
@@ -85,18 +85,16 @@ class EliminateIdentities(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Remove identities."""
         operators = Operators(model)
-        for graph in graphs(model):
-            for node in graph:
-                rule = _RULES.get(node.op_type) if not node.domain else None
-                version = operators.version(node)
-                if rule is None or version is None or node.op_identifier() in model.functions:
-                    continue
-                context = _Context(facts.shapes, version)
-                verdict = rule(node, context)
-                if verdict is True:
-                    _remove(node, context, edit)
-                elif isinstance(verdict, str):
-                    edit.refuse(node, verdict)
+        for node in nodes_of_types(model, _RULES, with_functions=True):
+            version = operators.version(node)
+            if version is None or node.op_identifier() in model.functions:
+                continue
+            context = _Context(facts.shapes, version)
+            verdict = _RULES[node.op_type](node, context)
+            if verdict is True:
+                _remove(node, context, edit)
+            elif isinstance(verdict, str):
+                edit.refuse(node, verdict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, is_annotated
 from graphopt.analysis.liveness import Liveness, Ports
-from graphopt.ir import nodes, subgraphs_of
+from graphopt.ir import nodes, nodes_of_types, subgraphs_of
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Pass
 
 __all__ = ["EliminateUnusedOutputs"]
@@ -53,13 +53,12 @@ class EliminateUnusedOutputs(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Drop outputs: those of subgraphs first, what they need may be one of an operator."""
-        if any(node.op_type in _HOLDERS for node in nodes(model)):
+        if nodes_of_types(model, _HOLDERS, with_functions=True):
             for _ in range(_MAX_ROUNDS):
                 if not _trim_subgraphs(model, edit):
                     break  # a round more where an outer body carries what an inner one dropped
-        for node in nodes(model):
-            if node.op_type in _FIRST_OPTIONAL and not node.domain:
-                _drop_optional(node, edit)
+        for node in nodes_of_types(model, _FIRST_OPTIONAL, with_functions=True):
+            _drop_optional(node, edit)
 
 
 _HOLDERS = frozenset({"If", "Loop", "Scan"})

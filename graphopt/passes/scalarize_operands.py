@@ -8,12 +8,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import operand
 from graphopt.analysis.symbolic_dims import broadcast
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.analysis.uniform_values import Scalar, UniformValues
-from graphopt.ir import constant_tensor
+from graphopt.ir import constant_tensor, nodes_of_types
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Needs, Pass
 
 __all__ = ["ScalarizeOperands"]
@@ -61,9 +60,7 @@ class ScalarizeOperands(Pass):
         """Look at each elementwise operator; sizes are followed only where one is worth it."""
         uniform, known = UniformValues(), None
         scalars: dict[tuple[str, bytes], ir.Value] = {}
-        for node in in_order(model.graph):
-            if node.op_type not in _ELEMENTWISE or node.domain:
-                continue
+        for node in nodes_of_types(model, _ELEMENTWISE):
             for index, element in _filled_operands(node, uniform):
                 known = known or SymbolicShapes.kept(model, facts.shapes)
                 if known.version < _BROADCASTING_SINCE:

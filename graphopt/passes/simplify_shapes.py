@@ -16,13 +16,12 @@ from graphopt.analysis.constant_targets import (
     reshape_target,
     slice_bound,
 )
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.shape_arithmetic import Replacement, Scope, ShapeArithmetic
 from graphopt.analysis.shape_plans import Recipe
 from graphopt.analysis.symbolic_operands import slice_operands
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
-from graphopt.ir import constant_tensor
+from graphopt.ir import constant_tensor, nodes_of_types
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass
 
 __all__ = ["SimplifyShapes"]
@@ -75,11 +74,9 @@ class SimplifyShapes(Pass):
         """Make parameters constant first, then plan what is left to compute."""
         known = SymbolicShapes.kept(model, facts.shapes)
         constants: dict[tuple[int, ...], ir.Value] = {}
-        for node in list(in_order(model.graph)):
-            rule = _RULES.get(node.op_type) if not node.domain else None
-            if rule is None or node.op_identifier() in model.functions:
-                continue
-            rule(node, known, _Constants(edit, constants))
+        for node in nodes_of_types(model, _RULES):
+            if node.op_identifier() not in model.functions:
+                _RULES[node.op_type](node, known, _Constants(edit, constants))
         arithmetic = ShapeArithmetic(model, known)
         for replacement in arithmetic.replacements:
             _replace(replacement, known, edit)

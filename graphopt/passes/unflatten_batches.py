@@ -11,9 +11,9 @@ import onnx_ir as ir
 from graphopt.analysis import is_annotated
 from graphopt.analysis.constant_targets import is_same_target, reshape_target
 from graphopt.analysis.flat_batches import FlatRegion, flat_region
-from graphopt.analysis.execution_order import in_order
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
+from graphopt.ir import nodes_of_types
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass
 
 __all__ = ["UnflattenBatches"]
@@ -60,14 +60,15 @@ class UnflattenBatches(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Look at the surroundings of each product."""
-        if not any(_may_be_seed(node, facts) for node in in_order(model.graph)):
+        if not any(_may_be_seed(node, facts) for node in nodes_of_types(model, {"MatMul"})):
             return
         known = SymbolicShapes.kept(model, facts.shapes)
         is_news = True
         while is_news:  # every edit saves nodes, and may bring another region within reach
             before = len(edit.journal.edits)
             seen: set[ir.Node] = set()
-            for seed in [node for node in in_order(model.graph) if _may_be_seed(node, facts)]:
+            products = nodes_of_types(model, {"MatMul"})
+            for seed in [node for node in products if _may_be_seed(node, facts)]:
                 region = None if seed in seen or seed.graph is None else flat_region(seed, known)
                 if region is not None:
                     seen.update(region.nodes)
@@ -82,8 +83,6 @@ _FLAT_RANK = 3
 
 def _may_be_seed(node: ir.Node, facts: Facts) -> bool:
     """Tell whether ``node`` multiplies matrices of which a Reshape makes or takes a row."""
-    if node.op_type != "MatMul" or node.domain:
-        return False
     known = facts.shapes.of(node.outputs[0])
     if known is not None and known.dims is not None and len(known.dims) != _FLAT_RANK:
         return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes
-from graphopt.ir import forget_graphs, graphs
+from graphopt.ir import forget_graphs, graphs, operators_of
 from graphopt.rewrite import Journal, Pass
 
 __all__ = ["Census", "Mark", "Standing"]
@@ -100,12 +100,12 @@ class Standing:
 
 
 def _counted(model: ir.Model) -> Census:
-    types: list[str] = []
+    kinds = operators_of(model)
     bytes_of: dict[int, int] = {}
     for graph in graphs(model):
-        types += [node.op_type for node in graph]
-        for value in graph.initializers.values():
+        for value in graph.initializers.data.values():
             tensor = value.const_value
             if tensor is not None:
                 bytes_of[id(tensor)] = tensor.nbytes
-    return Census(len(types), sum(bytes_of.values()), frozenset(types))
+    operators = frozenset(op_type for _, op_type in kinds)
+    return Census(sum(kinds.values()), sum(bytes_of.values()), operators)

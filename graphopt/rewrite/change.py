@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import as_tensor, forget_graphs, may_hold_graphs
+from graphopt.ir import as_tensor, forget_graphs, forget_nodes, may_hold_graphs
 from graphopt.rewrite.attachment import (
     can_replace,
     copy_shape,
@@ -49,6 +49,7 @@ class Change:
         self._operations: list[Callable[[], None]] = []
         self._removals: list[ir.Node] = []
         self._new_nodes: set[ir.Node] = set()
+        self._is_renaming = False
         self.added: list[str] = []
         self.removed: list[str] = []
         self.changed: list[str] = []
@@ -246,6 +247,7 @@ class Change:
             if domain is not None:
                 node.domain = domain
 
+        self._is_renaming = True
         self._operate(node, rename)
 
     def _operate(self, node: ir.Node, operation: Callable[[], None]) -> None:
@@ -365,6 +367,8 @@ class Change:
             self.touched.nodes[node] = None
         if self.touched.everything or any(map(may_hold_graphs, self.touched.nodes)):
             forget_graphs(self._model)
+        elif self._new_nodes or self._removals or self._is_renaming:
+            forget_nodes(self._model)
 
     def _insert(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         place: Place = before or after or self._place

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from graphopt.ir import graphs
@@ -15,7 +13,7 @@ class NamePool:
     """Every name used in a model, across scopes, so that new ones shadow nothing."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._used = set(_names(model))
+        self._used = _names(model)
         self._next: dict[str, int] = {}
 
     def unique(self, hint: str) -> str:
@@ -29,10 +27,12 @@ class NamePool:
         return name
 
 
-def _names(model: ir.Model) -> Iterator[str]:
+def _names(model: ir.Model) -> set[str]:
+    names: set[str | None] = set()
     for graph in graphs(model):
-        for value in (*graph.inputs, *graph.initializers.values()):
-            yield value.name or ""
-        for node in graph:
-            yield node.name or ""
-            yield from (output.name or "" for output in node.outputs)
+        names.update([value.name for value in graph.inputs])
+        names.update(graph.initializers.data)
+        walked = list(graph)
+        names.update([node.name for node in walked])
+        names.update([output.name for node in walked for output in node.outputs])
+    return {name for name in names if name}
