@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from graphopt.compression.compensated_rounding import round_compensated
 
-__all__ = ["PackedWeight", "WeightView", "pack_weight", "unpack_weight"]
+__all__ = [
+    "PackedWeight",
+    "WeightView",
+    "block_length",
+    "block_scales",
+    "pack_weight",
+    "unpack_weight",
+]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -91,10 +98,10 @@ def pack_weight(
             for one scale per output.
         grams: ``E[x x^T]`` of the inputs, by group of outputs: ``(groups, length, length)``.
     """
-    block = view.length if block_size is None else _block(view.length, block_size)
+    block = view.length if block_size is None else block_length(view.length, block_size)
     seen = weight.reshape(view.outer, view.length // block, block, view.inner)
     largest = np.maximum(seen.max(axis=2, keepdims=True), -seen.min(axis=2, keepdims=True))
-    scale = _scales(largest, _STEPS[bits], is_half=block < view.length)
+    scale = block_scales(largest, _STEPS[bits], is_half=block < view.length)
     integers = np.empty(seen.shape, _TYPES[bits])
     step = max(_ROWS_AT_ONCE // max(view.length * view.inner, 1), 1)
     if grams is not None:  # a group has one matrix, whose factor is formed once
@@ -113,13 +120,13 @@ def unpack_weight(packed: PackedWeight, shape: tuple[int, ...]) -> FloatArray:
     return result
 
 
-def _block(length: int, wanted: int) -> int:
+def block_length(length: int, wanted: int) -> int:
     """Return the divisor of ``length`` that is nearest to ``wanted``, or ``length`` itself."""
     divisors = [size for size in range(_SHORTEST_BLOCK, 2 * wanted + 1) if length % size == 0]
     return min(divisors, key=lambda size: abs(np.log(size / wanted)), default=length)
 
 
-def _scales(largest: FloatArray, steps: int, *, is_half: bool) -> npt.NDArray[Any]:
+def block_scales(largest: FloatArray, steps: int, *, is_half: bool) -> npt.NDArray[Any]:
     """Return ``largest / steps``, rounded up; in float16 where that loses nothing."""
     exact = largest.astype(np.float64) / steps
     used = exact > _SMALLEST_SCALE

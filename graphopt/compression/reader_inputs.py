@@ -14,9 +14,9 @@ from graphopt.compression.levels import divided, levels_of
 from graphopt.compression.packed_weight import WeightView
 from graphopt.compression.read_weights import ReadWeight
 from graphopt.compression.weight_grams import multiplied_rows
-from graphopt.rewrite import Asked, ChannelMoments, Channels, Editor, Measure
+from graphopt.rewrite import Asked, ChannelMoments, Channels, Measure
 
-__all__ = ["ReadInputs", "measured_weights"]
+__all__ = ["NotMeasured", "ReadInputs", "measured_weights"]
 
 _MEMORY_BYTES = 1 << 28
 _MOST_LENGTH = 8192  # a Gram matrix of half a GB, and some minutes for its factor
@@ -38,6 +38,16 @@ class ReadInputs(NamedTuple):
     grams: Array | None
 
 
+class NotMeasured(NamedTuple):
+    """Why it is not known what enters the readers of a weight: a slug, and a sentence.
+
+    The slug is ``not-measured``, or ``read-both-ways`` where one layer reads it transposed.
+    """
+
+    slug: str
+    why: str
+
+
 class _Asked(NamedTuple):
     weight: ReadWeight
     rows: list[Channels]
@@ -45,32 +55,32 @@ class _Asked(NamedTuple):
 
 
 def measured_weights(
-    edit: Editor,
+    model: ir.Model,
     measure: Measure,
     weights: Iterable[ReadWeight],
     *,
     grams: bool,
     runs: int,
-) -> Iterator[tuple[ReadWeight, ReadInputs]]:
+) -> Iterator[tuple[ReadWeight, ReadInputs | NotMeasured]]:
     """Yield weights with what is multiplied by them, each after those that it depends on.
 
     What is measured is the model as it is when a step begins: a caller who changes each weight as
-    it comes sees what the weights before make of the inputs. Refuses (``not-measured``) weights
-    with a reader whose inputs cannot be measured, were not finite, or were not there; and
-    (``read-both-ways``) those that one reader reads transposed and another does not.
+    it comes sees what the weights before make of the inputs. Weights of which not every reader's
+    inputs can be measured come first.
 
     Args:
-        edit: Where refusals are recorded.
-        measure: Runs the model.
+        model: The model.
+        measure: Runs it.
         weights: No tables without a layer that reads them too.
         grams: Whether Gram matrices are wanted.
         runs: Most steps.
     """
-    model = edit.model
     planned: dict[ir.Node, list[_Asked]] = {}  # a recurrent layer has two weights
     for weight in weights:
-        found = _planned(model.graph, edit, weight, grams=grams)
-        if found is not None:
+        found = _planned(model.graph, weight, grams=grams)
+        if isinstance(found, NotMeasured):
+            yield weight, found
+        else:
             first = next(item.node for item in weight.readings if not item.is_lookup)
             planned.setdefault(first, []).append(found)
     for step in divided(levels_of(model.graph, list(planned)), runs):
@@ -79,21 +89,18 @@ def measured_weights(
             moments = measure.moments(model, asked, grams=asked if grams else ())
             for item in part:
                 seen = [moments[rows] for rows in item.rows if rows in moments]
-                if len(seen) < len(item.rows) or not all(
-                    one.is_finite and one.count for one in seen
-                ):
+                if len(seen) == len(item.rows) and all(one.is_finite and one.count for one in seen):
+                    yield item.weight, _together(item.view, seen, grams=grams)
+                else:
                     why = "what enters was empty or not finite on the samples"
-                    edit.refuse(item.weight.place, "not-measured", why=why)
-                    continue
-                yield item.weight, _together(item.view, seen, grams=grams)
+                    yield item.weight, NotMeasured("not-measured", why)
 
 
-def _planned(graph: ir.Graph, edit: Editor, weight: ReadWeight, *, grams: bool) -> _Asked | None:
+def _planned(graph: ir.Graph, weight: ReadWeight, *, grams: bool) -> _Asked | NotMeasured:
     layers = [reading for reading in weight.readings if not reading.is_lookup]
     views = {reading.view for reading in layers}
     if len(views) > 1:
-        edit.refuse(weight.place, "read-both-ways", why=f"`{weight.name}` is read transposed, too")
-        return None
+        return NotMeasured("read-both-ways", f"`{weight.name}` is read transposed, too")
     most = _MOST_LENGTH if grams else 1 << 31
     rows = [
         multiplied_rows(graph, reading.node, reading.source, most_length=most) for reading in layers
@@ -101,8 +108,7 @@ def _planned(graph: ir.Graph, edit: Editor, weight: ReadWeight, *, grams: bool) 
     known = [found for found in rows if found is not None]
     if not layers or len(known) < len(rows):
         why = "what enters a reader cannot be measured: it is in a branch, or of another form"
-        edit.refuse(weight.place, "not-measured", why=why)
-        return None
+        return NotMeasured("not-measured", why)
     return _Asked(weight, known, views.pop())
 
 

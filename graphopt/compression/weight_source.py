@@ -99,14 +99,19 @@ def _why_not_constant(value: ir.Value | None) -> NoWeight:
 
 
 def _restorer(value: ir.Value | None) -> ir.Node | None:
-    """Return the node that turns constant integers into ``value``, through scaling and shaping."""
+    """Return the node that turns constant integers into ``value``, through scaling and shaping.
+
+    Or entries of a codebook with those numbers.
+    """
     node = value.producer() if value is not None else None
     if node is None or node.domain:
         return None
     if node.op_type == "DequantizeLinear":
         return node
-    if node.op_type in ("Mul", "Reshape"):
+    if node.op_type in ("Mul", "Reshape", "Concat"):
         return _restorer(node.inputs[0])
+    if node.op_type == "Gather":
+        return _restorer(node.inputs[1])
     tensor = constant_tensor(node.inputs[0]) if node.op_type == "Cast" else None
     return node if tensor is not None and tensor.dtype.is_integer() else None
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.compression.packed_weight import WeightView
 from graphopt.compression.read_weights import ReadWeight, Wanted, read_weights, store_weight
-from graphopt.compression.reader_inputs import ReadInputs, measured_weights
+from graphopt.compression.reader_inputs import NotMeasured, ReadInputs, measured_weights
 from graphopt.compression.sparse_weights import (
     NmPattern,
     Sparsity,
@@ -220,10 +220,13 @@ class PruneWeights(Pass):
         assert facts.measure is not None
         grams = self.score == "sparsegpt"
         for weight, inputs in measured_weights(
-            edit, facts.measure, layers, grams=grams, runs=self.runs
+            edit.model, facts.measure, layers, grams=grams, runs=self.runs
         ):
-            found = self._compensated if grams else self._by_inputs
-            yield weight, found(weight, inputs)
+            if isinstance(inputs, NotMeasured):
+                edit.refuse(weight.place, inputs.slug, why=inputs.why)
+            else:
+                found = self._compensated if grams else self._by_inputs
+                yield weight, found(weight, inputs)
 
     def _ranking(self, weight: ReadWeight) -> str:
         """Say by what the weights of one are ranked: nothing is multiplied by a table."""
