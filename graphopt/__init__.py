@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from graphopt._version import __version__
+from graphopt._without_sympy import defer_sympy
 
 if TYPE_CHECKING:
     from graphopt.api import Optimization, bench, inspect, optimize, plan, run_pipeline, verify
@@ -39,6 +40,8 @@ __all__ = [
     "validate",
     "verify",
 ]
+
+defer_sympy()
 
 _HOMES = {
     "api": ("Optimization", "bench", "inspect", "optimize", "plan", "run_pipeline", "verify"),
