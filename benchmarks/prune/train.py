@@ -85,7 +85,7 @@ class DigitsTransformer(nn.Module):
     def __init__(self, width: int = 128, depth: int = 8, heads: int = 8) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, kernel_size=2, stride=2)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, 16, width))
+        self.positions = nn.Parameter(0.5 * torch.randn(1, 16, width))  # as large as patches
         self.blocks = nn.Sequential(
             *(Block(width, heads, is_causal=False, dropout=0.1) for _ in range(depth))
         )
@@ -304,7 +304,7 @@ def make_byte_lm(folder: Path, steps: int = 700) -> None:
 
 MODELS: dict[str, Callable[[Path], None]] = {
     "digits_cnn": lambda folder: make_digits(folder, digits_cnn, 2e-3, 400),
-    "digits_transformer": lambda folder: make_digits(folder, DigitsTransformer, 1e-3, 700),
+    "digits_transformer": lambda folder: make_digits(folder, DigitsTransformer, 1e-3, 600),
     "byte_lm": make_byte_lm,
 }
 

@@ -92,6 +92,14 @@ class Contraction:
             name, window=_window(self.node, self._kernel_shape()), positions=_MOST_POSITIONS
         )
 
+    def leaving(self) -> Asked:
+        """Return how to ask for what leaves, at the positions at which `entering` looks."""
+        name = self.node.outputs[0].name
+        assert name is not None
+        if self.node.op_type != "Conv":
+            return name
+        return Channels(name, axis=1, positions=_MOST_POSITIONS)
+
     def channels(self) -> Asked:
         """Return how to ask for what enters by index."""
         name = self.node.inputs[0].name if self.node.inputs[0] is not None else None

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.coupling import Coupling, Group, couple, find_groups
-from graphopt.compression.compensation import Affine, compensate, shifted_bias
-from graphopt.compression.contractions import Contraction, contraction_of
-from graphopt.compression.layer_bias import bias_of
-from graphopt.compression.masking import surgery_fault
+from graphopt.analysis.coupling import Coupling, Group, couple
+from graphopt.compression.contractions import Contraction
+from graphopt.compression.layer_fitting import Fitting, teachers_of
+from graphopt.compression.layer_scores import output_error
+from graphopt.compression.masking import judge_surgery, surgery_fault
+from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
-from graphopt.compression.surgery import Surgery, plan_surgery
-from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
+from graphopt.compression.surgery import plan_surgery
+from graphopt.compression.unit_budget import share_left, within_budget
+from graphopt.compression.unit_ranking import RankedGroup, rank_groups
+from graphopt.compression.unit_selection import Ranking, Selection
 from graphopt.errors import PassError
 from graphopt.ir import clone
-from graphopt.rewrite import ChannelMoments, Editor, Facts, Measure
+from graphopt.rewrite import Editor, Facts, GroupDecision, Journal, LayerFit, describe
 from graphopt.runtime import generate_feed_sets
 
-__all__ = ["COMPENSATIONS", "SCORE_NAMES", "PruningOptions", "needs_samples", "prune"]
-
-SCORE_NAMES = ("random", "l1", "l2", "activation", "wanda", "flap")
-COMPENSATIONS = ("off", "bias", "least-squares")
+__all__ = ["prune"]
 
 
-@dataclass(frozen=True)
-class PruningOptions:
-    """What a pass that removes units is told.
-
-    Attributes:
-        kind: ``heads``, ``neurons`` or ``channels``.
-        ratio: Share of the units of each group that goes, in [0, 1).
-        multiple: The number that stays is a multiple of this, rounded to the nearest one.
-        score: One of `SCORE_NAMES`.
-        compensation: One of `COMPENSATIONS`.
-        ridge: Of least squares.
-        exclude: Patterns of names of groups that stay.
-        seed: Of random scores.
-    """
-
-    kind: str
-    ratio: float
-    multiple: int
-    score: str
-    compensation: str
-    ridge: float
-    exclude: tuple[str, ...]
-    seed: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Choice:
     group: Group
     units: tuple[int, ...]
     layers: tuple[Contraction, ...]
-
-
-def needs_samples(options: PruningOptions) -> bool:
-    """Tell whether calibration samples are needed."""
-    return options.score in MEASURED_SCORES or options.compensation != "off"
+    ranking: Ranking
+    places: tuple[int, ...]
+    where: str
 
 
 def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) -> None:
@@ -76,144 +46,136 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     enters it now.
     """
     coupling = couple(model, facts.shapes)
-    choices = list(_choices(model, coupling, edit, facts, options))
+    ranked = list(rank_groups(model, coupling, edit, facts, options))
+    selection = _selection(model, ranked, edit, facts, options)
+    if selection is None:
+        return
+    choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit)
     if not choices:
         return
-    choices = _tested(model, choices, edit)
-    chosen = [unit for choice in choices for unit in choice.units]
     fitting = None
     if options.compensation != "off" and facts.measure is not None:
-        before = _before(choices, plan_surgery(coupling, chosen))
-        fitting = _Fitting(model, clone(model), edit, facts.measure, options)
+        layers = [layer for choice in choices for layer in choice.layers]
+        chosen = [unit for choice in choices for unit in choice.units]
+        teachers = teachers_of(model, facts.measure, layers, plan_surgery(coupling, chosen))
+        fitting = Fitting(model, clone(model), edit, facts.measure, options)
+    reason = selection.reason(options.score)
     for choice in choices:
-        operands = _operands(model)
-        count = f"{len(choice.units)} of {len(choice.group.units)} {options.kind}"
-        with edit.rewrite(choice.group.node, because=f"{count} by {options.score}") as change:
-            obstacle = plan_surgery(coupling, choice.units).apply(change)
-            if obstacle is not None:  # the self-test did the same on a copy: half a cut is no cut
-                raise PassError(f"a cut that was tested cannot be made: {obstacle.why}")
-        remove_unread(model, edit, operands, because="shapes that nobody asks for any more")
+        _cut(model, choice, coupling, edit, f"{options.kind} {reason}")
+    fits: Mapping[Contraction, LayerFit] = {}
     if fitting is not None:  # after all cuts: what a layer computes may have lost units as well
-        for layer, full in before.items():
-            fitting.fit(layer, full)
+        fits = fitting.fit_all(teachers)
+    edit.journal.decisions += [
+        _decision(choice, edit.pass_name, options, reason, fits) for choice in choices
+    ]
 
 
-def _before(choices: Iterable[_Choice], surgery: Surgery) -> dict[Contraction, Affine]:
-    """Return what layers compute before anything is cut, of those outputs that will stay."""
-    found = {}
-    for choice in choices:
-        for layer in choice.layers:
-            whole = _affine(layer)
-            kept = surgery.masks(layer.weight).get(layer.output_axis, slice(None))
-            found[layer] = Affine(whole.matrix[:, kept], whole.bias[kept])
-    return found
+def _cut(model: ir.Model, choice: _Choice, coupling: Coupling, edit: Editor, because: str) -> None:
+    """Remove the units of one group, and what nobody reads then."""
+    operands = [value for node in model.graph for value in node.inputs[1:] if value is not None]
+    count = f"{len(choice.units)} of {len(choice.group.units)}"
+    with edit.rewrite(choice.group.node, because=f"{count} {because}") as change:
+        obstacle = plan_surgery(coupling, choice.units).apply(change)
+        if obstacle is not None:  # the self-test did the same on a copy: half a cut is no cut
+            raise PassError(f"a cut that was tested cannot be made: {obstacle.why}")
+    remove_unread(model, edit, operands, because="shapes that nobody asks for any more")
 
 
-def _operands(model: ir.Model) -> list[ir.Value]:
-    """Return what operators read beside their data: shapes, sizes and bounds among it."""
-    return [value for node in model.graph for value in node.inputs[1:] if value is not None]
+def _decision(
+    choice: _Choice,
+    pass_name: str,
+    options: PruningOptions,
+    reason: str,
+    fits: Mapping[Contraction, LayerFit],
+) -> GroupDecision:
+    """Return the record of one group that was cut."""
+    scores = choice.ranking.scores
+    total = float(scores.sum())
+    adds_up = options.score != "random" and total > 0.0
+    return GroupDecision(
+        pass_name=pass_name,
+        group=choice.group.name,
+        kind=options.kind,
+        where=choice.where,
+        score=options.score,
+        scores=tuple(scores.tolist()),
+        removed=choice.places,
+        predicted=float(scores[list(choice.places)].sum()) / total if adds_up else None,
+        reason=reason,
+        fits=tuple(fits[layer] for layer in choice.layers if layer in fits),
+    )
 
 
-def _choices(
-    model: ir.Model, coupling: Coupling, edit: Editor, facts: Facts, options: PruningOptions
-) -> Iterable[_Choice]:
-    """Yield what to remove from each group of the kind; refuse groups that have to stay."""
-    kinds = {options.kind, "width"} if options.kind == "neurons" else {options.kind}
-    groups = [group for group in find_groups(coupling) if group.kind in kinds]  # to refuse, too
-    layers = {group: _layers(group) for group in groups}
-    scoring = _Scoring(coupling, options, _moments(model, facts.measure, layers.values(), options))
-    for number, group in enumerate(groups):
-        free = {unit for unit in group.units if coupling.units.pin(unit) is None}
-        kept = _kept_count(len(group.units), options)
-        removed = min(len(group.units) - kept, len(free))
-        why = _obstacle(group, layers[group], options, removed)
-        if why is None and not scoring.can_score(layers[group]):
-            why = "not-measured", "what enters its layers was empty or not finite on the samples"
-        if why is not None:
-            edit.refuse(group.node, *why[:1], why=why[1])
-            continue
-        scores = scoring.scores(group, layers[group], number)
-        order = np.argsort(scores, kind="stable").tolist()
-        chosen = [group.units[place] for place in order if group.units[place] in free]
-        yield _Choice(group, tuple(sorted(chosen[:removed])), layers[group])
+def _selection(
+    model: ir.Model,
+    ranked: Sequence[RankedGroup],
+    edit: Editor,
+    facts: Facts,
+    options: PruningOptions,
+) -> Selection | None:
+    """Return what is to go; refuse all where the budget cannot be met."""
+    budget = options.budget
+    if budget is None or not ranked:
+        return options.selection
 
+    def cost(ratio: float) -> float:
+        tried = replace(options.selection, ratio=ratio)
+        if budget.of == "error":
+            return _output_error(model, facts, replace(options, selection=tried, budget=None))
+        places = tried.removals([one.ranking for one in ranked])
+        cuts = [_units(one, some) for one, some in zip(ranked, places, strict=True) if some]
+        return share_left(model, cuts, budget.of)
 
-def _obstacle(
-    group: Group, layers: Sequence[Contraction], options: PruningOptions, removed: int
-) -> tuple[str, str] | None:
-    """Return why nothing is removed from a group: a slug, and a sentence."""
-    if any(fnmatch.fnmatchcase(group.name, pattern) for pattern in options.exclude):
-        return "excluded", f"`{group.name}` matches `exclude`"
-    if group.pin is not None:
-        return group.pin.slug, f"{group.pin.why} ({group.pin.where})"
-    if removed <= 0:
-        return "nothing-to-remove", f"all of its {len(group.units)} stay"
-    if options.score != "random" and not layers:
-        return "no-weights", "no constant weight sums over it"
+    ratio, tried = within_budget(budget, cost)
+    if ratio is not None:
+        edit.note(f"ratio {ratio:.3g} keeps {budget.of} within {budget.limit:g}")
+        return replace(options.selection, ratio=ratio)
+    nearest = min((found for _, found in tried if not math.isnan(found)), default=math.nan)
+    for one in ranked:
+        why = f"{budget.of} of {nearest:.3g} at best, and at most {budget.limit:g} is asked for"
+        edit.refuse(one.group.node, "out-of-reach", why=why)
     return None
 
 
-def _kept_count(count: int, options: PruningOptions) -> int:
-    """Return how many units stay: the nearest multiple to what the ratio leaves, at least one."""
-    exact = count * (1.0 - options.ratio)
-    step = options.multiple if count >= options.multiple else 1
-    return min(count, max(step, round(exact / step) * step))
+def _output_error(model: ir.Model, facts: Facts, options: PruningOptions) -> float:
+    """Return what the outputs of a pruned copy are off by, as `Budget.limit` counts."""
+    assert facts.measure is not None
+    copy = clone(model)
+    editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
+    prune(copy, editor, replace(facts, shapes=facts.shapes.renewed(copy)), options)
+    return math.sqrt(output_error(facts.measure, copy, model))
 
 
-def _layers(group: Group) -> tuple[Contraction, ...]:
-    found = {}
-    for use in group.contractions:
-        layer = contraction_of(use)
-        if layer is not None:
-            found[layer.node] = layer
-    return tuple(found.values())
+def _units(one: RankedGroup, places: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(one.group.units[place] for place in places))
 
 
-def _moments(
-    model: ir.Model,
-    measure: Measure | None,
-    layers: Iterable[tuple[Contraction, ...]],
-    options: PruningOptions,
-) -> Mapping[Any, ChannelMoments]:
-    if options.score not in MEASURED_SCORES or measure is None:
-        return {}
-    return measure.moments(model, [layer.channels() for some in layers for layer in some])
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """Scores the units of groups."""
-
-    coupling: Coupling
-    options: PruningOptions
-    moments: Mapping[Any, ChannelMoments]
-
-    def can_score(self, layers: Sequence[Contraction]) -> bool:
-        """Tell whether what enters layers was measured, where scores need it."""
-        if self.options.score not in MEASURED_SCORES:
-            return True
-        found = [self.moments.get(layer.channels()) for layer in layers]
-        return all(moments is not None and moments.is_finite for moments in found)
-
-    def scores(
-        self, group: Group, layers: Sequence[Contraction], number: int
-    ) -> npt.NDArray[np.float64]:
-        """Return one score for each unit of a group, the ``number``-th one."""
-        if self.options.score == "random":
-            return np.random.default_rng((self.options.seed, number)).random(len(group.units))
-        places = {unit: place for place, unit in enumerate(group.units)}
-        members = []
-        for layer in layers:
-            units = self.coupling.units.of(layer.use.factor).tolist()
-            members.append(np.array([places[unit] for unit in units]))
-        inputs = [(layer, self.moments.get(layer.channels())) for layer in layers]
-        return unit_scores(self.options.score, inputs, members)
+def _choices(
+    ranked: Sequence[RankedGroup], selection: Selection, coupling: Coupling, edit: Editor
+) -> Iterable[_Choice]:
+    """Yield what to remove from each group; refuse those that lose nothing."""
+    removals = selection.removals([one.ranking for one in ranked])
+    for one, places in zip(ranked, removals, strict=True):
+        group = one.group
+        for place in selection.asked(group.name):
+            pin = coupling.units.pin(group.units[place])
+            if pin is not None:
+                edit.refuse(group.node, pin.slug, why=f"unit {place}: {pin.why} ({pin.where})")
+        if places:
+            yield _Choice(
+                group, _units(one, places), one.layers, one.ranking, places, describe(group.node)
+            )
+        else:
+            why = f"all of its {len(group.units)} stay"
+            edit.refuse(group.node, "nothing-to-remove", why=why)
 
 
 def _tested(model: ir.Model, choices: Sequence[_Choice], edit: Editor) -> list[_Choice]:
     """Return the choices whose surgery computes what zeros compute; refuse the others."""
     feeds = generate_feed_sets(model, count=2)
-    if surgery_fault(model, [choice.units for choice in choices], feeds) is None:
+    test = judge_surgery(model, [choice.units for choice in choices], feeds)
+    if test.fault is None:
+        edit.note(f"the self-test found differences of {test.error:.2g} of the largest element")
         return list(choices)
     found = []
     for choice in choices:
@@ -227,56 +189,3 @@ def _tested(model: ir.Model, choices: Sequence[_Choice], edit: Editor) -> list[_
             edit.refuse(choice.group.node, "self-test-failed", why=fault)
         return []
     return found
-
-
-# -- making up for what went -------------------------------------------------------------------
-
-
-def _affine(layer: Contraction) -> Affine:
-    matrix = layer.matrix()
-    return Affine(matrix, bias_of(layer.node, matrix.shape[1]).values)
-
-
-@dataclass(frozen=True)
-class _Fitting:
-    """Fits layers of a model that is cut to what they computed in the original one."""
-
-    model: ir.Model
-    original: ir.Model
-    edit: Editor
-    measure: Measure
-    options: PruningOptions
-
-    def fit(self, layer: Contraction, full: Affine) -> None:
-        """Give a layer other weights, or say why not."""
-        kept = _affine(layer)
-        if kept.matrix.shape == full.matrix.shape or kept.matrix.shape[1] != full.matrix.shape[1]:
-            return  # not all rewrites were carried out
-        if len(layer.weight.uses()) > 1:
-            self.edit.refuse(layer.node, "shared-weight", why="others read the weight, too")
-            return
-        is_full = self.options.compensation == "least-squares"
-        asked = layer.entering()
-        pairs = [(asked, asked)]
-        moments = self.measure.cross(self.model, self.original, pairs, products=is_full)[0]
-        if moments is None or not moments.first.is_finite or not moments.second.is_finite:
-            self.edit.refuse(layer.node, "not-measured", why="what enters it is not finite")
-            return
-        found = (
-            compensate(kept, full, moments, self.options.ridge)
-            if is_full
-            else shifted_bias(kept, full, moments)
-        )
-        if not (np.isfinite(found.matrix).all() and np.isfinite(found.bias).all()):
-            self.edit.refuse(layer.node, "not-measured", why="the fit has no finite solution")
-            return
-        bias = bias_of(layer.node, found.matrix.shape[1])
-        unread = [layer.weight, *filter(None, [bias.value])]
-        because = f"{self.options.compensation} on what stays"
-        with self.edit.rewrite(layer.node, because=because) as change:
-            if is_full:
-                name = f"{layer.weight.name}_fitted"
-                weight = change.initializer(layer.stored(found.matrix), name=name)
-                change.set_input(layer.node, layer.use.operand, weight)
-            bias.put(change, found.bias, kept.matrix.dtype)
-        remove_unread(self.model, self.edit, unread, because="weights before they were fitted")

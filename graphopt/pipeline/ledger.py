@@ -135,7 +135,7 @@ class Ledger:
         return tuple(entry for entry in self.entries if entry.status == "rolled-back")
 
     def adopt(self, journal: Journal) -> None:
-        """Append edits, refusals and notes of a group, edits numbered on from those before."""
+        """Append edits, refusals, notes and decisions of a group, edits numbered on."""
         offset = self.journal.transactions
         self.journal.edits += (
             [replace(edit, number=edit.number + offset) for edit in journal.edits]
@@ -144,6 +144,7 @@ class Ledger:
         )
         for refusal in journal.refusals:
             self.journal.refuse(refusal)
+        self.journal.decisions += journal.decisions
         self.notes += [note for note in journal.notes if note not in self.notes]
         self.journal.transactions += journal.transactions
 

@@ -4,6 +4,7 @@ from graphopt.rewrite.attachment import can_replace
 from graphopt.rewrite.base import Pass
 from graphopt.rewrite.change import Change
 from graphopt.rewrite.contract import Approximate, Contract, Exact, Numerics, Rounding
+from graphopt.rewrite.decisions import GroupDecision, LayerFit
 from graphopt.rewrite.editor import Editor, describe
 from graphopt.rewrite.facts import (
     Facts,
@@ -51,7 +52,9 @@ __all__ = [
     "Either",
     "Exact",
     "Facts",
+    "GroupDecision",
     "Journal",
+    "LayerFit",
     "Match",
     "Measure",
     "Needs",

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.rewrite.decisions import GroupDecision
+
 __all__ = ["Edit", "Journal", "Refusal", "Touched"]
 
 
@@ -89,6 +91,7 @@ class Journal:
         edits: Applied rewrites.
         refusals: Declined rewrites, each place and slug once.
         notes: What passes say of all that they did, each text once.
+        decisions: Which units of which groups stayed or went, and why.
         transactions: How many rewrites were asked for, discarded ones included.
         touched: Nodes that the edits changed.
     """
@@ -97,6 +100,7 @@ class Journal:
     edits: list[Edit] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    decisions: list[GroupDecision] = field(default_factory=list)
     transactions: int = 0
     touched: Touched = field(default_factory=Touched, repr=False)
     _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
@@ -127,4 +131,5 @@ class Journal:
         return {
             "edits": [asdict(edit) for edit in self.edits],
             "refusals": [asdict(refusal) for refusal in self.refusals],
+            "decisions": [decision.to_dict() for decision in self.decisions],
         }

@@ -1,0 +1,129 @@
+"""The groups of a model that may lose units, and how much each unit would be missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.coupling import Coupling, Group, find_groups
+from graphopt.compression.contractions import Contraction, contraction_of
+from graphopt.compression.pruning_options import PruningOptions
+from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
+from graphopt.compression.unit_selection import Ranking
+from graphopt.compression.unplaced import refuse_unplaced
+from graphopt.rewrite import ChannelMoments, Editor, Facts, Measure
+
+__all__ = ["RankedGroup", "rank_groups"]
+
+
+@dataclass(frozen=True)
+class RankedGroup:
+    """A group that may lose units.
+
+    Attributes:
+        group: The group.
+        layers: Those that sum over it by constant weights.
+        ranking: How much each unit would be missed.
+    """
+
+    group: Group
+    layers: tuple[Contraction, ...]
+    ranking: Ranking
+
+
+def rank_groups(
+    model: ir.Model, coupling: Coupling, edit: Editor, facts: Facts, options: PruningOptions
+) -> Iterable[RankedGroup]:
+    """Yield the groups of the kind that may lose units; refuse those that have to stay."""
+    every = find_groups(coupling)
+    refuse_unplaced(model, coupling, every, edit, options.kind)
+    groups = [group for group in every if options.kind in (group.kind, _would_be(group))]
+    options.selection.check({group.name: len(group.units) for group in groups})
+    layers = {group: _layers(group) for group in groups}
+    scoring = _Scoring(coupling, options, _moments(model, facts.measure, layers.values(), options))
+    for number, group in enumerate(groups):
+        why = _obstacle(group, layers[group], options)
+        if why is None and not scoring.can_score(layers[group]):
+            why = "not-measured", "what enters its layers was empty or not finite on the samples"
+        if why is not None:
+            edit.refuse(group.node, *why[:1], why=why[1])
+            continue
+        free = np.array([coupling.units.pin(unit) is None for unit in group.units])
+        scores = scoring.scores(group, layers[group], number)
+        yield RankedGroup(group, layers[group], Ranking(group.name, scores, free))
+
+
+def _would_be(group: Group) -> str:
+    """Return what a width would be called if it could go, so that the pass for that refuses it."""
+    if group.kind != "width":
+        return group.kind
+    is_conv = any(use.node.op_type.startswith("Conv") for use in group.producers)
+    return "channels" if is_conv else "neurons"
+
+
+def _obstacle(
+    group: Group, layers: Sequence[Contraction], options: PruningOptions
+) -> tuple[str, str] | None:
+    """Return why nothing is removed from a group: a slug, and a sentence."""
+    if (why := options.selection.exclusion(group.name)) is not None:
+        return "excluded", why
+    if group.pin is not None:
+        return group.pin.slug, f"{group.pin.why} ({group.pin.where})"
+    if options.score != "random" and not layers:
+        return "no-weights", "no constant weight sums over it"
+    return None
+
+
+def _layers(group: Group) -> tuple[Contraction, ...]:
+    found = {}
+    for use in group.contractions:
+        layer = contraction_of(use)
+        if layer is not None:
+            found[layer.node] = layer
+    return tuple(found.values())
+
+
+def _moments(
+    model: ir.Model,
+    measure: Measure | None,
+    layers: Iterable[tuple[Contraction, ...]],
+    options: PruningOptions,
+) -> Mapping[Any, ChannelMoments]:
+    if options.score not in MEASURED_SCORES or measure is None:
+        return {}
+    return measure.moments(model, [layer.channels() for some in layers for layer in some])
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Scores the units of groups."""
+
+    coupling: Coupling
+    options: PruningOptions
+    moments: Mapping[Any, ChannelMoments]
+
+    def can_score(self, layers: Sequence[Contraction]) -> bool:
+        """Tell whether what enters layers was measured, where scores need it."""
+        if self.options.score not in MEASURED_SCORES:
+            return True
+        found = [self.moments.get(layer.channels()) for layer in layers]
+        return all(moments is not None and moments.is_finite for moments in found)
+
+    def scores(
+        self, group: Group, layers: Sequence[Contraction], number: int
+    ) -> npt.NDArray[np.float64]:
+        """Return one score for each unit of a group, the ``number``-th one."""
+        if self.options.score == "random":
+            return np.random.default_rng((self.options.seed, number)).random(len(group.units))
+        places = {unit: place for place, unit in enumerate(group.units)}
+        members = []
+        for layer in layers:
+            units = self.coupling.units.of(layer.use.factor).tolist()
+            members.append(np.array([places[unit] for unit in units]))
+        inputs = [(layer, self.moments.get(layer.channels())) for layer in layers]
+        return unit_scores(self.options.score, inputs, members)

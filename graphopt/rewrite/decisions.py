@@ -1,0 +1,81 @@
+"""Why units stayed or went: the record that explains structural compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["GroupDecision", "LayerFit"]
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFit:
+    """How well what stays stands in for a layer that lost inputs.
+
+    Attributes:
+        layer: Name of the node.
+        compensation: How it was made up for; ``off`` where it was not.
+        before: ``E|y - y0|^2 / Var(y0)`` over the rows measured on, with the weights that stayed;
+            ``y0``: what the layer computed in the original model. ``None``: not measured.
+        after: The same with the weights as they are now.
+        rows: Rows measured on.
+        is_held_out: The weights were fitted on other rows than these.
+    """
+
+    layer: str
+    compensation: str
+    before: float | None
+    after: float | None
+    rows: int
+    is_held_out: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDecision:
+    """What became of the units of one group.
+
+    Attributes:
+        pass_name: The pass that decided.
+        group: Name of the group.
+        kind: ``heads``, ``neurons`` or ``channels``.
+        where: The node by which reports name it.
+        score: How units were ranked.
+        scores: One for each unit, in the order of their indices; the least is missed least. Empty
+            where the group was not ranked.
+        removed: Indices of the units that went.
+        predicted: Share of the sum of all scores that went, in [0, 1]; ``None`` where scores do
+            not add up to anything, as random ones.
+        reason: Why these, and not others; or the slug and the sentence of a refusal.
+        fits: Of the layers that read the units.
+    """
+
+    pass_name: str
+    group: str
+    kind: str
+    where: str
+    score: str
+    scores: tuple[float, ...]
+    removed: tuple[int, ...]
+    predicted: float | None
+    reason: str
+    fits: tuple[LayerFit, ...] = ()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of each unit, 1 for the one that is missed least."""
+        order = sorted(range(len(self.scores)), key=lambda place: (self.scores[place], place))
+        ranks = [0] * len(order)
+        for rank, place in enumerate(order, start=1):
+            ranks[place] = rank
+        return tuple(ranks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: scores to six digits, and ranks beside them."""
+        plain = dict(vars(self))
+        plain["scores"] = [float(f"{score:.{_DIGITS}g}") for score in self.scores]
+        plain["ranks"] = list(self.ranks)
+        plain["removed"] = list(self.removed)
+        plain["fits"] = [dict(vars(fit)) for fit in self.fits]
+        return plain
