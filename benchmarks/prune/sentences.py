@@ -7,7 +7,8 @@ Usage:
 people wrote for people and any development machine has: documentation strings of the standard
 library and of installed packages, manual pages, licences, texts about the Python language. They
 are cut into passages of one to four sentences, cleaned of markup, deduplicated, and drawn by a
-seeded hash; passages for evaluation come from other files than those for calibration.
+seeded hash. Passages for evaluation come from other packages and programs than those for
+calibration: `evaluation` has many of a few subjects, `unrelated` two of each of many.
 
 Writes `calibration/` (feeds of passages of one length: nothing is padded), `padded/` (the same
 passages in feeds with padding, to test that padding is left out), `evaluation/` (one passage a
@@ -28,6 +29,7 @@ import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,8 @@ MOST_PER_FILE, MOST_FILES = 6, 4000
 MOST_PER_FAMILY = 60  # files of one package, or manual pages of one program
 LEAST_WORDS, MOST_WORDS = 6, 60
 LEAST_LETTERS = 0.78
-EVALUATION_SHARE = 5  # one file in five is kept for evaluation
+EVALUATION_SHARE = 4  # one family in four is kept for evaluation
+PASSAGES_OF_A_SUBJECT = 16
 
 Feed = dict[str, NDArray[np.int64]]
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
@@ -147,23 +150,44 @@ def _files(seed: int) -> Iterator[tuple[str, Iterable[str]]]:
     yield "topics", topics()
 
 
+def _family(name: str) -> str:
+    """Return what a file belongs to: a package, or the program that a manual page is about."""
+    parts = name.split("/")
+    if name.endswith(".py"):
+        return parts[0].removesuffix(".py")
+    return name if parts[0] == "licences" else re.split(r"[-_.:]", parts[-1])[0]
+
+
 def _mixed(names: Iterable[str]) -> Iterator[str]:
     """Yield names, of each family only the first ones."""
     counts: Counter[str] = Counter()
     for name in names:
-        parts = name.split("/")
-        family = parts[0] if name.endswith(".py") else re.split(r"[-_.:]", parts[-1])[0]
-        counts[family] += 1
-        if counts[family] <= MOST_PER_FAMILY or parts[0] == "licences":
+        counts[_family(name)] += 1
+        if counts[_family(name)] <= MOST_PER_FAMILY:
             yield name
 
 
-def collect(seed: int, calibration: int, evaluation: int) -> tuple[list[str], list[str]]:
-    """Return passages for calibration, and others, from other files, for evaluation."""
+@dataclass(frozen=True)
+class Passages:
+    """Passages to calibrate on and to judge by, no family of texts in two of them.
+
+    Attributes:
+        calibration: Of all kinds.
+        evaluation: Of few families, many of each: pairs go from the same subject to none in common,
+            as pairs do in sentence similarity tasks.
+        unrelated: At most two of a family: similarities differ by little, which is harder to keep.
+    """
+
+    calibration: list[str]
+    evaluation: list[str]
+    unrelated: list[str]
+
+
+def collect(seed: int, calibration: int, evaluation: int) -> Passages:
+    """Return passages; `evaluation` is the number of each of the two sets to judge by."""
     seen: set[str] = set()
-    sets: tuple[list[str], list[str]] = ([], [])
+    families: dict[str, list[str]] = {}
     for name, paragraphs in _files(seed):
-        is_held_out = _rank(seed + 1, name)[0] % EVALUATION_SHARE == 0
         most = MOST_PER_FILE * (20 if name == "topics" or name.startswith("licences") else 1)
         found = []
         for passage in passages(paragraphs):
@@ -172,10 +196,20 @@ def collect(seed: int, calibration: int, evaluation: int) -> tuple[list[str], li
                 seen.add(key)
                 found.append(passage)
         found.sort(key=lambda passage: _rank(seed, passage))
-        sets[is_held_out].extend(found[:most])
-    for some in sets:
-        some.sort(key=lambda passage: _rank(seed, passage))
-    return sets[0][:calibration], sets[1][:evaluation]
+        families.setdefault(_family(name), []).extend(found[:most])
+    order = sorted(families, key=lambda name: _rank(seed + 1, name))
+    held_out = [name for name in order if _rank(seed + 1, name)[-1] % EVALUATION_SHARE == 0]
+    rest = [passage for name in order if name not in set(held_out) for passage in families[name]]
+    related: list[str] = []
+    unrelated: list[str] = []
+    for name in held_out:
+        some = families[name]
+        if len(some) >= PASSAGES_OF_A_SUBJECT and len(related) < evaluation:
+            related += some[:PASSAGES_OF_A_SUBJECT]
+        elif len(unrelated) < evaluation:
+            unrelated += some[:2]
+    rest.sort(key=lambda passage: _rank(seed, passage))
+    return Passages(rest[:calibration], related[:evaluation], unrelated[:evaluation])
 
 
 def _feed(rows: list[list[int]]) -> Feed:
@@ -231,19 +265,21 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(arguments.tokenizer / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(arguments.max_length)
-    sets = collect(arguments.seed, arguments.calibration, arguments.evaluation)
-    rows = [[tokenizer.encode(text).ids for text in some] for some in sets]
-    for name, texts, ids in zip(("calibration", "evaluation"), sets, rows, strict=True):
+    found = vars(collect(arguments.seed, arguments.calibration, arguments.evaluation))
+    rows = {name: [tokenizer.encode(text).ids for text in texts] for name, texts in found.items()}
+    for name, texts in found.items():
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / f"{name}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-        lengths = [len(row) for row in ids]
+        lengths = [len(row) for row in rows[name]]
         print(f"{name}: {len(texts)} passages, {sum(lengths)} tokens, {min(lengths)} to ", end="")
         print(f"{max(lengths)} each, median {int(np.median(lengths))}")
-    batch = arguments.batch
-    write(feeds_of_one_length(rows[0], batch), arguments.out / "calibration")
-    padded = (_feed(rows[0][start : start + batch]) for start in range(0, len(rows[0]), batch))
+    batch, calibration = arguments.batch, rows.pop("calibration")
+    write(feeds_of_one_length(calibration, batch), arguments.out / "calibration")
+    starts = range(0, len(calibration), batch)
+    padded = (_feed(calibration[start : start + batch]) for start in starts)
     write(padded, arguments.out / "padded")
-    write((_feed([row]) for row in rows[1]), arguments.out / "evaluation")
+    for name, some in rows.items():
+        write((_feed([row]) for row in some), arguments.out / name)
 
 
 if __name__ == "__main__":
