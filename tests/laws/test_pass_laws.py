@@ -25,7 +25,11 @@ LAWS = settings(
 )
 
 # The opset of random models has no RMSNormalization: what is in its place is of the other domain.
-PLACED = {"fuse-rms-normalization": {"domain": "contrib"}}
+# Generated samples are too few to tell how many inputs get the same class.
+PLACED = {
+    "exit-early": {"agreement": 0.0},
+    "fuse-rms-normalization": {"domain": "contrib"},
+}
 """By pass: options without which it has no place in random models."""
 
 
