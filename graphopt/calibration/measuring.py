@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from graphopt._version import __version__
 from graphopt.calibration.gathering import Gathering, channels_of, naming_sample, needed_part
 from graphopt.calibration.moment_cache import MomentCache
 from graphopt.calibration.observing import MEMORY_BYTES
-from graphopt.calibration.samples import Samples
+from graphopt.calibration.samples import SamplePart, Samples
 from graphopt.ir import model_digest, save, scratch_folder
 from graphopt.rewrite import Asked, ChannelMoments, CrossMoments
 from graphopt.runtime import SessionOptions, Worker, runtime_version, shared_worker
@@ -112,6 +112,14 @@ class SampleMeasure:
                         with naming_sample(number, self.samples.source):
                             found = session.run(fed, wanted)
                         yield found
+
+    def split(self, held_out: float) -> tuple[SampleMeasure, SampleMeasure] | None:
+        """Return measures on two parts of the samples; see `graphopt.rewrite.Measure.split`."""
+        step = round(1.0 / held_out)
+        if len(self.samples) < step:
+            return None
+        parts = [SamplePart(self.samples, step, is_held_out=held) for held in (False, True)]
+        return replace(self, samples=parts[0]), replace(self, samples=parts[1])
 
     def feeds(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield the samples; see `graphopt.rewrite.Measure.feeds`."""

@@ -24,7 +24,7 @@ from graphopt.calibration.sample_spec import implied_spec, read_spec, specified_
 from graphopt.errors import CalibrationDataError, UnsupportedModelError
 from graphopt.runtime import TensorSpec
 
-__all__ = ["LABELS", "SampleSource", "Samples", "load_samples"]
+__all__ = ["LABELS", "SamplePart", "SampleSource", "Samples", "load_samples"]
 
 _LISTING = "`graphopt inspect MODEL` lists the names, types and shapes of the inputs"
 
@@ -215,6 +215,25 @@ class Samples:
                 why=str(error),
                 hint="give one array for each input",
             ) from error
+
+
+class SamplePart(Samples):
+    """Every so-many-th sample, or all others.
+
+    Args:
+        whole: All samples.
+        step: One in so many is held out: the last of each `step`.
+        is_held_out: The part is that of those held out.
+    """
+
+    def __init__(self, whole: Samples, step: int, *, is_held_out: bool) -> None:
+        super().__init__(whole.source, lambda: ())
+        self._whole, self._step, self._is_held_out = whole, step, is_held_out
+
+    def _labelled(self) -> Iterator[tuple[Feed, npt.NDArray[Any] | None]]:
+        for number, pair in enumerate(self._whole._labelled(), start=1):  # noqa: SLF001 - its own
+            if (number % self._step == 0) is self._is_held_out:
+                yield pair
 
 
 def _has_rows(feed: Feed, labels: npt.NDArray[Any]) -> bool:

@@ -92,9 +92,13 @@ class Contraction:
             name, window=_window(self.node, self._kernel_shape()), positions=_MOST_POSITIONS
         )
 
-    def leaving(self) -> Asked:
-        """Return how to ask for what leaves, at the positions at which `entering` looks."""
-        name = self.node.outputs[0].name
+    def leaving(self, value: ir.Value | None = None) -> Asked:
+        """Return how to ask for what leaves, at the positions at which `entering` looks.
+
+        Args:
+            value: What is computed of it without another shape; the output itself by default.
+        """
+        name = (self.node.outputs[0] if value is None else value).name
         assert name is not None
         if self.node.op_type != "Conv":
             return name

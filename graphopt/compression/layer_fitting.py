@@ -6,42 +6,134 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.compression.compensation import Affine, compensate, shifted_bias
-from graphopt.compression.contractions import Contraction
-from graphopt.compression.fit_error import Teacher, relative_error
+from graphopt.analysis.coupling import Coupling
+from graphopt.compression.compensation import (
+    Affine,
+    Fit,
+    NormalEquations,
+    best_fit,
+    bias_fit,
+    ridge_fit,
+)
+from graphopt.compression.contractions import Contraction, contraction_of
+from graphopt.compression.fit_moments import FitQuestion, normal_equations
+from graphopt.compression.fit_targets import FitTarget, counterpart, fit_target
 from graphopt.compression.layer_bias import bias_of
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.surgery import Surgery
-from graphopt.rewrite import Editor, LayerFit, Measure
+from graphopt.ir import clone
+from graphopt.rewrite import Editor, Facts, LayerFit, Measure, ShapeTable
 
-__all__ = ["Fitting", "teachers_of"]
+__all__ = ["Fitting", "Lesson", "plan_lessons"]
+
+HELD_OUT = 0.2
+"""Share of the samples by which fits are judged."""
 
 
-def teachers_of(
-    model: ir.Model, measure: Measure, asked: Iterable[Contraction], surgery: Surgery
-) -> dict[Contraction, Teacher]:
-    """Return what layers compute before anything is cut, of those outputs that will stay."""
-    layers = list(dict.fromkeys(asked))
-    measured = measure.moments(model, [layer.leaving() for layer in layers])
-    found = {}
-    for layer in layers:
-        whole = _affine(layer)
+@dataclass(frozen=True)
+class Lesson:
+    """What one layer is to learn.
+
+    Attributes:
+        layer: The layer.
+        target: Where its result goes, in the model that is cut.
+        teacher: The model that knows what it should be.
+        wanted: The value of `teacher` to come to.
+        kept: Which of its channels the layer still computes once all is cut.
+        is_joinable: What enters and the stream have as many axes, channels last.
+    """
+
+    layer: Contraction
+    target: FitTarget
+    teacher: ir.Model
+    wanted: ir.Value
+    kept: npt.NDArray[np.bool_] | slice
+    is_joinable: bool
+
+
+def plan_lessons(
+    model: ir.Model,
+    facts: Facts,
+    coupling: Coupling,
+    surgery: Surgery,
+    asked: Iterable[Contraction],
+) -> list[Lesson]:
+    """Return what layers are to learn, in the order of the graph; before anything is cut.
+
+    Beside the layers asked for these are all that an earlier pass left with fewer inputs than the
+    original has: what enters them changes once more, and errors are made up for where they meet.
+
+    Args:
+        model: The model, not cut yet.
+        facts: Its shapes, and the original model, if any.
+        coupling: What the model ties together.
+        surgery: What will be cut.
+        asked: Layers that lose inputs.
+    """
+    here = clone(model)
+    teachers = [here] if facts.original is None else [facts.original, here]
+    outputs = [_computed(teacher) for teacher in teachers]
+    layers = {layer.node: layer for layer in asked}
+    for layer in filter(None, map(contraction_of, coupling.uses)):
+        if layer.node not in layers and _is_narrower(layer, outputs[0]):
+            layers[layer.node] = layer
+    order = {node: place for place, node in enumerate(model.graph)}
+    found = []
+    for node in sorted(layers, key=lambda node: order.get(node, len(order))):
+        layer = layers[node]
+        target = fit_target(layer, facts.shapes)
         kept = surgery.masks(layer.weight).get(layer.output_axis, slice(None))
-        output = measured.get(layer.leaving())
-        found[layer] = Teacher(
-            Affine(whole.matrix[:, kept], whole.bias[kept]),
-            None if output is None else output.of(kept),
-            is_biased=bias_of(layer.node, whole.matrix.shape[1]).node is layer.node,
-        )
+        for teacher, values in zip(teachers, outputs, strict=True):
+            wanted = counterpart(target.value, values.get(target.value.name or ""))
+            if wanted is not None and _has_all_outputs(layer, values):
+                joinable = _is_joinable(layer, target, facts.shapes)
+                found.append(Lesson(layer, target, teacher, wanted, kept, joinable))
+                break
     return found
 
 
-def _affine(layer: Contraction) -> Affine:
-    matrix = layer.matrix()
-    return Affine(matrix, bias_of(layer.node, matrix.shape[1]).values)
+def _computed(model: ir.Model) -> dict[str, ir.Value]:
+    return {output.name or "": output for node in model.graph for output in node.outputs}
+
+
+def _weight_shape(node: ir.Node | None, operand: int) -> tuple[int, ...] | None:
+    value = node.inputs[operand] if node is not None and len(node.inputs) > operand else None
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(value.shape.numpy())
+
+
+def _has_all_outputs(layer: Contraction, values: Mapping[str, ir.Value]) -> bool:
+    """Tell whether the layer of another model has as many outputs as it has in this one."""
+    theirs = values.get(layer.node.outputs[0].name or "")
+    if theirs is None:
+        return False
+    shape = _weight_shape(theirs.producer(), layer.use.operand)
+    mine, axis = _weight_shape(layer.node, layer.use.operand), layer.output_axis
+    return shape is not None and mine is not None and shape[axis] == mine[axis]
+
+
+def _is_narrower(layer: Contraction, values: Mapping[str, ir.Value]) -> bool:
+    """Tell whether a layer sums over less than the same layer of the original does."""
+    theirs = values.get(layer.node.outputs[0].name or "")
+    node = None if theirs is None else theirs.producer()
+    if node is None or node.op_identifier() != layer.node.op_identifier():
+        return False
+    shape, mine = (_weight_shape(one, layer.use.operand) for one in (node, layer.node))
+    axis = layer.use.axis
+    return shape is not None and mine is not None and mine[axis] < shape[axis]
+
+
+def _is_joinable(layer: Contraction, target: FitTarget, shapes: ShapeTable) -> bool:
+    if layer.node.op_type == "Conv" or target.stream is None:
+        return False
+    found = [shapes.of(value) for value in (layer.node.inputs[0], target.stream)]
+    dims = [shape.dims for shape in found if shape is not None and shape.dims is not None]
+    return len(dims) == 2 and dims[0][:-1] == dims[1][:-1]  # noqa: PLR2004 - both are known
 
 
 @dataclass(frozen=True)
@@ -49,55 +141,81 @@ class Fitting:
     """Fits layers of a model that is cut to what they computed in the original one."""
 
     model: ir.Model
-    original: ir.Model
     edit: Editor
     measure: Measure
     options: PruningOptions
     fits: dict[Contraction, LayerFit] = field(default_factory=dict)
 
-    def fit_all(self, teachers: Mapping[Contraction, Teacher]) -> Mapping[Contraction, LayerFit]:
+    def fit_all(self, lessons: Iterable[Lesson]) -> Mapping[Contraction, LayerFit]:
         """Give layers other weights, one after the other, and return how well each was fitted."""
-        for layer, teacher in teachers.items():
-            self._fit(layer, teacher)
+        for lesson in lessons:
+            self._fit(lesson)
         return self.fits
 
-    def _fit(self, layer: Contraction, teacher: Teacher) -> None:
+    def _fit(self, lesson: Lesson) -> None:
         """Give a layer other weights, or say why not."""
-        kept, full = _affine(layer), teacher.layer
-        if kept.matrix.shape == full.matrix.shape or kept.matrix.shape[1] != full.matrix.shape[1]:
-            return  # not all rewrites were carried out
+        layer, kept = lesson.layer, _affine(lesson.layer)
         if len(layer.weight.uses()) > 1:
             self.edit.refuse(layer.node, "shared-weight", why="others read the weight, too")
             return
-        is_full = self.options.compensation == "least-squares"
-        asked = layer.entering()
-        pairs = [(asked, asked)]
-        moments = self.measure.cross(self.model, self.original, pairs, products=True)[0]
-        if moments is None or not moments.first.is_finite or not moments.second.is_finite:
+        parts = self._equations(lesson)
+        if any(part is None or len(part.system) != len(kept.matrix) + 1 for part in parts):
             self.edit.refuse(layer.node, "not-measured", why="what enters it is not finite")
             return
-        found = (
-            compensate(kept, full, moments, self.options.ridge)
-            if is_full
-            else shifted_bias(kept, full, moments)
-        )
-        if not (np.isfinite(found.matrix).all() and np.isfinite(found.bias).all()):
+        known = [part for part in parts if part is not None]
+        fit = self._fitted(known, kept)
+        if fit is None:
             self.edit.refuse(layer.node, "not-measured", why="the fit has no finite solution")
             return
         self.fits[layer] = LayerFit(
             layer=layer.node.name or "",
-            compensation=self.options.compensation,
-            before=relative_error(kept, teacher, moments),
-            after=relative_error(found, teacher, moments),
-            rows=moments.first.count,
+            compensation=fit.method,
+            before=known[-1].error(kept),
+            after=fit.error,
+            rows=known[-1].count,
+            is_held_out=len(known) > 1,
         )
-        bias = bias_of(layer.node, found.matrix.shape[1])
+        if fit.method != "off":
+            self._put(layer, fit, kept)
+
+    def _equations(self, lesson: Lesson) -> list[NormalEquations | None]:
+        """Return equations of all rows; or of those to fit to, and of those held out."""
+        question = FitQuestion(
+            self.model,
+            lesson.layer,
+            lesson.target.stream,
+            lesson.teacher,
+            lesson.wanted,
+            lesson.kept,
+            lesson.is_joinable,
+        )
+        parts = None
+        if self.options.compensation == "best":
+            parts = self.measure.split(HELD_OUT)
+        return [normal_equations(question, part) for part in parts or (self.measure,)]
+
+    def _fitted(self, parts: list[NormalEquations], kept: Affine) -> Fit | None:
+        if len(parts) > 1:
+            fit = best_fit(parts[0], parts[1], kept)
+        elif self.options.compensation == "bias":
+            fit = bias_fit(parts[0], kept)
+        else:
+            fit = ridge_fit(parts[0], kept, self.options.ridge)
+        return fit if np.isfinite(fit.layer.stacked()).all() else None
+
+    def _put(self, layer: Contraction, fit: Fit, kept: Affine) -> None:
+        bias = bias_of(layer.node, kept.matrix.shape[1])
         unread = [layer.weight, *filter(None, [bias.value])]
-        because = f"{self.options.compensation} on what stays"
-        with self.edit.rewrite(layer.node, because=because) as change:
-            if is_full:
+        method = fit.method if not fit.ridge else f"{fit.method} (ridge {fit.ridge:g})"
+        with self.edit.rewrite(layer.node, because=f"{method} on what stays") as change:
+            if fit.method == "least-squares":
                 name = f"{layer.weight.name}_fitted"
-                weight = change.initializer(layer.stored(found.matrix), name=name)
+                weight = change.initializer(layer.stored(fit.layer.matrix), name=name)
                 change.set_input(layer.node, layer.use.operand, weight)
-            bias.put(change, found.bias, kept.matrix.dtype)
+            bias.put(change, fit.layer.bias, kept.matrix.dtype)
         remove_unread(self.model, self.edit, unread, because="weights before they were fitted")
+
+
+def _affine(layer: Contraction) -> Affine:
+    matrix = layer.matrix()
+    return Affine(matrix, bias_of(layer.node, matrix.shape[1]).values)

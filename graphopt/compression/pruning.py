@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from graphopt.analysis import infer_shapes
 from graphopt.analysis.coupling import Coupling, Group, couple
 from graphopt.compression.contractions import Contraction
-from graphopt.compression.layer_fitting import Fitting, teachers_of
+from graphopt.compression.layer_fitting import Fitting, plan_lessons
 from graphopt.compression.layer_scores import output_error
 from graphopt.compression.masking import judge_surgery, surgery_fault
 from graphopt.compression.pruning_options import PruningOptions
@@ -25,6 +26,8 @@ from graphopt.rewrite import Editor, Facts, GroupDecision, Journal, LayerFit, de
 from graphopt.runtime import generate_feed_sets
 
 __all__ = ["prune"]
+
+_CURVE = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +56,22 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit)
     if not choices:
         return
-    fitting = None
+    curves = {choice: _curve(model, facts, choice, options) for choice in choices}
+    lessons = None
     if options.compensation != "off" and facts.measure is not None:
         layers = [layer for choice in choices for layer in choice.layers]
         chosen = [unit for choice in choices for unit in choice.units]
-        teachers = teachers_of(model, facts.measure, layers, plan_surgery(coupling, chosen))
-        fitting = Fitting(model, clone(model), edit, facts.measure, options)
+        lessons = plan_lessons(model, facts, coupling, plan_surgery(coupling, chosen), layers)
     reason = selection.reason(options.score)
     for choice in choices:
         _cut(model, choice, coupling, edit, f"{options.kind} {reason}")
     fits: Mapping[Contraction, LayerFit] = {}
-    if fitting is not None:  # after all cuts: what a layer computes may have lost units as well
-        fits = fitting.fit_all(teachers)
+    if lessons is not None and facts.measure is not None:
+        # After all cuts: what a layer computes may have lost units as well.
+        fits = Fitting(model, edit, facts.measure, options).fit_all(lessons)
     edit.journal.decisions += [
-        _decision(choice, edit.pass_name, options, reason, fits) for choice in choices
+        replace(_decision(choice, edit.pass_name, options, reason, fits), curve=curves[choice])
+        for choice in choices
     ]
 
 
@@ -121,7 +126,8 @@ def _selection(
     def cost(ratio: float) -> float:
         tried = replace(options.selection, ratio=ratio)
         if budget.of == "error":
-            return _output_error(model, facts, replace(options, selection=tried, budget=None))
+            trial = replace(options, selection=tried, budget=None, curves=False)
+            return _output_error(model, facts, trial)
         places = tried.removals([one.ranking for one in ranked])
         cuts = [_units(one, some) for one, some in zip(ranked, places, strict=True) if some]
         return share_left(model, cuts, budget.of)
@@ -142,8 +148,24 @@ def _output_error(model: ir.Model, facts: Facts, options: PruningOptions) -> flo
     assert facts.measure is not None
     copy = clone(model)
     editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
-    prune(copy, editor, replace(facts, shapes=facts.shapes.renewed(copy)), options)
+    prune(copy, editor, replace(facts, shapes=infer_shapes(copy)), options)
     return math.sqrt(output_error(facts.measure, copy, model))
+
+
+def _curve(
+    model: ir.Model, facts: Facts, choice: _Choice, options: PruningOptions
+) -> tuple[tuple[float, float | None], ...]:
+    """Return what outputs are off by with one group alone cut, for some ratios."""
+    found: list[tuple[float, float | None]] = []
+    for ratio in _CURVE if options.curves else ():
+        # By name, not by pattern: brackets are not rare in names.
+        alone = replace(options.selection, ratio=ratio, count=None, units=(), allocation="uniform")
+        alone = replace(alone, groups=(choice.group.name,), exclude=())
+        error = _output_error(
+            model, facts, replace(options, selection=alone, budget=None, curves=False)
+        )
+        found.append((ratio, error if math.isfinite(error) else None))
+    return tuple(found)
 
 
 def _units(one: RankedGroup, places: Iterable[int]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from graphopt.compression.unit_budget import Budget
@@ -10,8 +11,10 @@ from graphopt.compression.unit_selection import Selection
 
 __all__ = ["COMPENSATIONS", "SCORE_NAMES", "PruningOptions", "needs_samples"]
 
-SCORE_NAMES = ("random", "l1", "l2", "activation", "wanda", "flap")
-COMPENSATIONS = ("off", "bias", "least-squares")
+SCORE_NAMES = ("random", "l1", "l2", "activation", "wanda", "flap", "obs")
+COMPENSATIONS = ("off", "bias", "least-squares", "best")
+"""``best``: of each layer whichever of the others, and of three ridges, does best on samples that
+were held out."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class PruningOptions:
         compensation: One of `COMPENSATIONS`.
         ridge: Of least squares.
         seed: Of random scores.
+        curves: Measure what cutting each group alone does to the outputs.
     """
 
     kind: str
@@ -36,9 +40,18 @@ class PruningOptions:
     compensation: str
     ridge: float
     seed: int
+    curves: bool = False
+
+    def most_removed(self, count: int) -> int:
+        """Return how many of so many units may go at most, so that no more need be put in order."""
+        chosen = self.selection
+        if self.budget is None and chosen.ratio is not None and chosen.allocation == "uniform":
+            return min(count, math.ceil(chosen.ratio * count) + chosen.multiple)
+        return min(count, chosen.count) if chosen.count is not None else count
 
 
 def needs_samples(options: PruningOptions) -> bool:
     """Tell whether calibration samples are needed."""
-    is_measured = options.budget is not None and options.budget.of == "error"
+    is_bound = options.budget is not None and options.budget.of == "error"
+    is_measured = is_bound or options.curves
     return is_measured or options.score in MEASURED_SCORES or options.compensation != "off"

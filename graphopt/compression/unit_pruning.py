@@ -90,6 +90,11 @@ class UnitPruning(Pass):
     )
     exclude: tuple[str, ...] = option((), help="patterns of names of groups that stay whole")
     seed: int = option(0, help="seed of random scores", minimum=0)
+    curves: bool = option(
+        False,
+        help="measure what cutting each group alone by 25, 50 and 75 % does to the outputs: three "
+        "trials for each group",
+    )
 
     def __post_init__(self) -> None:
         """Check the options, and that only one says how many units go.
@@ -120,7 +125,11 @@ class UnitPruning(Pass):
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
         """Ask for samples where scores, compensation or a budget are measured."""
-        return Needs(shapes=True, samples=needs_samples(self._options()))
+        return Needs(
+            shapes=True,
+            samples=needs_samples(self._options()),
+            original=self.compensation != "off",
+        )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Cut each group of the kind, or refuse it."""
@@ -147,4 +156,5 @@ class UnitPruning(Pass):
             compensation=self.compensation,
             ridge=self.ridge,
             seed=self.seed,
+            curves=self.curves,
         )

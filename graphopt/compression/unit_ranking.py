@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from graphopt.analysis.coupling import Coupling, Group, find_groups
 from graphopt.compression.contractions import Contraction, contraction_of
+from graphopt.compression.layer_covariances import Covariances
+from graphopt.compression.obs import ObsLayer, removal_scores
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
 from graphopt.compression.unit_selection import Ranking
@@ -45,7 +47,11 @@ def rank_groups(
     groups = [group for group in every if options.kind in (group.kind, _would_be(group))]
     options.selection.check({group.name: len(group.units) for group in groups})
     layers = {group: _layers(group) for group in groups}
-    scoring = _Scoring(coupling, options, _moments(model, facts.measure, layers.values(), options))
+    moments = _moments(model, facts.measure, layers.values(), options)
+    covariances = None
+    if options.score == "obs" and facts.measure is not None:
+        covariances = Covariances(model, facts.measure, list(layers.values()))
+    scoring = _Scoring(coupling, options, moments, covariances)
     for number, group in enumerate(groups):
         why = _obstacle(group, layers[group], options)
         if why is None and not scoring.can_score(layers[group]):
@@ -55,6 +61,9 @@ def rank_groups(
             continue
         free = np.array([coupling.units.pin(unit) is None for unit in group.units])
         scores = scoring.scores(group, layers[group], number)
+        if scores is None:
+            edit.refuse(group.node, "not-measured", why="what enters a layer is not finite")
+            continue
         yield RankedGroup(group, layers[group], Ranking(group.name, scores, free))
 
 
@@ -106,6 +115,7 @@ class _Scoring:
     coupling: Coupling
     options: PruningOptions
     moments: Mapping[Any, ChannelMoments]
+    covariances: Covariances | None
 
     def can_score(self, layers: Sequence[Contraction]) -> bool:
         """Tell whether what enters layers was measured, where scores need it."""
@@ -116,8 +126,8 @@ class _Scoring:
 
     def scores(
         self, group: Group, layers: Sequence[Contraction], number: int
-    ) -> npt.NDArray[np.float64]:
-        """Return one score for each unit of a group, the ``number``-th one."""
+    ) -> npt.NDArray[np.float64] | None:
+        """Return one score for each unit of a group, the ``number``-th one; ``None``: not found."""
         if self.options.score == "random":
             return np.random.default_rng((self.options.seed, number)).random(len(group.units))
         places = {unit: place for place, unit in enumerate(group.units)}
@@ -125,5 +135,22 @@ class _Scoring:
         for layer in layers:
             units = self.coupling.units.of(layer.use.factor).tolist()
             members.append(np.array([places[unit] for unit in units]))
+        if self.covariances is not None:
+            return self._removal_scores(layers, members, len(group.units))
         inputs = [(layer, self.moments.get(layer.channels())) for layer in layers]
         return unit_scores(self.options.score, inputs, members)
+
+    def _removal_scores(
+        self, layers: Sequence[Contraction], members: Sequence[npt.NDArray[Any]], count: int
+    ) -> npt.NDArray[np.float64] | None:
+        """Return the order in which units go, if what stays makes up for each that went."""
+        assert self.covariances is not None
+        found = self.covariances.of(layers)
+        if found is None:
+            return None
+        trios = zip(layers, members, found, strict=True)
+        states = [
+            ObsLayer(covariance, layer.matrix(), np.repeat(units, layer.kernel))
+            for layer, units, covariance in trios
+        ]
+        return removal_scores(states, count, self.options.most_removed(count))

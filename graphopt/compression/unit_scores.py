@@ -60,7 +60,8 @@ SCORES: dict[str, Callable[[Inputs], list[Array]]] = {
 of what it computes. ``wanda``: both together (Sun et al. 2024, equation 1, summed over a unit).
 ``flap``: its fluctuation in place of its energy (An et al. 2024, equation 5)."""
 
-MEASURED_SCORES = frozenset({"activation", "wanda", "flap"})
+MEASURED_SCORES = frozenset({"activation", "wanda", "flap", "obs"})
+"""Scores that need samples; ``obs`` is computed by `graphopt.compression.obs`."""
 
 
 def unit_scores(name: str, inputs: Inputs, members: Sequence[Array]) -> Array:

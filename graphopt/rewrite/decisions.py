@@ -49,6 +49,8 @@ class GroupDecision:
             not add up to anything, as random ones.
         reason: Why these, and not others; or the slug and the sentence of a refusal.
         fits: Of the layers that read the units.
+        curve: What the outputs are off by, ``sqrt(E|y - y0|^2 / E|y0|^2)`` on the samples, with
+            this group alone cut by a ratio: pairs of both. Empty where it was not asked for.
     """
 
     pass_name: str
@@ -61,6 +63,7 @@ class GroupDecision:
     predicted: float | None
     reason: str
     fits: tuple[LayerFit, ...] = ()
+    curve: tuple[tuple[float, float | None], ...] = ()
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -77,5 +80,6 @@ class GroupDecision:
         plain["scores"] = [float(f"{score:.{_DIGITS}g}") for score in self.scores]
         plain["ranks"] = list(self.ranks)
         plain["removed"] = list(self.removed)
+        plain["curve"] = [{"ratio": ratio, "error": error} for ratio, error in self.curve]
         plain["fits"] = [dict(vars(fit)) for fit in self.fits]
         return plain

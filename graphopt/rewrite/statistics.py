@@ -237,6 +237,16 @@ class Measure(Protocol):
         """
         ...
 
+    def split(self, held_out: float) -> tuple[Measure, Measure] | None:
+        """Return measures on most of the samples, and on those held out to judge by.
+
+        Every so-many-th sample is held out. ``None`` where there are too few to hold one out.
+
+        Args:
+            held_out: Share of the samples that is held out, in (0, 0.5].
+        """
+        ...
+
     def feeds(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield the samples themselves, by name of the input, in their order."""
         ...
