@@ -16,7 +16,7 @@ from graphopt.calibration.lint import lint_survey
 from graphopt.calibration.survey import Survey
 from graphopt.errors import OutputError
 from graphopt.ir import load, patient_collection, save
-from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter, find_pass
+from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter
 from graphopt.pipeline.manager import Verify
 from graphopt.report import LayersReport, RunReport, SamplesReport, StructureReport
 from graphopt.rewrite import Journal, TargetFacts
@@ -221,14 +221,24 @@ def inspect_saturation(
     return predict_saturation(model, feeds, worker=shared_worker())
 
 
-def explain(path: str | Path, pass_name: str) -> Journal:
+def explain(
+    path: str | Path, pass_text: str, *, calibration: SampleSource | None = None
+) -> Journal:
     """Return where a pass would act on a model file, and where it matches and does not, and why.
+
+    Args:
+        path: ONNX file.
+        pass_text: Name of a pass, or its pipeline text with options.
+        calibration: Samples, where the pass measures something.
 
     Raises:
         UnknownNameError: There is no such pass.
-        InputError: The file is not a usable model.
-        PreconditionError: The pass needs calibration samples.
+        PipelineSyntaxError, OptionError: The text cannot be understood.
+        InputError: The file is not a usable model, or the samples do not fit it.
+        PreconditionError: The pass needs calibration samples, and none were given.
     """
-    steps = Pipeline.of(find_pass(pass_name)())
-    manager = PassManager(verify="off", target=TargetFacts())
-    return manager.run(load(path), steps).ledger.journal
+    steps = Pipeline.parse(pass_text)
+    model = load(path)
+    calibrator = _calibrator(model, calibration, None, Reporter(None, "explain"))
+    manager = PassManager(verify="off", target=TargetFacts(), statistics_provider=calibrator)
+    return manager.run(model, steps).ledger.journal

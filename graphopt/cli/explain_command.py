@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from graphopt.cli.error_pages import error_page
-from graphopt.cli.options import PASS, cli_command
+from graphopt.cli.options import PASS, calibration_option, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
 from graphopt.errors import UsageError
@@ -23,14 +23,18 @@ __all__ = ["command"]
         "graphopt explain @exact                             the passes of a named pipeline",
         "graphopt explain G203                               what an error means, what to do",
         "graphopt explain model.onnx --pass fold-constants   where it acts, where not, and why",
+        "graphopt explain model.onnx --pass 'prune-heads{score=l2 compensation=off}'   which heads",
     ),
 )
 @click.argument("topic", metavar="PASS|@PIPELINE|CODE|MODEL", type=PASS)
-@click.option("--pass", "pass_name", type=PASS, help="With a model: the pass to explain on it.")
-def command(settings: Settings, topic: str, pass_name: str | None) -> int:
+@click.option(
+    "--pass", "pass_text", type=PASS, help="With a model: the pass to explain on it, with options."
+)
+@calibration_option
+def command(settings: Settings, topic: str, pass_text: str | None, calibration: str | None) -> int:
     """Explain a pass, a named pipeline, an error code, or a pass on a model."""
-    if pass_name is not None:
-        _explain_on_model(settings, topic, pass_name)
+    if pass_text is not None:
+        _explain_on_model(settings, topic, pass_text, calibration)
     elif re.fullmatch(r"[Gg]\d+", topic):
         page = error_page(topic.upper())
         print_result(settings, text=page, document={"code": topic.upper(), "text": page})
@@ -62,19 +66,25 @@ def _explain_pipeline(settings: Settings, name: str) -> None:
     print_result(settings, text=text, document={"pipeline": asdict(found)})
 
 
-def _explain_on_model(settings: Settings, model: str, pass_name: str) -> None:
+def _explain_on_model(
+    settings: Settings, model: str, pass_text: str, calibration: str | None
+) -> None:
     from graphopt import api
+    from graphopt.report import decisions_text
 
-    journal = api.explain(model, pass_name).to_dict()
-    text = _journal_text(pass_name, journal)
-    print_result(settings, text=text, document={"model": model, "pass": pass_name, **journal})
+    found = api.explain(model, pass_text, calibration=calibration)
+    journal = found.to_dict()
+    text = _journal_text(pass_text, journal)
+    if found.decisions:
+        text += "\n\n" + decisions_text(found.decisions)
+    print_result(settings, text=text, document={"model": model, "pass": pass_text, **journal})
 
 
-def _journal_text(pass_name: str, journal: dict[str, Any]) -> str:
+def _journal_text(pass_text: str, journal: dict[str, Any]) -> str:
     from graphopt.report import format_table
 
     edits, refusals = journal["edits"], journal["refusals"]
-    parts = [f"{pass_name}: {_count(edits, 'edit')}, {_count(refusals, 'refusal')}"]
+    parts = [f"{pass_text}: {_count(edits, 'edit')}, {_count(refusals, 'refusal')}"]
     if edits:
         rows = [(item["where"], item["because"]) for item in edits]
         parts += ["", format_table(("edited", "because"), rows)]

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import PurePath
 from string import Template
 
+from graphopt.report.decision_figures import heat_map, sensitivity_curves
 from graphopt.report.figures import format_bytes
 from graphopt.report.result import OptimizeResult
 from graphopt.report.samples_report import warning_lines
@@ -27,6 +28,7 @@ def to_html(result: OptimizeResult) -> str:
         closing=escape(closing_line(result)),
         bars=_bars(result),
         tables="\n".join(_table(table) for table in reversed(tables_of(result))),
+        figures=f"{heat_map(result.decisions)}\n{sensitivity_curves(result.decisions)}".strip(),
         notes=_notes(result),
         facts="\n".join(
             f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(result)

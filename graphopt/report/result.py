@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
+from graphopt.rewrite import GroupDecision
 from graphopt.runtime import LatencyComparison, LoadedGraph
 from graphopt.targets import GateResult
 
@@ -217,6 +218,7 @@ class OptimizeResult:
         versions: Of the tools that made and measured it.
         sample_warnings: What is doubtful about the samples that were given.
         notes: What a reader of the numbers must know.
+        decisions: Which units of which groups the chosen recipe removed, and why.
     """
 
     source: str
@@ -248,6 +250,7 @@ class OptimizeResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     sample_warnings: tuple[SampleWarning, ...] = ()
     notes: tuple[str, ...] = ()
+    decisions: tuple[GroupDecision, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -275,6 +278,8 @@ def result_schema() -> dict[str, Any]:
 
 
 def _plain(item: Any) -> Any:
+    if isinstance(item, GroupDecision):
+        return _plain(item.to_dict())
     if is_dataclass(item):
         return {part.name: _plain(getattr(item, part.name)) for part in fields(item)}
     if isinstance(item, Mapping):

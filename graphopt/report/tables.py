@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graphopt.report.decision_tables import DECISION_HEADERS, DECISION_RIGHT, decision_rows
 from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.result import CandidateResult, LatencyResult, OptimizeResult
 from graphopt.targets import GATES, GateResult
@@ -39,6 +40,12 @@ class Table:
 def tables_of(result: OptimizeResult) -> list[Table]:
     """Return the tables of a result that have something to show, the summary last."""
     found = [
+        Table(
+            "Units removed",
+            DECISION_HEADERS,
+            tuple(decision_rows(result.decisions)),
+            DECISION_RIGHT,
+        ),
         Table(
             "Passes of the chosen recipe",
             ("pass", "status", "edits", "refusals", "nodes", "seconds"),

@@ -83,4 +83,4 @@ def _journal(outcome: Outcome, chosen: Measured) -> dict[str, Any]:
     """
     shared, own = outcome.shared.journal.to_dict(), chosen.built.ledger.journal.to_dict()
     whole = {key: [*shared[key], *own[key]] for key in shared}
-    return whole | {"edits": []} if chosen.built.is_original else whole
+    return whole | {"edits": [], "decisions": []} if chosen.built.is_original else whole

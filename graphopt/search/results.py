@@ -18,6 +18,7 @@ from graphopt.report import (
     OptimizeResult,
     PassResult,
 )
+from graphopt.rewrite import GroupDecision
 from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
 from graphopt.search.give_back import is_quantized
@@ -64,6 +65,7 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
         versions=tool_versions(),
         sample_warnings=bench.sample_warnings,
         notes=_notes(outcome),
+        decisions=_decisions(outcome),
     )
 
 
@@ -174,6 +176,14 @@ def _passes(outcome: Outcome) -> tuple[PassResult, ...]:
     if outcome.chosen is not None:
         entries += outcome.chosen.built.ledger.entries
     return tuple(PassResult.of(entry) for entry in entries)
+
+
+def _decisions(outcome: Outcome) -> tuple[GroupDecision, ...]:
+    """Return what is shipped of them: none where the original is."""
+    chosen = outcome.chosen
+    if chosen is None or chosen.built.is_original:
+        return ()
+    return (*outcome.shared.journal.decisions, *chosen.built.ledger.journal.decisions)
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
