@@ -23,7 +23,14 @@ from graphopt.compression.spread_columns import Spread, SpreadWeight
 from graphopt.compression.static_layers import Layer
 from graphopt.rewrite import Change, ChannelMoments
 
-__all__ = ["LayerGroup", "last_node", "remainder_parameters", "twofold", "write_group"]
+__all__ = [
+    "LayerGroup",
+    "RoundedLayer",
+    "last_node",
+    "remainder_parameters",
+    "twofold",
+    "write_group",
+]
 
 _MARGIN = 1.5
 
@@ -48,6 +55,18 @@ class LayerGroup:
     def activation(self) -> ir.Value:
         """What they read now: an earlier rewrite may have replaced what they read at first."""
         return self.layers[0].activation
+
+
+class RoundedLayer(NamedTuple):
+    """What is stored of a layer.
+
+    Attributes:
+        weight: In integers.
+        bias: That goes with it, ``(outputs,)``.
+    """
+
+    weight: SpreadWeight
+    bias: npt.NDArray[np.float32]
 
 
 class _Integers(NamedTuple):
@@ -107,7 +126,7 @@ def write_group(
     change: Change,
     constants: QuantizedWeights,
     group: LayerGroup,
-    weights: Mapping[ir.Node, tuple[SpreadWeight, npt.NDArray[np.float32]]],
+    weights: Mapping[ir.Node, RoundedLayer],
     kind: str,
 ) -> None:
     """Compute the layers of a group in integers.
@@ -116,7 +135,7 @@ def write_group(
         change: Where it is done.
         constants: Scales and zero points are taken from it.
         group: The layers.
-        weights: By the node of each layer, its weight in integers, and the bias that goes with it.
+        weights: By the node of each layer; there may be others.
         kind: Integer type of the activation, ``u8`` or ``s8``.
     """
     integers = _rounded(change, constants, group.activation, group.spread.parameters)

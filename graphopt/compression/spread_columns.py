@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.compression.compensated_rounding import round_compensated
 from graphopt.compression.quantization import (
     QuantizationParameters,
     parameters_from_range,
@@ -174,13 +175,27 @@ class SpreadWeight:
             and rows for the extra columns follow; else ``(inputs, outputs)``.
         parameters: Scale and zero point of each output.
         apart: The rows that are multiplied in float, ``(columns, outputs)``; may have none.
-        effective: What the activation meets in effect, float64 ``(inputs, outputs)``.
+        spread: How the activation is quantized.
     """
 
     integers: npt.NDArray[Any]
     parameters: QuantizationParameters
     apart: FloatArray
-    effective: npt.NDArray[np.float64]
+    spread: Spread
+
+    @property
+    def effective(self) -> npt.NDArray[np.float64]:
+        """What the activation meets in effect, ``(inputs, outputs)``."""
+        centred = self.integers.astype(np.float64) - self.parameters.zero_point
+        values: npt.NDArray[np.float64] = centred * self.parameters.scale.astype(np.float64)
+        if self.spread.is_apart:
+            values[self.spread.channels] = self.apart
+            return values
+        inputs = len(values) - self.spread.columns
+        for channel in np.unique(self.spread.channels):
+            places = inputs + np.flatnonzero(self.spread.channels == channel)
+            values[channel] = values[places].mean(axis=0)
+        return values[:inputs]
 
 
 def spread_weight(
@@ -189,6 +204,7 @@ def spread_weight(
     spread: Spread,
     *,
     reduce_range: bool = False,
+    gram: npt.NDArray[np.float64] | None = None,
 ) -> SpreadWeight:
     """Return integer weights for an activation whose outlier channels are set apart.
 
@@ -199,6 +215,8 @@ def spread_weight(
         kind: Integer type, ``u8`` or ``s8``.
         spread: How the inputs are quantized.
         reduce_range: As for `weight_parameters`.
+        gram: Products of the inputs, ``(inputs, inputs)``: each of the other rows is rounded so
+            that it makes up for the errors of those before it; ``None``: to the nearest integer.
 
     Raises:
         ValueError: A weight is NaN or infinite.
@@ -209,24 +227,26 @@ def spread_weight(
     parameters = weight_parameters(in_integers, 1, kind, reduce_range=reduce_range)
     middle = sum(parameters.limits) // 2
     limits = parameters.limits[0] - middle, parameters.limits[1] - middle
-    apart = weight[spread.channels if spread.is_apart else []]
     steps = in_integers.astype(np.float64) / parameters.scale
     rows = np.clip(np.rint(steps), *limits)
+    if gram is not None:
+        # Not those of outlier channels, which are finer, or not rounded at all.
+        plain = np.setdiff1d(np.arange(len(weight)), spread.channels)
+        columns = np.ascontiguousarray(in_integers[plain].T)
+        scales = np.broadcast_to(parameters.scale[:, None], columns.shape)
+        found = round_compensated(columns, scales, gram[np.ix_(plain, plain)], limits[1])
+        rows[plain] = rows[plain] if found is None else found.T
     extra = np.zeros((0 if spread.is_apart else spread.columns, weight.shape[1]))
-    effective = rows * parameters.scale.astype(np.float64)
-    if spread.is_apart:
-        effective[spread.channels] = apart
     for channel in () if spread.is_apart else np.unique(spread.channels):
         places = np.flatnonzero(spread.channels == channel)
         extra[places] = np.clip(_shares(steps[channel], len(places)), *limits)
-        effective[channel] = extra[places].mean(axis=0) * parameters.scale
         rows[channel] = 0.0
     integers = np.concatenate([rows, extra]) + middle
     return SpreadWeight(
         integers=integers.astype(parameters.zero_point.dtype),
         parameters=parameters,
-        apart=apart,
-        effective=effective,
+        apart=weight[spread.channels if spread.is_apart else []],
+        spread=spread,
     )
 
 

@@ -27,9 +27,9 @@ from graphopt.rewrite import Asked, Change, ChannelMoments, Editor, Journal, Mea
 __all__ = ["choose_twofold", "worth_twice"]
 
 _FEWEST_SAMPLES, _MOST_SAMPLES = 2, 8
-# Multiplications for all runs together: a minute. How many samples that allows depends on the
-# model alone, so that the same call gives the same choice.
-_WORK = 1.5e12
+# Multiplications for all runs together: tens of seconds. How many samples that allows depends on
+# the model alone, so that the same call gives the same choice.
+_WORK = 4e11
 _TENTHS = 10.0
 _LEAST = 1e-12  # of the noise is left in any case, so that its logarithm is finite
 
@@ -38,7 +38,7 @@ def choose_twofold(
     model: ir.Model,
     measure: Measure,
     groups: Sequence[LayerGroup],
-    weight: Callable[[Layer, LayerGroup], npt.NDArray[np.float64]],
+    weight: Callable[[Layer], npt.NDArray[np.float64]],
     moments: Mapping[Asked, ChannelMoments],
     *,
     price_db: float,
@@ -102,7 +102,7 @@ def _measured(
     model: ir.Model,
     measure: Measure,
     groups: Sequence[LayerGroup],
-    weight: Callable[[Layer, LayerGroup], npt.NDArray[np.float64]],
+    weight: Callable[[Layer], npt.NDArray[np.float64]],
 ) -> tuple[list[float], float]:
     """Return the noise of rounding each activation alone, and that of rounding all weights.
 
@@ -172,15 +172,14 @@ def _round_where(
 def _rounded_weights(
     model: ir.Model,
     groups: Sequence[LayerGroup],
-    weight: Callable[[Layer, LayerGroup], npt.NDArray[np.float64]],
+    weight: Callable[[Layer], npt.NDArray[np.float64]],
 ) -> ir.Model:
     """Return a copy whose layers multiply by other weights; biases make up for their means."""
     copy = clone(model)
     copied = dict(zip(model.graph, copy.graph, strict=True))
     editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
-    pairs = [(layer, group) for group in groups for layer in group.layers]
-    for layer, read in pairs:
-        node, array = copied[layer.node], weight(layer, read).astype(np.float32)
+    for layer in (layer for group in groups for layer in group.layers):
+        node, array = copied[layer.node], weight(layer).astype(np.float32)
         with editor.rewrite(node, because="trial") as change:
             stored = np.ascontiguousarray(array if layer.axis else array.T)
             change.set_input(node, 1, change.initializer(stored, name="trial"))
