@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,7 +34,7 @@ from graphopt.compression.stream_fit import (
 from graphopt.errors import OptionError
 from graphopt.ir import clone
 from graphopt.rewrite import Channels, Editor, Facts, Measure, ShapeTable
-from graphopt.runtime import generate_feed_sets
+from graphopt.runtime import generate_feed_sets, generate_feeds
 
 __all__ = ["LayerOptions", "needs_layer_samples", "prune_layers"]
 
@@ -211,7 +212,7 @@ def _tested(
     """Return what removes to the same as zeros; refuse the others."""
     if not chosen:
         return []
-    feeds = generate_feed_sets(model, count=2)
+    feeds = [*generate_feed_sets(model, count=2), _smallest_feed(model)]
 
     def fault(some: Sequence[tuple[Candidate, str]]) -> str | None:
         gone = [one for one, _ in some]
@@ -234,6 +235,14 @@ def _tested(
 
 
 _Chosen = tuple[Candidate, str]
+
+
+def _smallest_feed(model: ir.Model) -> dict[str, Any]:
+    """Return a feed in which all open sizes are 1: where a sum spreads one side, it does there."""
+    dims = [dim for value in model.graph.inputs for dim in value.shape or ()]
+    names = {dim.value for dim in dims if not isinstance(dim, int)}
+    # Sums such as `past + present` follow from the others.
+    return generate_feeds(model, dims={name: 1 for name in names if name and name.isidentifier()})
 
 
 @dataclass(frozen=True)

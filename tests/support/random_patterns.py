@@ -8,8 +8,8 @@ from random_algebra import ALGEBRA
 from random_attention import ATTENTION
 from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
-from random_layers import LAYERS
 from random_models import BATCH, FLOAT, INT, shape_constant
+from random_streams import STREAMS
 from random_structures import STRUCTURES
 from random_units import UNITS
 
@@ -218,6 +218,6 @@ PATTERNS = {
     "fuse-skip-normalization": (skip_normalization,),
     **FUSIONS,
     **UNITS,
-    **LAYERS,
+    **STREAMS,
 }
 """By pass: the operators to draw often, so that there are places for it."""
