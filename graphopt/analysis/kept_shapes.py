@@ -26,7 +26,7 @@ __all__ = ["KeptShapes", "News"]
 _LOOK_AHEAD = 32
 """Inferring a node too many costs less than calling the inference for it alone."""
 
-_FOLLOWED_SHARE = 4
+_FOLLOWED_SHARE = 8
 """Where more than one node in so many is to be inferred again, all of them at once cost less."""
 
 
@@ -90,6 +90,23 @@ class KeptShapes(ShapeTable):
             self._follow(touched)
         return self
 
+    def is_complete(self) -> bool:
+        """Tell whether edits since the table was renewed left no value that it says nothing of.
+
+        Where they made of the model another one that computes the same, all that the table says
+        then holds for it too.
+        """
+        edited = [*self.touched.nodes, *(user for user, _, _ in self.touched.replaced)]
+        present = [node for node in edited if node.graph is not None]
+        for node in present:
+            self._renew_constants(node)
+        return not self.touched.everything and all(
+            value in self._shapes
+            for node in present
+            for value in (*node.inputs, *node.outputs)
+            if value is not None and value.name
+        )
+
     def _take_note(self, touched: Touched) -> None:
         self.news.nodes.update(touched.nodes)
         for user, old, new in touched.replaced:
@@ -122,7 +139,7 @@ class KeptShapes(ShapeTable):
             self.news.values.update(
                 value
                 for value, shape in self._shapes.items()
-                if (known := before.get(value)) is not shape and known != shape
+                if (held := before.get(value)) is not shape and held != shape
             )
 
     def _note_owners(self, nodes: Iterable[ir.Node]) -> None:

@@ -19,7 +19,7 @@ from graphopt.ir import load, patient_collection, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter
 from graphopt.pipeline.manager import Verify
 from graphopt.report import LayersReport, RunReport, SamplesReport, StructureReport
-from graphopt.rewrite import Journal, TargetFacts
+from graphopt.rewrite import Approximate, Journal, TargetFacts
 from graphopt.runtime import input_specs, shared_worker
 from graphopt.search import (
     LayerSaturation,
@@ -100,7 +100,9 @@ def run_pipeline(
     result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
     result.ledger.notes += calibrator.notes if calibrator is not None else []
     files = () if output is None else save(result.model, output, progress=_byte_progress(report))
-    after = summarise(model, shapes=shapes.renewed(model))
+    is_same = all(not isinstance(step.contract.numerics, Approximate) for step in steps.passes())
+    is_known = is_same and shapes.is_complete()
+    after = summarise(model, shapes=shapes if is_known else shapes.renewed(model))
     return RunReport(
         source=path,
         files=files,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from graphopt.ir.walk import graphs, subgraphs_of
+from graphopt.ir.walk import graphs, may_hold_graphs, subgraphs_of
 
 __all__ = ["normalise"]
 
@@ -31,11 +31,15 @@ def _merge_default_domain(model: ir.Model) -> None:
 
 
 def _name_graphs_and_nodes(model: ir.Model) -> None:
-    taken = {node.name for graph in graphs(model) for node in graph if node.name}
-    seen: set[str] = set()
     for graph in graphs(model):
         if not graph.name:
             graph.name = "graph"
+    names = [node.name for graph in graphs(model) for node in graph]
+    taken = {name for name in names if name}
+    if len(taken) == len(names):
+        return  # as exporters write it: each has one of its own
+    seen: set[str] = set()
+    for graph in graphs(model):
         for node in graph:
             if not node.name or node.name in seen:
                 node.name = _free_name(node, taken)
@@ -67,7 +71,8 @@ def _hiding_values(graph: ir.Graph, outer: tuple[frozenset[str | None], ...]) ->
         yield from (
             value for value in _values(graph) if any(value.name in names for names in outer)
         )
-    inner_graphs = [inner for node in graph for inner in subgraphs_of(node)]
+    holders = [node for node in graph if may_hold_graphs(node)]
+    inner_graphs = [inner for node in holders for inner in subgraphs_of(node)]
     if inner_graphs:
         names = frozenset(value.name for value in _values(graph))
         for inner in inner_graphs:

@@ -203,9 +203,9 @@ def _entries(proto: Any) -> dict[str, str] | None:
     return {entry.key: entry.value for entry in proto} if proto else None
 
 
-def _text(proto: onnx.AttributeProto) -> str:
+def _text(data: bytes) -> str:
     try:
-        return proto.s.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise _UnusualError from error
 
@@ -215,6 +215,10 @@ _PLAIN: Mapping[int, tuple[ir.AttributeType, Callable[[onnx.AttributeProto], Any
     onnx.AttributeProto.INTS: (ir.AttributeType.INTS, lambda proto: proto.ints),
     onnx.AttributeProto.FLOAT: (ir.AttributeType.FLOAT, lambda proto: proto.f),
     onnx.AttributeProto.FLOATS: (ir.AttributeType.FLOATS, lambda proto: proto.floats),
-    onnx.AttributeProto.STRING: (ir.AttributeType.STRING, _text),
+    onnx.AttributeProto.STRING: (ir.AttributeType.STRING, lambda proto: _text(proto.s)),
+    onnx.AttributeProto.STRINGS: (
+        ir.AttributeType.STRINGS,
+        lambda proto: [_text(item) for item in proto.strings],
+    ),
 }
-"""The kinds of attributes that hold numbers or one text, and how to read them."""
+"""The kinds of attributes that hold numbers or texts, and how to read them."""

@@ -19,6 +19,7 @@ from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled
 from graphopt.ir.file_tensor import FileTensor, stored_bytes
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece, StandIns
 from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
+from graphopt.ir.writing import plain_pieces
 
 __all__ = ["INLINE_LIMIT_BYTES", "PROTOBUF_LIMIT_BYTES", "model_bytes", "save", "save_referring"]
 
@@ -61,11 +62,10 @@ def save(
         ExternalDataError, ModelLoadError: A file that weights are read from was cut short.
     """
     file = Path(path).absolute()
-    structure = take_structure(model)
     if external_data is None:
         external_data = weight_bytes(model) > INLINE_LIMIT_BYTES
     if external_data is False:
-        pieces, weights, total = _inline(structure)
+        pieces, weights, total = _inline_pieces(model)
         if total > PROTOBUF_LIMIT_BYTES:
             raise _too_large(file, total)
         with atomic_file(file) as stream:
@@ -77,7 +77,7 @@ def save(
             f"external data cannot be written to `{name}`",
             why=f"expected the name of another file in the folder of `{file.name}`",
         )
-    return _save_external(structure, file, name, alignment, progress)
+    return _save_external(take_structure(model), file, name, alignment, progress)
 
 
 def save_referring(
@@ -113,7 +113,7 @@ def model_bytes(model: ir.Model) -> bytes:
     Raises:
         OutputError: It would be larger than a protobuf can be.
     """
-    pieces, weights, total = _inline(take_structure(model))
+    pieces, weights, total = _inline_pieces(model)
     if total > PROTOBUF_LIMIT_BYTES:
         raise _too_large(Path("model"), total)
     return b"".join(
@@ -129,8 +129,13 @@ def _too_large(file: Path, total: int) -> OutputError:
     )
 
 
-def _inline(structure: Structure) -> tuple[list[Piece], list[ir.TensorProtocol], int]:
+def _inline_pieces(model: ir.Model) -> tuple[list[Piece], list[ir.TensorProtocol], int]:
     """Return the pieces of the file, the weights that they number, and the size of it all."""
+    return plain_pieces(model) or _inline(take_structure(model))
+
+
+def _inline(structure: Structure) -> tuple[list[Piece], list[ir.TensorProtocol], int]:
+    """Return the same of any model, through protobuf objects."""
     stand_ins, weights = StandIns(), []
     for proto, tensor in structure.weights():
         if tensor.nbytes < LARGE_BYTES or tensor.dtype == ir.DataType.STRING:

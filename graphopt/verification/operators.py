@@ -161,7 +161,7 @@ def type_text(kind: ir.TypeProtocol) -> str:
 
 def signature_of(node: ir.Node) -> Signature:
     """Return what `signature_faults` looks at; equal nodes share their answer."""
-    attributes = node.attributes
+    attributes = node.attributes.data
     return (
         tuple([_value_key(value) for value in node.inputs]),
         tuple([_value_key(value) for value in node.outputs]),
