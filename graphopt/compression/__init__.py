@@ -5,6 +5,7 @@ from graphopt.compression.block_storage import (
     StoredBlocks,
     dequantized_weight,
     gathered_rows,
+    multiply_stored,
     stored_blocks,
 )
 from graphopt.compression.blockwise import BlockFormat, BlockWeights, quantize_blocks
@@ -90,6 +91,7 @@ __all__ = [
     "gathered_rows",
     "is_transposed_copy",
     "multiplied_rows",
+    "multiply_stored",
     "opset_obstacle",
     "pack_weight",
     "parameters_from_range",

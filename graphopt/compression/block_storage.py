@@ -16,9 +16,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.compression.blockwise import BlockFormat, BlockWeights
+from graphopt.compression.weight_layers import WeightLayer
+from graphopt.ir import constant_tensor
 from graphopt.rewrite import Change
 
-__all__ = ["BLOCKS_OPSET", "StoredBlocks", "dequantized_weight", "gathered_rows", "stored_blocks"]
+__all__ = [
+    "BLOCKS_OPSET",
+    "StoredBlocks",
+    "dequantized_weight",
+    "gathered_rows",
+    "multiply_stored",
+    "stored_blocks",
+]
 
 BLOCKS_OPSET = 21
 """`DequantizeLinear` with ``block_size``, and 4-bit integers."""
@@ -151,3 +160,35 @@ def _by_row(change: Change, stored: StoredBlocks, value: ir.Value, name: str) ->
         return change.node("Transpose", [value], attributes=attributes, name=f"{name}_by_row")
     shape = change.initializer(np.array([-1, 1], np.int64), name=f"{name}_column")
     return change.node("Reshape", [value, shape], name=f"{name}_by_row")
+
+
+def multiply_stored(change: Change, layer: WeightLayer, stored: StoredBlocks) -> None:
+    """Let the layer read the dequantized weight; a Gemm that is not fused becomes two operators."""
+    node = layer.node
+    weight = dequantized_weight(change, stored, layer.weight.origin.name or "weight")
+    bias = next(iter(node.inputs[2:]), None)
+    if node.op_type == "MatMul" or _is_plain(node, layer.weight.shape[1]):
+        change.set_input(node, 1, weight)
+        if node.op_type == "Gemm":
+            change.set_attributes(node, {"alpha": None, "transB": None})
+        return
+    name, result = node.name or "Gemm", node.outputs[0]
+    product = change.node("MatMul", [node.inputs[0], weight], name=f"{name}_product", like=result)
+    if bias is not None:
+        beta = node.attributes.get_float("beta", 1.0)
+        if beta != 1.0:
+            factor = change.initializer(np.array(beta, np.float32), name=f"{name}_beta")
+            bias = change.node("Mul", [bias, factor], name=f"{name}_bias")
+        product = change.node("Add", [product, bias], name=f"{name}_biased", like=result)
+    change.replace(result, product)
+    change.remove(node)
+
+
+def _is_plain(node: ir.Node, outputs: int) -> bool:
+    """Tell whether the runtime fuses a ``Gemm``, its bias with it."""
+    bias = next(iter(node.inputs[2:]), None)
+    if bias is None:
+        return True
+    tensor = constant_tensor(bias)
+    shape = None if tensor is None else tuple(tensor.shape.numpy())
+    return shape == (outputs,) and node.attributes.get_float("beta", 1.0) == 1.0

@@ -10,7 +10,6 @@ products that read them: those are chosen, the cheapest first, that are worth it
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,17 +20,17 @@ from graphopt.analysis.macs import count_macs
 from graphopt.compression.integer_products import LayerGroup, twofold
 from graphopt.compression.output_noise import OutputNoise, Outputs
 from graphopt.compression.static_layers import Layer
-from graphopt.ir import clone
+from graphopt.compression.worth import worth_twice
+from graphopt.ir import clone, weight_bytes
 from graphopt.rewrite import Asked, Change, ChannelMoments, Editor, Journal, Measure
 
-__all__ = ["choose_twofold", "worth_twice"]
+__all__ = ["choose_twofold"]
 
 _FEWEST_SAMPLES, _MOST_SAMPLES = 2, 8
 # Multiplications for all runs together: tens of seconds. How many samples that allows depends on
 # the model alone, so that the same call gives the same choice.
 _WORK = 4e11
-_TENTHS = 10.0
-_LEAST = 1e-12  # of the noise is left in any case, so that its logarithm is finite
+_USES = 100  # of a byte of weights, where shapes do not tell
 
 
 def choose_twofold(
@@ -67,31 +66,6 @@ def choose_twofold(
     return found
 
 
-def worth_twice(
-    noise: Sequence[float], rest: float, work: Sequence[float], price_db: float
-) -> frozenset[int]:
-    """Return which parts are worth their work done twice, after which they make no noise.
-
-    Args:
-        noise: Of each part alone.
-        rest: Noise that stays in any case.
-        work: Of each part, in any unit, positive.
-        price_db: By how much the whole must fall for a tenth of the whole work.
-    """
-    order = sorted(range(len(noise)), key=lambda part: -noise[part] / work[part])
-    whole = rest + sum(noise)
-    left, spent, best, chosen = whole, 0.0, 0.0, 0
-    # One part may not be worth it while others drown what it gains: it is the sum that counts.
-    for number, part in enumerate(order, start=1):
-        left -= noise[part]
-        spent += work[part]
-        gain_db = 10.0 * math.log10(whole / max(left, whole * _LEAST)) if whole else 0.0
-        gain_db -= price_db * _TENTHS * spent / sum(work)
-        if gain_db > best:
-            best, chosen = gain_db, number
-    return frozenset(order[:chosen])
-
-
 def _work(group: LayerGroup, moments: Mapping[Asked, ChannelMoments]) -> float:
     """Return the multiplications of a group, over all samples."""
     rows = moments[group.activation.name or ""].count
@@ -108,8 +82,9 @@ def _measured(
 
     It is summed over outputs, each relative to its own signal.
     """
-    runs = (count_macs(model) or 1) * (len(groups) + 1)
-    samples = int(min(max(_WORK / runs, _FEWEST_SAMPLES), _MOST_SAMPLES))
+    # Open sizes count as 1, which is far too little.
+    work = max(count_macs(model) or 1, weight_bytes(model) * _USES) * (len(groups) + 1)
+    samples = int(min(max(_WORK / work, _FEWEST_SAMPLES), _MOST_SAMPLES))
     with_switches, switches = _switchable(model, groups)
     settings = [_only(switches, on) for on in (None, *switches)]
     # One loaded model for all of them: loading takes longer than a few runs.

@@ -10,8 +10,9 @@ the sum is within the limit, and the choice is checked by a run of the whole.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +20,21 @@ import onnx_ir as ir
 
 from graphopt.analysis.macs import count_macs
 from graphopt.compression.output_noise import OutputNoise, Outputs
+from graphopt.compression.worth import worth_twice
 from graphopt.ir import as_tensor, clone, graphs, weight_bytes
 from graphopt.rewrite import Measure
 
-__all__ = ["WidthChoice", "choose_wide"]
+__all__ = ["WidthChoice", "choose_finer", "choose_wide"]
+
+Rounded: TypeAlias = Callable[[str], npt.NDArray[np.float32]]
+"""Returns a weight after rounding, as it is stored, by the name of its initializer."""
 
 _FEWEST_SAMPLES, _MOST_SAMPLES = 8, 256
 # Multiplications for all runs together: minutes. How many samples that allows depends on the model
 # alone, so that the same call gives the same choice.
 _WORK = 4e12
 _USES = 100  # of a byte of weights, where shapes do not tell
+_LEFT_BY_TWICE_THE_BITS = 2.0**-8  # 4 bits more: steps of a sixteenth
 _ROUNDS = 8  # the sum of parts is off by a few dB at most, so that two or three rounds do
 
 
@@ -64,7 +70,7 @@ def choose_wide(
     Raises:
         SessionLoadError, RuntimeFailure: The runtime refuses the model, or fails on a sample.
     """
-    trials = _Trials(model, measure, rounded)
+    trials = _Trials(model, measure, rounded.__getitem__, len(rounded))
     noise = {name: trials.noise([name]) for name in rounded}
     limit = 10.0 ** (-limit_db / 10)
     sizes = {name: array.size for name, array in rounded.items()}
@@ -81,6 +87,37 @@ def choose_wide(
         wide=frozenset(rounded) - frozenset(kept),
         alone_db={name: _decibels(noise[name]) for name in rounded},
         together_db=_decibels(together),
+    )
+
+
+def choose_finer(
+    model: ir.Model,
+    measure: Measure,
+    sizes: Mapping[str, int],
+    rounded: Rounded,
+    price_db: float,
+) -> WidthChoice:
+    """Return the weights that are worth twice the bits, which leave next to nothing of their noise.
+
+    Args:
+        model: The model; left as it is.
+        measure: Runs it on samples.
+        sizes: Elements of each weight, by the name of its initializer.
+        rounded: Returns a weight after rounding to few bits, as it is stored, by name.
+        price_db: By how much the error of the outputs must fall for a tenth of all elements.
+
+    Raises:
+        SessionLoadError, RuntimeFailure: The runtime refuses the model, or fails on a sample.
+    """
+    trials = _Trials(model, measure, rounded, len(sizes))
+    noise = {name: trials.noise([name]) for name in sizes}
+    sums = [float(noise[name].sum()) for name in sizes]
+    kept = sum(sums) * _LEFT_BY_TWICE_THE_BITS
+    chosen = worth_twice(sums, kept, list(sizes.values()), price_db)
+    return WidthChoice(
+        wide=frozenset(name for number, name in enumerate(sizes) if number in chosen),
+        alone_db={name: _decibels(found) for name, found in noise.items()},
+        together_db=_decibels(np.array([kept + sum(sums) - sum(sums[one] for one in chosen)])),
     )
 
 
@@ -107,14 +144,12 @@ def _decibels(noise: npt.NDArray[np.float64]) -> float:
 class _Trials:
     """Runs the model with some of its weights rounded, and compares."""
 
-    def __init__(
-        self, model: ir.Model, measure: Measure, rounded: Mapping[str, npt.NDArray[np.float32]]
-    ) -> None:
+    def __init__(self, model: ir.Model, measure: Measure, rounded: Rounded, number: int) -> None:
         self._model = clone(model)
         self._measure = measure
         # Open sizes count as 1, which is too little, but orders of magnitude do.
         known = count_macs(model) or 0
-        work = max(known, weight_bytes(model) * _USES) * max(len(rounded), 1)
+        work = max(known, weight_bytes(model) * _USES) * max(number, 1)
         self._samples = int(min(max(_WORK / max(work, 1), _FEWEST_SAMPLES), _MOST_SAMPLES))
         self._rounded = rounded
         self._judge = OutputNoise(self._outputs())
@@ -128,7 +163,7 @@ class _Trials:
         """Return noise over signal of each output of floats, with these weights rounded."""
         originals = {name: self._constants[name].const_value for name in names}
         for name in names:
-            self._constants[name].const_value = as_tensor(self._rounded[name], name)
+            self._constants[name].const_value = as_tensor(self._rounded(name), name)
         found = self._outputs()
         for name, tensor in originals.items():
             self._constants[name].const_value = tensor

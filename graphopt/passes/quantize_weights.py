@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.compression import (
@@ -18,9 +19,9 @@ from graphopt.compression import (
     NoWeightLayer,
     StoredBlocks,
     WeightLayer,
-    dequantized_weight,
     gathered_rows,
     is_transposed_copy,
+    multiply_stored,
     opset_obstacle,
     quantize_blocks,
     quantize_compensated,
@@ -29,7 +30,9 @@ from graphopt.compression import (
     weight_layer,
     weight_nodes,
 )
-from graphopt.ir import constant_tensor, opset_version
+from graphopt.compression.weight_source import reader_count
+from graphopt.compression.width_choice import choose_finer
+from graphopt.ir import opset_version
 from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Needs, Pass, option
 
 __all__ = ["QuantizeWeights"]
@@ -45,6 +48,7 @@ class _Planned(NamedTuple):
 
     layer: WeightLayer
     form: BlockFormat
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,8 @@ class QuantizeWeights(Pass):
         ONNX Runtime fuses the pair into one operator that never forms the float weight: layers over
         few rows, as in a decoder with past, take as long as it takes to read the integers. A
         `Gather` from a constant table reads integer rows; a table that an output layer is tied to,
-        also as a transposed copy, is stored once.
+        also as a transposed copy, is stored once. Layers named by `eight_bits`, or worth
+        `eight_bits_price_db` when each is rounded alone and the outputs are compared, keep 8 bits.
 
     When it refuses
         `weight-not-constant`  both operands are computed at run time.
@@ -109,6 +114,12 @@ class QuantizeWeights(Pass):
     )
     symmetric: bool = option(False, help="4-bit integers without zero points; 8-bit never have any")
     eight_bits: tuple[str, ...] = option((), help="layers that keep 8 bits", unit="name pattern")
+    eight_bits_price_db: float | None = option(
+        None,
+        help="those too where it lowers the outputs' error by so much for a tenth of all weights",
+        unit="dB",
+        minimum=0.0,
+    )
     table_bits: int = option(
         8, help="of a table, and at least of a layer tied to one", unit="bits", choices=(4, 8)
     )
@@ -133,8 +144,8 @@ class QuantizeWeights(Pass):
     exclude: tuple[str, ...] = option((), help="nodes to leave alone", unit="name pattern")
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
-        """Ask for samples where weights are rounded by what is multiplied by them."""
-        return Needs(samples=self.method != "rtn")
+        """Ask for samples where weights are rounded, or given bits, by what they do to them."""
+        return Needs(samples=self.method != "rtn" or self.eight_bits_price_db is not None)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer and table that allows it; refuse the others one by one."""
@@ -142,9 +153,36 @@ class QuantizeWeights(Pass):
         planned = list(self._planned(model, edit, opset))
         if not planned:
             return
+        planned = self._finer(model, planned, facts)
         opset = max(opset_version(model), *(_needed_opset(item.form) for item in planned))
         _Quantizer(self, edit, facts, opset).run(planned)
         remove_unread(model, edit, [item.layer.operand for item in planned])
+
+    def _finer(self, model: ir.Model, planned: list[_Planned], facts: Facts) -> list[_Planned]:
+        """Give 8 bits to the layers that are worth them at the outputs."""
+        if self.eight_bits_price_db is None or facts.measure is None:
+            return planned
+        tried = {
+            item.layer.weight.origin.name or "": item for item in planned if _is_alone(item, model)
+        }
+
+        def rounded(name: str) -> npt.NDArray[np.float32]:
+            layer, form, _ = tried[name]
+            weight = quantize_blocks(layer.weight.array(), form).dequantized()
+            return weight.transpose(layer.weight.order)
+
+        sizes = {name: item.layer.weight.tensor.size for name, item in tried.items()}
+        price_db = self.eight_bits_price_db
+        choice = choose_finer(model, facts.measure, sizes, rounded, price_db)
+        alone = {tried[name].layer: f", alone {db:.1f} dB" for name, db in choice.alone_db.items()}
+        wide = {tried[name].layer for name in choice.wide}
+        eight = BlockFormat(_BYTE, self.block_size, symmetric=True)
+        return [
+            _Planned(
+                item.layer, eight if item.layer in wide else item.form, alone.get(item.layer, "")
+            )
+            for item in planned
+        ]
 
     def _planned(self, model: ir.Model, edit: Editor, opset: int) -> Iterator[_Planned]:
         found: list[WeightLayer] = []
@@ -196,6 +234,14 @@ class QuantizeWeights(Pass):
         elif any(_is_tied(layer, table) for table in tables):
             bits = max(bits, self.table_bits)
         return BlockFormat(bits, size, self.symmetric or bits == _BYTE)
+
+
+def _is_alone(item: _Planned, model: ir.Model) -> bool:
+    """Tell whether a layer of few bits is all that reads its weight, so that it can be tried."""
+    origin = item.layer.weight.origin
+    is_there = origin.is_initializer() and origin.graph is model.graph
+    is_tried = not item.layer.is_table and item.form.bits < _BYTE
+    return is_there and is_tried and reader_count(origin) == 1
 
 
 def _needed_opset(form: BlockFormat) -> int:
@@ -251,13 +297,13 @@ class _Quantizer:
         layers = [item.layer for item in planned if not item.layer.is_table]
         if self._options.method != "rtn" and self._measure is not None:
             self._inputs = LayerInputs(self._edit.model, self._measure, layers)
-        for layer, form in sorted(planned, key=lambda item: item.layer.is_table):
+        for layer, form, note in sorted(planned, key=lambda item: item.layer.is_table):
             stored = self._stored_already(layer) if layer.is_table else None
             weights, how = (None, "") if stored is not None else self._weights(layer, form)
             if stored is None and weights is None:
                 continue
             self._raise_opset()
-            because = f"{form.bits}-bit {'rows' if layer.is_table else 'weight'}{how}"
+            because = f"{form.bits}-bit {'rows' if layer.is_table else 'weight'}{how}{note}"
             with self._edit.rewrite(layer.node, because=because) as change:
                 if stored is None:
                     assert weights is not None
@@ -265,7 +311,7 @@ class _Quantizer:
                 if layer.is_table:
                     self._gather(change, layer, stored)
                 else:
-                    _multiply(change, layer, stored)
+                    multiply_stored(change, layer, stored)
 
     def _raise_opset(self) -> None:
         model = self._edit.model
@@ -332,35 +378,3 @@ class _Quantizer:
         rows = gathered_rows(change, stored, table.node, columns, self._opset)
         change.replace(table.node.outputs[0], rows)
         change.remove(table.node)
-
-
-def _multiply(change: Change, layer: WeightLayer, stored: StoredBlocks) -> None:
-    """Let the layer read the dequantized weight; a Gemm that is not fused becomes two operators."""
-    node = layer.node
-    weight = dequantized_weight(change, stored, layer.weight.origin.name or "weight")
-    bias = next(iter(node.inputs[2:]), None)
-    if node.op_type == "MatMul" or _is_plain(node, layer.weight.shape[1]):
-        change.set_input(node, 1, weight)
-        if node.op_type == "Gemm":
-            change.set_attributes(node, {"alpha": None, "transB": None})
-        return
-    name, result = node.name or "Gemm", node.outputs[0]
-    product = change.node("MatMul", [node.inputs[0], weight], name=f"{name}_product", like=result)
-    if bias is not None:
-        beta = node.attributes.get_float("beta", 1.0)
-        if beta != 1.0:
-            factor = change.initializer(np.array(beta, np.float32), name=f"{name}_beta")
-            bias = change.node("Mul", [bias, factor], name=f"{name}_bias")
-        product = change.node("Add", [product, bias], name=f"{name}_biased", like=result)
-    change.replace(result, product)
-    change.remove(node)
-
-
-def _is_plain(node: ir.Node, outputs: int) -> bool:
-    """Tell whether the runtime fuses a ``Gemm``, its bias with it."""
-    bias = next(iter(node.inputs[2:]), None)
-    if bias is None:
-        return True
-    tensor = constant_tensor(bias)
-    shape = None if tensor is None else tuple(tensor.shape.numpy())
-    return shape == (outputs,) and node.attributes.get_float("beta", 1.0) == 1.0

@@ -142,6 +142,27 @@ def test_gptq_makes_up_for_errors_on_samples(act_order):
     assert errors["gptq"] < 0.3 * errors["rtn"]
 
 
+def test_the_layer_that_matters_at_the_outputs_gets_eight_bits():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[N,72] x) => (float[N,40] y) <float[72,40] w, float[72,40] v>
+    { p = MatMul(x, w)  q = MatMul(x, v)  t = Constant<value_float = 0.001>()
+      r = Mul(q, t)  y = Add(p, r) }"""
+    random = np.random.default_rng(6)
+    samples = [{"x": random.standard_normal((4, 72)).astype(np.float32)} for _ in range(4)]
+    kinds = {}
+    for price_db in (1.0, 1000.0):
+        model = prepared(text)
+        pass_ = QuantizeWeights(minimum_elements=1, eight_bits_price_db=price_db)
+        provider = Calibrator(samples=load_samples(samples))
+        manager = PassManager(verify="off", statistics_provider=provider)
+        result = manager.run(model, Pipeline.of(pass_))
+        stored = model.graph.initializers
+        kinds[price_db] = [stored[f"{name}_quantized"].const_value.dtype for name in "wv"]
+        assert any(", alone " in entry.because for entry in result.ledger.journal.edits)
+    assert kinds[1.0] == [ir.DataType.INT8, ir.DataType.UINT4]
+    assert kinds[1000.0] == [ir.DataType.UINT4, ir.DataType.UINT4]
+
+
 def weight_of(model):
     """Return the weight that the layer of a model computes with."""
     tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
