@@ -17,11 +17,13 @@ from graphopt.compression.pruning_options import (
 from graphopt.compression.unit_budget import BUDGETS, MAX_RATIO, Budget
 from graphopt.compression.unit_selection import ALLOCATIONS, Selection
 from graphopt.errors import OptionError
-from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, option
+from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, TargetFacts, option
 
 __all__ = ["UnitPruning"]
 
 _DEFAULT_RATIO = 0.25
+_CPU = "CPUExecutionProvider"
+_DEVICE_MULTIPLE = 8  # what matrix units of accelerators ask for in 16 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class UnitPruning(Pass):
     multiple: int | None = option(
         None,
         help="the number of units that stay is a multiple of this; unless `count` or `units` are "
-        "given: what kernels like (neurons 64, channels 8, heads 1)",
+        "given: what kernels like (neurons 64, channels 8, heads 1; at most 8 but on the CPU)",
         minimum=1,
     )
     minimum: int = option(1, help="units of a group that stay at least", unit="units", minimum=1)
@@ -133,11 +135,13 @@ class UnitPruning(Pass):
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Cut each group of the kind, or refuse it."""
-        prune(model, edit, facts, self._options())
+        prune(model, edit, facts, self._options(facts.target))
 
-    def _options(self) -> PruningOptions:
+    def _options(self, target: TargetFacts | None = None) -> PruningOptions:
         is_counted = self.count is not None or bool(self.units)
         preferred = 1 if is_counted else self.preferred_multiple
+        if target is not None and target.provider != _CPU:
+            preferred = min(preferred, _DEVICE_MULTIPLE)
         selection = Selection(
             ratio=None if is_counted else (_DEFAULT_RATIO if self.ratio is None else self.ratio),
             count=self.count,

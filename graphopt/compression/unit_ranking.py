@@ -45,7 +45,8 @@ def rank_groups(
     every = find_groups(coupling)
     refuse_unplaced(model, coupling, every, edit, options.kind)
     groups = [group for group in every if options.kind in (group.kind, _would_be(group))]
-    options.selection.check({group.name: len(group.units) for group in groups})
+    pinned = {group.name for group in groups if group.pin is not None}
+    options.selection.check({group.name: len(group.units) for group in groups}, pinned)
     layers = {group: _layers(group) for group in groups}
     moments = _moments(model, facts.measure, layers.values(), options)
     covariances = None

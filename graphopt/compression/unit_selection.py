@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,19 +76,21 @@ class Selection:
             return f"`units` names none of `{name}`"
         return None
 
-    def check(self, sizes: Mapping[str, int]) -> None:
+    def check(self, sizes: Mapping[str, int], pinned: Collection[str] = ()) -> None:
         """Check that what is named is there.
 
         Args:
             sizes: The number of units of every group, by its name.
+            pinned: Those that lose nothing whatever is named.
 
         Raises:
             OptionError: A group has no unit of that number or would lose too many, or an entry
                 cannot be read.
             UnknownNameError: There is no such group.
         """
-        for name, size in sizes.items():
-            left = size - len(self.asked(name))
+        free = {name: size for name, size in sizes.items() if name not in pinned}
+        for name, size in free.items():
+            left = size - sum(number < size for number in self.asked(name))
             if self.units and left < min(size, self.minimum):
                 raise OptionError(
                     f"group `{name}` cannot lose {size - left} of its {size} units",
@@ -103,10 +105,10 @@ class Selection:
                     "group", pattern, sizes, listing="graphopt inspect MODEL --structure"
                 )
             for name in found:
-                if numbers[-1] >= sizes[name]:
+                if numbers[-1] >= free.get(name, math.inf):
                     raise OptionError(
                         f"there is no unit {numbers[-1]} in group `{name}`",
-                        why=f"it has {sizes[name]}, counted from 0",
+                        why=f"it has {free[name]}, counted from 0",
                         hint="list groups with `graphopt inspect MODEL --structure`",
                     )
 

@@ -1,0 +1,128 @@
+"""What pruning says of itself is what it did."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt.calibration import Calibrator, load_samples
+from graphopt.ir import from_text, model_bytes
+from graphopt.pipeline import Pipeline, PipelineResult
+from graphopt.runtime import shared_worker
+
+WIDTH, HIDDEN, ROWS = 6, 16, 200
+GENERATOR = np.random.default_rng(0)
+FEEDS = [{"x": GENERATOR.normal(size=(ROWS, WIDTH)).astype(np.float32)} for _ in range(2)]
+
+
+def text() -> str:
+    """Return two layers; the later a neuron, the less the second layer reads of it."""
+    generator = np.random.default_rng(1)
+    first = generator.normal(size=(WIDTH, HIDDEN))
+    second = generator.normal(size=(HIDDEN, 3)) * np.linspace(2.0, 0.2, HIDDEN)[:, None]
+    weights = ", ".join(
+        f"float[{array.shape[0]},{array.shape[1]}] {name} = "
+        f"{{{', '.join(f'{number:.4f}' for number in array.reshape(-1))}}}"
+        for name, array in (("w1", first), ("w2", second))
+    )
+    return (
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[B,{WIDTH}] x) => (float[B,3] y) '
+        f"<{weights}> {{ h = MatMul(x, w1)  a = Relu(h)  y = MatMul(a, w2) }}"
+    )
+
+
+def pruned(options: str) -> PipelineResult:
+    return Pipeline.parse(f"prune-neurons{{multiple=1 {options}}}").run(
+        from_text(text()),
+        statistics_provider=Calibrator(samples=load_samples(FEEDS)),
+        reproducer_dir=None,
+    )
+
+
+def error(result: PipelineResult) -> float:
+    """Return ``sqrt(E|y - y0|^2 / E|y0|^2)`` on the samples, computed anew."""
+    wanted, found = [], []
+    for feed in FEEDS:
+        for model, into in ((from_text(text()), wanted), (result.model, found)):
+            into.append(shared_worker().evaluate(model_bytes(model), feed)["y"])
+    difference = np.concatenate(found) - np.concatenate(wanted)
+    return float(np.sqrt(np.square(difference).sum() / np.square(np.concatenate(wanted)).sum()))
+
+
+def test_a_decision_holds_scores_ranks_and_how_well_the_layer_was_fitted() -> None:
+    result = pruned("ratio=0.5")
+    (decision,) = result.ledger.journal.decisions
+    assert (decision.kind, decision.score, len(decision.scores)) == ("neurons", "wanda", HIDDEN)
+    assert set(decision.removed) == set(np.argsort(decision.scores)[: HIDDEN // 2].tolist())
+    assert [decision.ranks[place] <= HIDDEN // 2 for place in decision.removed] == [True] * 8
+    gone = sum(decision.scores[place] for place in decision.removed)
+    assert decision.predicted == pytest.approx(gone / sum(decision.scores))
+    (fit,) = decision.fits
+    assert fit.before is not None
+    assert fit.after is not None
+    assert 0.0 < fit.after < fit.before
+    assert fit.rows == 2 * ROWS
+
+
+def test_the_error_of_a_fit_is_that_of_the_outputs() -> None:
+    result = pruned("ratio=0.5")
+    (fit,) = result.ledger.journal.decisions[0].fits
+    outputs = [
+        shared_worker().evaluate(model_bytes(from_text(text())), feed)["y"] for feed in FEEDS
+    ]
+    rows = np.concatenate(outputs).astype(np.float64)
+    spread = np.square(rows - rows.mean(axis=0)).sum() / np.square(rows).sum()
+    assert fit.after is not None
+    assert error(result) == pytest.approx(np.sqrt(fit.after * spread), rel=1e-3)
+
+
+def test_without_compensation_nothing_was_fitted() -> None:
+    (decision,) = pruned("ratio=0.5 compensation=off score=l2").ledger.journal.decisions
+    assert decision.fits == ()
+    assert decision.curve == ()
+
+
+def test_random_scores_predict_nothing() -> None:
+    (decision,) = pruned("score=random compensation=off").ledger.journal.decisions
+    assert decision.predicted is None
+
+
+def test_curves_are_measured_on_request() -> None:
+    result = pruned("ratio=0.5 curves=true")
+    (decision,) = result.ledger.journal.decisions
+    errors = dict(decision.curve)
+    assert list(errors) == [0.25, 0.5, 0.75]
+    # One group: with it alone cut by half, the model is what was made.
+    assert errors[0.5] == pytest.approx(error(result), rel=1e-4)
+    assert None not in errors.values()
+    assert sorted(errors.values(), key=lambda found: found or 0.0) == list(errors.values())
+
+
+def test_an_error_budget_is_held_and_used() -> None:
+    result = pruned("budget=0.2 budget_of=error")
+    (decision,) = result.ledger.journal.decisions
+    assert 0.0 < error(result) <= 0.2
+    one_more = pruned(f"count={len(decision.removed) + 1}")
+    assert error(one_more) > 0.2
+
+
+@pytest.mark.parametrize(("of", "share"), [("parameters", 0.6), ("macs", 0.6), ("bytes", 0.6)])
+def test_a_share_is_held_and_no_more_than_needed_goes(of: str, share: float) -> None:
+    result = pruned(f"budget={share} budget_of={of} score=l2 compensation=off")
+    (decision,) = result.ledger.journal.decisions
+    left = HIDDEN - len(decision.removed)  # every neuron costs the same
+    assert left / HIDDEN <= share < (left + 1) / HIDDEN
+    assert any("ratio" in note and of in note for note in result.ledger.notes)
+
+
+@pytest.mark.parametrize("options", ["", "score=random seed=3", "allocation=global"])
+def test_the_same_command_makes_the_same_bytes(options: str) -> None:
+    first, second = (pruned(f"ratio=0.5 {options}") for _ in range(2))
+    assert model_bytes(first.model) == model_bytes(second.model)
+    records: list[Any] = [
+        [one.to_dict() for one in result.ledger.journal.decisions] for result in (first, second)
+    ]
+    assert json.dumps(records[0]) == json.dumps(records[1])
