@@ -28,6 +28,10 @@ from graphopt.ir import constant_tensor
 __all__ = ["plan_kernels"]
 
 _FEW_CHANNELS = 3
+_FLOAT_ONLY = {
+    "HardSwish": "ONNX Runtime computes it in float only",
+    "Pad": "quantizers are not moved across it; `fold-padding` makes it part of a layer",
+}
 
 
 def plan_kernels(question: PlanQuestion, *, leaves_slow_layers: bool) -> IntegerPlan:
@@ -72,7 +76,20 @@ class _Planner:
         for node in self._graph:
             self._carry_node(node)
         self._plan.layers = list(self._layers.values())
+        self._plan.refused += self._float_neighbours()
         return self._plan
+
+    def _float_neighbours(self) -> list[tuple[ir.Node, LayerRefused]]:
+        """Return operators beside integer layers that stay in float, and cost quantizers."""
+        found = []
+        for node in self._graph:
+            if node.domain or node.op_type not in _FLOAT_ONLY:
+                continue
+            source = node.inputs[0].producer() if node.inputs[0] is not None else None
+            if source in self._layers or self._feeds_layer(node.outputs[0]):
+                refused = LayerRefused("no-integer-kernel", _FLOAT_ONLY[node.op_type])
+                found.append((node, refused))
+        return found
 
     def _find_layers(self) -> None:
         for node in self._graph:

@@ -76,7 +76,8 @@ class QuantizeStatic(Pass):
         `weight-rank`          the weight has a rank for which there is no integer kernel.
         `bias-not-constant`    the bias is not one finite constant per channel.
         `unsupported-form`     a `Gemm` with transA, alpha or beta; a `ConvTranspose` in groups.
-        `no-integer-kernel`    ONNX Runtime computes the operator in float only.
+        `no-integer-kernel`    ONNX Runtime computes the operator in float only: `ConvTranspose`,
+                               and `HardSwish` and `Pad` beside a layer.
         `not-faster`           its integer kernel saves no time: a convolution of up to three
                                channels, a depthwise one between float operators (placement
                                `x86-cpu`).
