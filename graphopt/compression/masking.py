@@ -80,7 +80,9 @@ class SurgeryTest:
     compared: int = 0
 
 
-def judge_surgery(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> SurgeryTest:
+def judge_surgery(
+    model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds, *, caches: bool = False
+) -> SurgeryTest:
     """Remove units from a copy of a model, and compare it with a copy that has zeros there.
 
     Compared are the outputs, and what sums over removed units come to.
@@ -89,6 +91,8 @@ def judge_surgery(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) 
         model: The model as it is, which stays so.
         cuts: The units to remove, as `couple` numbers them: one rewrite each.
         feeds: Inputs to compare on.
+        caches: Units may be heads of caches, as `couple` says; those of the inputs are then given
+            in full to both, and only those that stay are compared.
 
     Raises:
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
@@ -96,13 +100,14 @@ def judge_surgery(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) 
     chosen = list(cuts)
     with scratch_folder() as folder:
         zeros, shorter = folder / "zeros.onnx", folder / "shorter.onnx"
-        _write(model, chosen, zeros, is_masked=True)
-        obstacle = _write(model, chosen, shorter, is_masked=False)
+        _write(model, chosen, zeros, is_masked=True, caches=caches)
+        obstacle = _write(model, chosen, shorter, is_masked=False, caches=caches)
         if obstacle is not None:
             where = obstacle.where.name or obstacle.where.op_type
             return SurgeryTest(math.nan, f"{obstacle.why} (`{where}`)")
         try:
-            found = compare_models(zeros, shorter, feeds, worker=shared_worker())
+            states: Mapping[str, str] | None = {} if caches else None
+            found = compare_models(zeros, shorter, feeds, worker=shared_worker(), states=states)
         except (SessionLoadError, RunError, UnsupportedModelError) as error:
             why = f"the cut model does not run: {error.why or error.message}"
             return SurgeryTest(math.nan, why)
@@ -122,17 +127,19 @@ def _verdict(outputs: Mapping[str, OutputDifference]) -> SurgeryTest:
     return SurgeryTest(error, fault, len(outputs))
 
 
-def surgery_fault(model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds) -> str | None:
+def surgery_fault(
+    model: ir.Model, cuts: Iterable[Sequence[int]], feeds: Feeds, *, caches: bool = False
+) -> str | None:
     """Return what is wrong with a cut, or ``None``; see `judge_surgery`."""
-    return judge_surgery(model, cuts, feeds).fault
+    return judge_surgery(model, cuts, feeds, caches=caches).fault
 
 
 def _write(
-    model: ir.Model, cuts: list[Sequence[int]], path: Path, *, is_masked: bool
+    model: ir.Model, cuts: list[Sequence[int]], path: Path, *, is_masked: bool, caches: bool
 ) -> Obstacle | None:
     copy = clone(model)
     shapes = infer_shapes(copy)
-    coupling = couple(copy, shapes)
+    coupling = couple(copy, shapes, caches=caches)
     editor = Editor(copy, pass_name="self-test", journal=Journal())  # noqa: S106 - no secret
     everything = plan_surgery(coupling, [unit for units in cuts for unit in units])
     obstacle: Obstacle | None = None
@@ -143,6 +150,8 @@ def _write(
             else:
                 obstacle = obstacle or surgery.apply(change)
     _return_sums(copy, everything, shapes)
+    if caches:
+        _pick_heads(copy, everything, is_masked=is_masked)
     save(copy, path)
     return obstacle
 
@@ -164,3 +173,33 @@ def _return_sums(model: ir.Model, surgery: Surgery, shapes: ShapeTable) -> None:
         value.type = ir.TensorType(known.dtype)
         model.graph.outputs.append(value)
         returned.add(value)
+
+
+def _pick_heads(model: ir.Model, surgery: Surgery, *, is_masked: bool) -> None:
+    """Give copies one interface: a cut one picks from inputs, a masked one from outputs."""
+    ports = model.graph.outputs if is_masked else model.graph.inputs
+    for place, value in enumerate(list(ports)):
+        for axis, mask in surgery.masks(value).items():
+            name, shape = value.name or "", value.shape
+            assert shape is not None
+            other = ir.Value(name=name, type=value.type, shape=_with_size(shape, axis, mask))
+            value.name = f"{name}_{'full' if is_masked else 'kept'}"
+            picked = ir.Value(
+                name=f"{name}_picked", const_value=ir.tensor(np.flatnonzero(mask), name=name)
+            )
+            model.graph.register_initializer(picked)
+            ports[place] = other
+            data, result = (value, other) if is_masked else (other, value)
+            attributes = [ir.AttrInt64("axis", axis)]
+            node = ir.Node("", "Gather", [data, picked], attributes, outputs=[result])
+            if is_masked:
+                model.graph.append(node)
+            else:
+                model.graph.insert_before(model.graph[0], node)
+
+
+def _with_size(shape: ir.Shape, axis: int, mask: npt.NDArray[np.bool_]) -> ir.Shape:
+    """Return a shape with all indices along an axis, whether some are cut already or not."""
+    dims = list(shape)
+    dims[axis] = len(mask)
+    return ir.Shape(dims)

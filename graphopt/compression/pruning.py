@@ -48,12 +48,12 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     graph, and what stays is fitted to what the layer computed in the original model, on what
     enters it now.
     """
-    coupling = couple(model, facts.shapes)
+    coupling = couple(model, facts.shapes, caches=options.caches)
     ranked = list(rank_groups(model, coupling, edit, facts, options))
     selection = _selection(model, ranked, edit, facts, options)
     if selection is None:
         return
-    choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit)
+    choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit, options)
     if not choices:
         return
     curves = {choice: _curve(model, facts, choice, options) for choice in choices}
@@ -192,21 +192,26 @@ def _choices(
             edit.refuse(group.node, "nothing-to-remove", why=why)
 
 
-def _tested(model: ir.Model, choices: Sequence[_Choice], edit: Editor) -> list[_Choice]:
+def _tested(
+    model: ir.Model, choices: Sequence[_Choice], edit: Editor, options: PruningOptions
+) -> list[_Choice]:
     """Return the choices whose surgery computes what zeros compute; refuse the others."""
-    feeds = generate_feed_sets(model, count=2)
-    test = judge_surgery(model, [choice.units for choice in choices], feeds)
+    if not choices:
+        return []
+    feeds, caches = generate_feed_sets(model, count=2), options.caches
+    test = judge_surgery(model, [choice.units for choice in choices], feeds, caches=caches)
     if test.fault is None:
         edit.note(f"the self-test found differences of {test.error:.2g} of the largest element")
         return list(choices)
     found = []
     for choice in choices:
-        fault = surgery_fault(model, [choice.units], feeds)
+        fault = surgery_fault(model, [choice.units], feeds, caches=caches)
         if fault is None:
             found.append(choice)
         else:
             edit.refuse(choice.group.node, "self-test-failed", why=fault)
-    if found and (fault := surgery_fault(model, [choice.units for choice in found], feeds)):
+    cuts = [choice.units for choice in found]
+    if found and (fault := surgery_fault(model, cuts, feeds, caches=caches)):
         for choice in found:
             edit.refuse(choice.group.node, "self-test-failed", why=fault)
         return []

@@ -11,7 +11,7 @@ from graphopt.compression.unit_selection import Selection
 
 __all__ = ["COMPENSATIONS", "SCORE_NAMES", "PruningOptions", "needs_samples"]
 
-SCORE_NAMES = ("random", "l1", "l2", "activation", "wanda", "flap", "obs")
+SCORE_NAMES = ("random", "l1", "l2", "activation", "wanda", "flap", "gradient", "obs")
 COMPENSATIONS = ("off", "bias", "least-squares", "best")
 """``best``: of each layer whichever of the others, and of three ridges, does best on samples that
 were held out."""
@@ -31,6 +31,7 @@ class PruningOptions:
         ridge: Of least squares.
         seed: Of random scores.
         curves: Measure what cutting each group alone does to the outputs.
+        caches: Heads of caches that the model takes and hands on may go.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class PruningOptions:
     ridge: float
     seed: int
     curves: bool = False
+    caches: bool = False
 
     def most_removed(self, count: int) -> int:
         """Return how many of so many units may go at most, so that no more need be put in order."""

@@ -102,8 +102,8 @@ class Surgery:
 
     @staticmethod
     def _declare(value: ir.Value, masks: Mapping[int, Mask], change: Change) -> None:
-        """Keep what is declared of an activation true."""
-        if value.shape is None or value.is_graph_output():
+        """Keep what is declared of an activation true, and of a cache that may lose heads."""
+        if value.shape is None:
             return
         dims: list[Any] = list(value.shape)
         for axis, mask in masks.items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.unit_pruning import UnitPruning
+from graphopt.errors import OptionError
+from graphopt.rewrite import Contract, TargetFacts, option
 
 __all__ = ["PruneHeads"]
 
@@ -26,7 +29,7 @@ class PruneHeads(UnitPruning):
         `fixed-length`       the dimension meets one that cannot change: an input of the model, such
                              as a cache of keys and values, or a shape that only a run tells.
         `model-input`        callers give it, or hand it on from run to run, as they do the cache of
-                             keys and values; export the model without its cache, prune that.
+                             keys and values; `caches=true` takes heads from these as well.
         `model-output`       the model returns it.
         `overridable`        a weight is also an input of the model.
         `unknown-operator`   an operator of which nothing is known reads it.
@@ -100,3 +103,30 @@ class PruneHeads(UnitPruning):
 
     name: ClassVar[str] = "prune-heads"
     kind: ClassVar[str] = "heads"
+
+    caches: bool = option(
+        False,
+        help="cut heads from caches too: inputs and outputs that hold keys and values get fewer",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options; with `caches` the interface changes.
+
+        Raises:
+            OptionError: `caches` is given with what runs the cut model on samples.
+        """
+        super().__post_init__()
+        if not self.caches:
+            return
+        if self.compensation != "off" or self.budget is not None or self.curves:
+            raise OptionError(
+                f"option `caches` of pass `{self.name}` needs `compensation=off`, and no budget",
+                why="samples hold the heads of the original in their caches",
+            )
+        contract = Contract(
+            numerics=type(self).contract.numerics, is_idempotent=False, changes_interface=True
+        )
+        object.__setattr__(self, "contract", contract)
+
+    def _options(self, target: TargetFacts | None = None) -> PruningOptions:
+        return replace(super()._options(target), caches=self.caches)

@@ -31,6 +31,7 @@ _RULES = {
     **QUANTIZER_RULES,
 }
 _DOMAINS = ("", "com.microsoft")
+_CACHE_RANK, _HEADS_AXIS = 4, 1
 _RECURRENT = ("GRU", "LSTM", "RNN", "DynamicQuantizeLSTM")
 _INTEGER = ("Integer", "QLinear", "QGemm", "QAttention", "NBits", "Bnb4")
 
@@ -50,12 +51,18 @@ class Coupling:
     uses: tuple[Use, ...]
 
 
-def couple(model: ir.Model, shapes: ShapeTable) -> Coupling:
+def couple(model: ir.Model, shapes: ShapeTable, *, caches: bool = False) -> Coupling:
     """Return what the operators of the main graph tie together.
 
     Every axis of a constant is a dimension that may lose indices, and what is computed inherits
     its axes from there. What operators do that have no rule here, what subgraphs read, and what
     the model takes and returns, cannot change. Time O(nodes + elements of their axes).
+
+    Args:
+        model: The model.
+        shapes: Shapes of its values.
+        caches: Heads may go from caches of keys and values, (B, H, P, d), that the model takes and
+            hands on: its interface changes.
     """
     walk = Walk(SymbolicShapes.kept(model, shapes))
     functions = model.functions
@@ -63,12 +70,39 @@ def couple(model: ir.Model, shapes: ShapeTable) -> Coupling:
         is_known = node.domain in _DOMAINS and node.op_identifier() not in functions
         rule = _RULES.get(node.op_type) if is_known and not subgraphs_of(node) else None
         _visit(node, walk, rule)
-    _pin_borders(model, walk)
+    _pin_borders(model, walk, _caches(model, walk) if caches else frozenset())
     heads = [use.factor for use in walk.uses if use.role == "batches"]
     return Coupling(walk.layouts(), walk.ties.solve(heads), tuple(walk.uses))
 
 
-def _pin_borders(model: ir.Model, walk: Walk) -> None:
+def _caches(model: ir.Model, walk: Walk) -> frozenset[ir.Value]:
+    """Return inputs and outputs that hold the same heads, of the same length."""
+    solved = walk.ties.solve()
+    heads: dict[ir.Value, frozenset[int]] = {}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        layout, dims = walk.layout(value), walk.dims(value)
+        if layout is None or dims is None or len(dims) != _CACHE_RANK:
+            continue
+        factors = [factor for factor in layout[_HEADS_AXIS] if factor.atoms is not None]
+        if factors and isinstance(dims[-1], int):  # the last one of a mask is a time
+            heads[value] = frozenset(u for one in factors for u in solved.of(one).tolist())
+    taken, returned = (
+        frozenset(unit for value in ports for unit in heads.get(value, ()))
+        for ports in (model.graph.inputs, model.graph.outputs)
+    )
+    return frozenset(value for value, units in heads.items() if units & taken & returned)
+
+
+def _pin_port(value: ir.Value, slug: str, why: str, walk: Walk, *, is_cache: bool) -> None:
+    layout = walk.layout(value) or ()
+    for place, axis in enumerate(layout):
+        may_be_heads = len(layout) == _CACHE_RANK and place == _HEADS_AXIS
+        if not (is_cache and may_be_heads):
+            hint = "; `caches=true` cuts the heads of caches" if may_be_heads else ""
+            walk.pin_axis(axis, slug, why + hint, value.name or "")
+
+
+def _pin_borders(model: ir.Model, walk: Walk, caches: frozenset[ir.Value]) -> None:
     """Keep what others than the operators of the model see, or refer to by name."""
     referred = annotation_parameters(model)
     for value in model.graph.initializers.values():
@@ -78,9 +112,9 @@ def _pin_borders(model: ir.Model, walk: Walk) -> None:
             why = "a quantization annotation describes it"
             walk.pin(walk.layout(value), "annotated", why, value.name or "")
     for value in model.graph.inputs:
-        walk.pin(walk.layout(value), "model-input", "callers give it", value.name or "")
+        _pin_port(value, "model-input", "callers give it", walk, is_cache=value in caches)
     for value in model.graph.outputs:
-        walk.pin(walk.layout(value), "model-output", "the model returns it", value.name or "")
+        _pin_port(value, "model-output", "the model returns it", walk, is_cache=value in caches)
 
 
 def _visit(node: ir.Node, walk: Walk, rule: object) -> None:
