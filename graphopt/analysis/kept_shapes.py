@@ -96,7 +96,8 @@ class KeptShapes(ShapeTable):
         Where they made of the model another one that computes the same, all that the table says
         then holds for it too.
         """
-        edited = [*self.touched.nodes, *(user for user, _, _ in self.touched.replaced)]
+        edited = [*self.touched.nodes, *_readers_of(self.touched.values)]
+        edited += [user for user, _, _ in self.touched.replaced]
         present = [node for node in edited if node.graph is not None]
         for node in present:
             self._renew_constants(node)
@@ -109,6 +110,7 @@ class KeptShapes(ShapeTable):
 
     def _take_note(self, touched: Touched) -> None:
         self.news.nodes.update(touched.nodes)
+        self.news.values.update(touched.values)
         for user, old, new in touched.replaced:
             self._inference.forget_inputs(user)
             tensor = constant_tensor(new)
@@ -116,6 +118,8 @@ class KeptShapes(ShapeTable):
                 self.news.nodes.add(user)
         for node in touched.nodes:
             self._inference.forget(node)
+        for node in _readers_of(touched.values):
+            self._inference.forget_inputs(node)
 
     def _can_follow(self) -> bool:
         """Tell whether the inference of a part says what that of the whole model says of it."""
@@ -151,7 +155,8 @@ class KeptShapes(ShapeTable):
 
     def _follow(self, touched: Touched) -> None:
         units: dict[ir.Node, None] = {}
-        for node in (*touched.nodes, *self._readers_of_others(touched)):
+        readers = _readers_of(touched.values)
+        for node in dict.fromkeys((*touched.nodes, *self._readers_of_others(touched), *readers)):
             if node.graph is None:
                 for value in node.outputs:
                     self._shapes.pop(value, None)
@@ -315,6 +320,10 @@ class KeptShapes(ShapeTable):
             is_unknown = value not in self._shapes  # a sequence, for example
             if is_unknown or (self._may_hold_sizes(value) and self._computes_sizes(producer)):
                 yield producer
+
+
+def _readers_of(values: Iterable[ir.Value]) -> list[ir.Node]:
+    return [user for value in values for user, _ in value.uses()]
 
 
 def _closure(

@@ -153,6 +153,17 @@ class _Plan:
         return not self.operators and not can_replace(self.dead[0].outputs[0], self.source)
 
 
+def _saves(steps: list[Step], dead: tuple[ir.Node, ...]) -> bool:
+    """Tell whether steps are fewer than the nodes that they replace, or move elements less often.
+
+    Most chains are as short as can be, which is cheaper to see before operators are looked for.
+    """
+    if len(steps) != len(dead):
+        return len(steps) < len(dead)
+    before = sum(node.op_type == "Transpose" for node in dead)
+    return sum(step.permutation is not None for step in steps) < before
+
+
 @dataclass(frozen=True)
 class _Run:
     edit: Editor
@@ -176,49 +187,53 @@ class _Run:
         """Yield a plan for each value of the chain that it could begin with, nearest first."""
         links: list[ir.Node] = []
         dead: list[ir.Node] = []
+        moves: tuple[Move, ...] = ()
+        has_moved = False
         node: ir.Node | None = last
         while node is not None and len(links) < _MAX_LINKS:
-            source = operand(node, 0)
-            if source is None:
+            source, move = operand(node, 0), self._move(node)
+            if source is None or move is None:
                 return
             if len(dead) == len(links) and (not links or _is_read_by(node, links[-1])):
                 dead.append(node)
             links.append(node)
-            if any(link.op_type == "Transpose" for link in links):
-                yield from self._plan(source, links, tuple(dead), refusals)
+            moves = (move, *moves)
+            has_moved = has_moved or node.op_type == "Transpose"
+            if has_moved:
+                yield from self._plan(source, last, moves, tuple(dead), refusals)
             producer = source.producer()
             # A loop would do again and again what is done once outside.
             is_next = producer is not None and producer.graph is last.graph
             node = producer if is_next and producer is not None and _is_plain(producer) else None
 
     def _plan(
-        self, source: ir.Value, links: list[ir.Node], dead: tuple[ir.Node, ...], refusals: list[str]
+        self,
+        source: ir.Value,
+        last: ir.Node,
+        moves: tuple[Move, ...],
+        dead: tuple[ir.Node, ...],
+        refusals: list[str],
     ) -> Iterator[_Plan]:
-        dims, moves = self.known.dims(source), self._moves(links)
-        if dims is None or moves is None:
+        dims = self.known.dims(source)
+        if dims is None:
             return
         for steps in self._step_plans(dims, moves):
-            if len(steps) > len(dead):
+            if len(steps) > len(dead) or (steps and not _saves(steps, dead)):
                 return
-            operators = self._operators(dims, steps, links[0])
+            operators = self._operators(dims, steps, last)
             if not isinstance(operators, str):
                 yield _Plan(source, operators, dead)
                 return
             if len(steps) < len(dead):
                 refusals.append(operators)
 
-    def _moves(self, links: list[ir.Node]) -> tuple[Move, ...] | None:
-        """Return what the chain does, or ``None`` where that is not to be told."""
-        moves: list[Move] = []
-        for node in reversed(links):
-            kind, given = "Reshape", self.known.dims(node.outputs[0])
-            if node.op_type == "Transpose":
-                kind = node.op_type
-                given = transpose_permutation(node, self.known.rank(node.inputs[0]))
-            if given is None:
-                return None
-            moves.append((kind, given))
-        return tuple(moves)
+    def _move(self, node: ir.Node) -> Move | None:
+        """Return what a link does, or ``None`` where that is not to be told."""
+        kind, given = "Reshape", self.known.dims(node.outputs[0])
+        if node.op_type == "Transpose":
+            kind = node.op_type
+            given = transpose_permutation(node, self.known.rank(node.inputs[0]))
+        return None if given is None else (kind, given)
 
     def _step_plans(self, dims: Dims, moves: tuple[Move, ...]) -> list[list[Step]]:
         """Return `plans_of` a chain; layers repeat, and so do runs of this pass."""

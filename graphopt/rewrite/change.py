@@ -314,7 +314,7 @@ class Change:
             tensor = as_tensor(data, value.name or "")
             value.const_value = tensor
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-            self.touched.everything = True  # rare: not worth following reader by reader
+            self.touched.values[value] = None
 
         self._operations.append(assign)
 

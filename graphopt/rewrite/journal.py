@@ -59,26 +59,29 @@ class Touched:
     Attributes:
         nodes: Nodes created, removed, or that mean something else now, in order.
         replaced: Nodes that read another value in the place of one: node, old and new value.
+        values: Initializers that hold another tensor.
         everything: The change cannot be told node by node.
     """
 
     nodes: dict[ir.Node, None] = field(default_factory=dict)
     replaced: list[tuple[ir.Node, ir.Value, ir.Value]] = field(default_factory=list)
+    values: dict[ir.Value, None] = field(default_factory=dict)
     everything: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.nodes or self.replaced or self.everything)
+        return bool(self.nodes or self.replaced or self.values or self.everything)
 
     def add(self, other: Touched) -> None:
         """Take note of more."""
         self.nodes.update(other.nodes)
         self.replaced += other.replaced
+        self.values.update(other.values)
         self.everything |= other.everything
 
     def take(self) -> Touched:
         """Return all that is noted, and forget it here."""
-        found = Touched(self.nodes, self.replaced, self.everything)
-        self.nodes, self.replaced, self.everything = {}, [], False
+        found = Touched(self.nodes, self.replaced, self.values, self.everything)
+        self.nodes, self.replaced, self.values, self.everything = {}, [], {}, False
         return found
 
 
