@@ -15,10 +15,11 @@ from graphopt.compression.contractions import Contraction, contraction_of
 from graphopt.compression.layer_covariances import Covariances
 from graphopt.compression.obs import ObsLayer, removal_scores
 from graphopt.compression.pruning_options import PruningOptions
-from graphopt.compression.unit_scores import MEASURED_SCORES, unit_scores
+from graphopt.compression.unit_scores import MOMENT_SCORES, unit_scores
 from graphopt.compression.unit_selection import Ranking
 from graphopt.compression.unplaced import refuse_unplaced
 from graphopt.rewrite import ChannelMoments, Editor, Facts, Measure
+from graphopt.training import UnitGradient, unit_gradients
 
 __all__ = ["RankedGroup", "rank_groups"]
 
@@ -52,7 +53,13 @@ def rank_groups(
     covariances = None
     if options.score == "obs" and facts.measure is not None:
         covariances = Covariances(model, facts.measure, list(layers.values()))
-    scoring = _Scoring(coupling, options, moments, covariances)
+    gradients: Mapping[int, UnitGradient] = {}
+    if options.score == "gradient" and facts.measure is not None:
+        free_groups = [
+            group for group in groups if _obstacle(group, layers[group], options) is None
+        ]
+        gradients = _gradients(model, coupling, free_groups, facts.measure, options)
+    scoring = _Scoring(coupling, options, moments, covariances, gradients)
     for number, group in enumerate(groups):
         why = _obstacle(group, layers[group], options)
         if why is None and not scoring.can_score(layers[group]):
@@ -104,9 +111,22 @@ def _moments(
     layers: Iterable[tuple[Contraction, ...]],
     options: PruningOptions,
 ) -> Mapping[Any, ChannelMoments]:
-    if options.score not in MEASURED_SCORES or measure is None:
+    if options.score not in MOMENT_SCORES or measure is None:
         return {}
     return measure.moments(model, [layer.channels() for some in layers for layer in some])
+
+
+def _gradients(
+    model: ir.Model,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    measure: Measure,
+    options: PruningOptions,
+) -> dict[int, UnitGradient]:
+    """Return how the outputs depend on the mask of each unit of groups that may lose some."""
+    if not groups:
+        return {}
+    return unit_gradients(model, coupling.units, groups, measure.feeds(), seed=options.seed)
 
 
 @dataclass(frozen=True)
@@ -117,10 +137,11 @@ class _Scoring:
     options: PruningOptions
     moments: Mapping[Any, ChannelMoments]
     covariances: Covariances | None
+    gradients: Mapping[int, UnitGradient]
 
     def can_score(self, layers: Sequence[Contraction]) -> bool:
         """Tell whether what enters layers was measured, where scores need it."""
-        if self.options.score not in MEASURED_SCORES:
+        if self.options.score not in MOMENT_SCORES:
             return True
         found = [self.moments.get(layer.channels()) for layer in layers]
         return all(moments is not None and moments.is_finite for moments in found)
@@ -131,6 +152,8 @@ class _Scoring:
         """Return one score for each unit of a group, the ``number``-th one; ``None``: not found."""
         if self.options.score == "random":
             return np.random.default_rng((self.options.seed, number)).random(len(group.units))
+        if self.options.score == "gradient":
+            return np.array([self.gradients[unit].fisher for unit in group.units])
         places = {unit: place for place, unit in enumerate(group.units)}
         members = []
         for layer in layers:

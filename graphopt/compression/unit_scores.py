@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graphopt.compression.contractions import Contraction
 from graphopt.rewrite import ChannelMoments
 
-__all__ = ["MEASURED_SCORES", "SCORES", "unit_scores"]
+__all__ = ["MEASURED_SCORES", "MOMENT_SCORES", "SCORES", "unit_scores"]
 
 Array = npt.NDArray[np.float64]
 Inputs = Sequence[tuple[Contraction, ChannelMoments | None]]
@@ -60,8 +60,13 @@ SCORES: dict[str, Callable[[Inputs], list[Array]]] = {
 of what it computes. ``wanda``: both together (Sun et al. 2024, equation 1, summed over a unit).
 ``flap``: its fluctuation in place of its energy (An et al. 2024, equation 5)."""
 
-MEASURED_SCORES = frozenset({"activation", "wanda", "flap", "obs"})
-"""Scores that need samples; ``obs`` is computed by `graphopt.compression.obs`."""
+MOMENT_SCORES = frozenset({"activation", "wanda", "flap"})
+"""Scores that need moments of what enters layers."""
+
+MEASURED_SCORES = MOMENT_SCORES | {"obs", "gradient"}
+"""Scores that need samples. ``obs`` is computed by `graphopt.compression.obs`, ``gradient`` by
+`graphopt.training.unit_gradients` (the Fisher information of the mask of a unit, Kwon et al. 2022,
+equation 6)."""
 
 
 def unit_scores(name: str, inputs: Inputs, members: Sequence[Array]) -> Array:

@@ -26,8 +26,14 @@ def write(folder: Path, text: str, name: str = "board.toml") -> Path:
 
 
 def test_the_targets_load():
-    assert target_names() == ("cpu-fp32", "cpu-int4", "cpu-int8")
-    float_target, int4, int8 = (load_target(name) for name in target_names())
+    assert target_names() == ("cpu-fp32", "cpu-int4", "cpu-int8", "cpu-int8-pruned")
+    float_target, int4, int8, pruned = (load_target(name) for name in target_names())
+    assert [item.name for item in pruned.enabled_candidates()] == [
+        "dynamic",
+        "float",
+        "pruned-light",
+        "pruned",
+    ]
     assert [item.name for item in int4.enabled_candidates()] == [
         "compensated",
         "blocks",

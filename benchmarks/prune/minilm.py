@@ -1,0 +1,288 @@
+"""What pruning leaves of a real sentence encoder, alone and with integers on top.
+
+Usage:
+    python benchmarks/prune/sentences.py --tokenizer FOLDER --out samples
+    python benchmarks/prune/minilm.py --model model.onnx --samples samples --out minilm.json
+    python benchmarks/prune/minilm.py --out minilm.json --table benchmarks/prune/results_minilm.md
+
+`model.onnx` is all-MiniLM-L6-v2 (`last_hidden_state`, pooled here by the mean, as it is used).
+Judged by passages of subjects that were not calibrated on, 800 of them:
+
+- `pairs`: rank correlation (Spearman) of the similarities of pairs with the original's, pairs drawn
+  so that the original's similarities are spread over their whole range, as in tasks of sentence
+  similarity: at most 150 of each tenth;
+- `all`: the same over all pairs, nearly all of which have nothing in common: differences of
+  similarity are small, and their order is the first to go;
+- `cosine`: mean cosine of an embedding with the original's.
+
+Results are written as they come, and what is there already is not measured again. `--only` takes
+patterns of the names of rows. `--latency` adds the ratio to the original at batch 1 and 128 tokens,
+measured in turns, twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+import graphopt
+from graphopt.calibration import load_samples
+from graphopt.runtime import SessionOptions, cpu_name, measure_latency
+from graphopt.targets import load_target
+
+PAIRS_OF_A_TENTH = 150
+SIDES = ("evaluation", "unrelated")
+SCORES = ("random", "l1", "l2", "activation", "wanda", "flap", "obs")
+COMPENSATIONS = ("off", "bias", "least-squares", "best")
+RATIOS = (0.25, 0.5)
+DYNAMIC = "quantize-dynamic,clear-value-info"
+FUSED = f"fuse-rotary-embedding,fuse-attention{{packed=false}},@lossless,{DYNAMIC}"
+OUTLIERS = "quantize-linear-layers,quantize-dynamic{ops=[Gather]},clear-value-info"
+TOKENS = 128
+
+Feeds = Sequence[dict[str, NDArray[Any]]]
+Floats = NDArray[np.float64]
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        name: Of the row.
+        pipeline: What is run after `@exact`.
+        samples: Folder to calibrate on.
+        on: The row whose result this one begins with; empty: the original.
+    """
+
+    name: str
+    pipeline: str
+    samples: str = "calibration"
+    on: str = ""
+
+
+def pruned(score: str, compensation: str, heads: float, neurons: float) -> str:
+    """Return the pipeline that cuts heads and neurons, and fits both in the order of the graph."""
+    cut = f"prune-heads{{ratio={heads} score={score} compensation=off}}"
+    rest = f"ratio={neurons} score={score} compensation={compensation}"
+    return f"{cut},prune-neurons{{{rest}}}"
+
+
+def rows() -> Iterator[Row]:
+    """Yield every row: all scores with all compensations, then integers on top of the best."""
+    for ratio in RATIOS:
+        for score in SCORES:
+            for compensation in COMPENSATIONS:
+                name = f"{score} {compensation} {ratio:g}"
+                yield Row(name, pruned(score, compensation, ratio, ratio), "few")
+    for heads, neurons in ((0.25, 0.25), (0.25, 0.5), (0.5, 0.5), (0.34, 0.5)):
+        name = f"obs best heads {heads:g} neurons {neurons:g}"
+        yield Row(f"{name}, all passages", pruned("obs", "best", heads, neurons))
+        for form, pipeline in (("dynamic", DYNAMIC), ("fused", FUSED), ("outliers", OUTLIERS)):
+            yield Row(f"{name}, {form}", pipeline, "few", f"{name}, all passages")
+    for form, pipeline in (("dynamic", DYNAMIC), ("fused", FUSED), ("outliers", OUTLIERS)):
+        yield Row(f"original, {form}", pipeline, "few")
+
+
+# -- judging -----------------------------------------------------------------------------------
+
+
+class Judge:
+    """Compares models with the original on passages."""
+
+    def __init__(self, original: Path, samples: Path) -> None:
+        self._feeds = [
+            dict(np.load(path)) for side in SIDES for path in sorted((samples / side).glob("*.npz"))
+        ]
+        self._wanted = embeddings(original, self._feeds)
+        self._all = similarities(self._wanted)
+        self._pairs = spread(self._all)
+
+    def of(self, path: Path) -> dict[str, float]:
+        """Return the figures of a model."""
+        found = embeddings(path, self._feeds)
+        values, pairs = similarities(found), self._pairs
+        return {
+            "pairs": correlation(self._all[pairs], values[pairs]),
+            "all": correlation(self._all, values),
+            "cosine": float((found * self._wanted).sum(axis=1).mean()),
+        }
+
+
+def embeddings(path: Path, feeds: Feeds) -> Floats:
+    """Return one embedding of length 1 for each feed of one passage, the mean of its tokens."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = {item.name for item in session.get_inputs()}
+    found = []
+    for feed in feeds:
+        given = {name: array for name, array in feed.items() if name in names}
+        states = session.run(None, given)[0]
+        mask = feed["attention_mask"][..., None]
+        found.append(((states * mask).sum(axis=1) / mask.sum(axis=1))[0].astype(np.float64))
+    matrix = np.array(found)
+    return np.asarray(matrix / np.linalg.norm(matrix, axis=1, keepdims=True))
+
+
+def similarities(found: Floats) -> Floats:
+    """Return the cosine of every pair."""
+    return np.asarray((found @ found.T)[np.triu_indices(len(found), 1)])
+
+
+def spread(values: Floats, seed: int = 0) -> NDArray[np.int64]:
+    """Return places of pairs, as many of each tenth of similarity as there are, up to a bound."""
+    rng = np.random.default_rng(seed)
+    tenths = np.floor(values * 10).astype(int)
+    chosen = [
+        rng.permutation(np.flatnonzero(tenths == tenth))[:PAIRS_OF_A_TENTH]
+        for tenth in np.unique(tenths)
+    ]
+    return np.concatenate(chosen)
+
+
+def correlation(wanted: Floats, found: Floats) -> float:
+    """Return the correlation of ranks."""
+    ranks = [np.argsort(np.argsort(values)) for values in (wanted, found)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+class Bench:
+    """Runs rows, each on its own or on top of another, and judges what they leave."""
+
+    def __init__(self, model: Path, samples: Path, folder: Path, *, few: int) -> None:
+        self._original, self._samples, self._folder, self._few = model, samples, folder, few
+        self._judge = Judge(model, samples)
+        self._long = folder / "long"
+        self._long.mkdir(exist_ok=True)
+        ids = np.random.default_rng(0).integers(1000, 30000, (1, TOKENS))
+        rest = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        np.savez(self._long / "0.npz", input_ids=ids, **rest)  # type: ignore[arg-type]
+
+    def measure(self, row: Row, *, has_latency: bool) -> dict[str, Any]:
+        """Return the figures of a row."""
+        path, seconds = self._made(row)
+        found: dict[str, Any] = {"pipeline": row.pipeline, "seconds": round(seconds, 1)}
+        found |= self._judge.of(path)
+        found["size_ratio"] = path.stat().st_size / self._original.stat().st_size
+        if has_latency:
+            found["latency"] = [self._latency(path) for _ in range(2)]
+        return found
+
+    def _made(self, row: Row) -> tuple[Path, float]:
+        path = self._folder / f"{row.name.replace(' ', '_').replace(',', '')}.onnx"
+        if path.exists():
+            return path, 0.0
+        base = self._original
+        if row.on:
+            base, _ = self._made(next(one for one in rows() if one.name == row.on))
+        began = time.perf_counter()
+        graphopt.run_pipeline(
+            base,
+            row.pipeline if row.on else f"@exact,{row.pipeline}",
+            path,
+            target="cpu-int8",
+            calibration=str(self._calibration(row)),
+            verify="structure",
+            force=True,
+        )
+        return path, time.perf_counter() - began
+
+    def _calibration(self, row: Row) -> Path:
+        """Return the folder of samples; of `few`, so many of its feeds."""
+        whole = self._samples / "calibration"
+        if row.samples != "few":
+            return whole
+        part = self._folder / "few"
+        if not part.exists():
+            part.mkdir()
+            for path in sorted(whole.glob("*.npz"))[: self._few]:
+                (part / path.name).write_bytes(path.read_bytes())
+        return part
+
+    def _latency(self, path: Path) -> float:
+        options = SessionOptions()
+        feed = next(iter(load_samples(str(self._long))))
+        compared = measure_latency(self._original, path, feed, options=options, budget_s=10.0)
+        return float(compared.cpu_ratio)
+
+
+def main() -> None:
+    """Measure what is missing, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="all-MiniLM-L6-v2; nothing is measured else")
+    parser.add_argument("--samples", type=Path, help="what sentences.py wrote")
+    parser.add_argument("--work", type=Path, help="keeps the models; a temporary folder else")
+    parser.add_argument("--few", type=int, default=60, help="feeds that rows of the grid see")
+    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names of rows")
+    parser.add_argument("--latency", action="store_true", help="measure latency, too")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
+    parser.add_argument("--table", type=Path, help="Markdown file to write")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else fresh()
+    if arguments.model is not None:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = arguments.work or Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            bench = Bench(arguments.model, arguments.samples, folder, few=arguments.few)
+            for row in rows():
+                is_wanted = any(fnmatch.fnmatchcase(row.name, one) for one in arguments.only)
+                known = results["rows"].get(row.name)
+                if not is_wanted or (known and ("latency" in known or not arguments.latency)):
+                    continue
+                found = bench.measure(row, has_latency=arguments.latency)
+                results["rows"][row.name] = (known or {}) | found
+                print(row.name, {key: found[key] for key in ("pairs", "all", "cosine")}, flush=True)
+                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.table is not None:
+        arguments.table.write_text(page(results))
+
+
+def fresh() -> dict[str, Any]:
+    """Return results without rows."""
+    return {
+        "versions": {"onnxruntime": ort.__version__, "numpy": np.__version__},
+        "machine": f"{cpu_name()}, Python {platform.python_version()}",
+        "target": load_target("cpu-int8").name,
+        "rows": {},
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    """Return the table as Markdown."""
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    lines = [
+        "# A real sentence encoder, pruned",
+        "",
+        f"{results['machine']}; {versions}. `python benchmarks/prune/minilm.py --help` explains.",
+        "",
+        "| row | pairs | all | cosine | size | latency |",
+        "|---|---|---|---|---|---|",
+    ]
+    order = [row.name for row in rows() if row.name in results["rows"]]
+    for name in order:
+        found = results["rows"][name]
+        latency = " / ".join(f"{value:.3f}" for value in found.get("latency", ()))
+        figures = [f"{found[key]:.4f}" for key in ("pairs", "all", "cosine")]
+        line = [name, *figures, f"{found['size_ratio']:.3f}", latency or "-"]
+        lines.append(f"| {' | '.join(line)} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
