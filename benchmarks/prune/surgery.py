@@ -28,6 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 Record = dict[str, Any]
+KINDS = ("heads", "neurons", "channels")
 COLUMNS = (
     "graph",
     "attentions: free, refused",
@@ -101,12 +102,21 @@ def holes(name: str, record: Record) -> list[str]:
     free = record["attentions_free"] + sum(record["attentions_refused"].values())
     if free != record["attentions"]:
         found.append("an attention is neither free nor refused")
-    for kind in ("heads", "neurons", "channels"):
-        cut = record[kind]
-        told = "failed" in cut or cut["pruned"] + sum(cut["refused"].values())
-        if "failed" in cut or told < record["groups"].get(kind, 0):
-            found.append(cut.get("failed", f"a group of {kind} was neither cut nor refused"))
+    for kind in KINDS:
+        done = _done(record, kind)
+        told = done.get("pruned", 0) + sum(done.get("refused", {}).values())
+        if "failed" in done or told < record["groups"].get(kind, 0):
+            found.append(done.get("failed", f"a group of {kind} was neither cut nor refused"))
     return found
+
+
+def _done(record: Record, kind: str) -> Record:
+    """Return what the pass for one kind did; one that had nothing to look at did nothing."""
+    run = record["layers" if kind == "layers" else "all"]
+    if "failed" in run:
+        return dict(run)
+    none = {"pruned": 0, "refused": {}, "why": {}, "self_test": None}
+    return dict(run["passes"].get(f"prune-{kind}", none))
 
 
 def report(records: Mapping[str, Record]) -> str:
@@ -115,8 +125,8 @@ def report(records: Mapping[str, Record]) -> str:
     lines += [_row(name, record) for name, record in sorted(records.items())]
     reasons: dict[str, str] = {}
     for name, record in sorted(records.items()):
-        for kind in ("heads", "neurons", "channels", "layers"):
-            for slug, why in record.get(kind, {}).get("why", {}).items():
+        for kind in () if "failed" in record else (*KINDS, "layers"):
+            for slug, why in _done(record, kind).get("why", {}).items():
                 reasons.setdefault(slug, f"{name}: {why}")
     lines += ["", "One example of every refusal:", ""]
     lines += [f"- `{slug}`: {why}" for slug, why in sorted(reasons.items())]
@@ -130,9 +140,9 @@ def report(records: Mapping[str, Record]) -> str:
 def _row(name: str, record: Record) -> str:
     if "failed" in record:
         return f"| {name} | {record['failed']} |||||||||"
-    kinds = [_cut(record.get(kind)) for kind in ("heads", "neurons", "channels", "layers")]
+    kinds = [_cut(_done(record, kind)) for kind in (*KINDS, "layers")]
     every = record["all"]
-    tested = [record[kind].get("self_test") for kind in ("heads", "neurons", "channels", "all")]
+    tested = [_done(record, kind).get("self_test") for kind in KINDS]
     worst = max((value for value in tested if value is not None), default=None)
     refused = sum(record["attentions_refused"].values())
     cells = (
@@ -147,10 +157,8 @@ def _row(name: str, record: Record) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cut(record: Record | None) -> str:
-    """Return ``cut / refused`` with the reasons."""
-    if record is None:
-        return ""
+def _cut(record: Record) -> str:
+    """Return how many were cut, and how many were not for which reason."""
     if "failed" in record:
         return str(record["failed"])[:120]
     reasons = ", ".join(f"{count} {slug}" for slug, count in sorted(record["refused"].items()))

@@ -24,11 +24,12 @@ from graphopt.analysis.coupling import couple, find_attentions, find_groups, fin
 from graphopt.calibration import Calibrator, load_samples
 from graphopt.errors import GraphoptError
 from graphopt.ir import graphs, load, save
-from graphopt.pipeline import Pipeline, pass_names
+from graphopt.pipeline import Ledger, PassEntry, Pipeline
 from graphopt.runtime import SessionOptions, generate_feed_sets, shared_worker
 from graphopt.targets import load_target
 
 KINDS = ("heads", "neurons", "channels")
+LAYERS = "prune-layers"
 OPTIONS = "ratio=0.25 score=l2 compensation=off"
 ERROR = re.compile(r"self-test found differences of (\S+)")
 Record = dict[str, Any]
@@ -50,7 +51,7 @@ def structure(model: ir.Model) -> Record:
 
 
 def cut(path: Path, pipeline: str, out: Path | None) -> Record:
-    """Run a pipeline on a fresh copy of a model; tell what it did and declined, group by group."""
+    """Run a pipeline on a fresh copy of a model; tell what each of its passes did and declined."""
     model = load(path)
     before = summarise(model)
     started = time.perf_counter()
@@ -58,22 +59,32 @@ def cut(path: Path, pipeline: str, out: Path | None) -> Record:
         result = Pipeline.parse(pipeline).run(model, source=path, verify="structure")
     except GraphoptError as error:
         return {"pipeline": pipeline, "failed": f"{error.code}: {error.message} ({error.why})"}
-    after, journal = summarise(model), result.ledger.journal
-    found = [ERROR.search(note) for note in result.ledger.notes]
-    errors = [float(match[1]) for match in found if match is not None]
-    refused = [one for one in journal.refusals if one.pass_name.startswith("prune-")]
-    layers = [one for one in journal.edits if one.pass_name == "prune-layers"]  # noqa: S105 - no secret
+    after = summarise(model)
     if out is not None:
         save(model, out)
     return {
         "pipeline": pipeline,
         "seconds": time.perf_counter() - started,
-        "pruned": len(journal.decisions) or len(layers),
-        "refused": dict(Counter(one.slug for one in refused)),
-        "why": {one.slug: f"{one.where}: {one.why}" for one in refused},
-        "self_test": max(errors, default=None),
         "parameters": after.parameters / max(before.parameters, 1),
         "macs": after.macs / before.macs if before.macs and after.macs else None,
+        "passes": {entry.pass_name: _done(entry, result.ledger) for entry in result.ledger.entries},
+    }
+
+
+def _done(entry: PassEntry, ledger: Ledger) -> Record:
+    """Return what one pass did: groups (or layers) cut, refused by reason, and its self-test."""
+    journal, name = ledger.journal, entry.pass_name
+    refused = [one for one in journal.refusals if one.pass_name == name]
+    decided = [one for one in journal.decisions if one.pass_name == name]
+    edits = [one for one in journal.edits if one.pass_name == name]
+    notes = [note for note in ledger.notes if note.startswith(f"{name}:")]
+    found = [match for note in notes if (match := ERROR.search(note)) is not None]
+    return {
+        "pruned": len(decided) if name != LAYERS else len(edits),
+        "refused": dict(Counter(one.slug for one in refused)),
+        "why": {one.slug: f"{one.where}: {one.why}" for one in refused},
+        "self_test": max((float(match[1]) for match in found), default=None),
+        "seconds": entry.seconds,
     }
 
 
@@ -118,14 +129,10 @@ def examine(path: Path, work: Path, *, has_integers: bool) -> Record:
     model = load(path)
     softmaxes = sum(node.op_type == "Softmax" for graph in graphs(model) for node in graph)
     record: Record = {"softmaxes": softmaxes, **structure(model)}
-    for kind in KINDS:
-        text = f"unshare-weights,prune-{kind}{{{OPTIONS}}},share-weights"
-        record[kind] = cut(path, text, None)
-    if "prune-layers" in pass_names():
-        record["layers"] = cut(path, "prune-layers{count=1 score=random}", None)
     every = ",".join(f"prune-{kind}{{{OPTIONS}}}" for kind in KINDS)
     pruned = work / "pruned.onnx"
     record["all"] = cut(path, f"unshare-weights,{every},share-weights", pruned)
+    record["layers"] = cut(path, f"{LAYERS}{{count=1 score=random}}", None)
     if has_integers and pruned.exists():
         record["integers"] = integers(pruned, work, generate_feed_sets(load(pruned), count=2))
     record["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
