@@ -11,6 +11,7 @@ from random_fusions import FUSIONS
 from random_models import BATCH, FLOAT, INT, shape_constant
 from random_streams import STREAMS
 from random_structures import STRUCTURES
+from random_tables import TABLES
 from random_units import UNITS
 
 
@@ -219,5 +220,6 @@ PATTERNS = {
     **FUSIONS,
     **UNITS,
     **STREAMS,
+    **TABLES,
 }
 """By pass: the operators to draw often, so that there are places for it."""
