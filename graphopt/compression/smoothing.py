@@ -14,15 +14,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.compression.blockwise import BlockFormat, quantize_blocks
 from graphopt.rewrite import ChannelMoments
 
-__all__ = ["ALPHAS", "Smoothing", "choose_smoothing", "quantization_error", "smoothing_scales"]
+__all__ = [
+    "ALPHAS",
+    "BLOCK_ALPHAS",
+    "Smoothing",
+    "block_error",
+    "choose_block_smoothing",
+    "choose_smoothing",
+    "quantization_error",
+    "smoothing_scales",
+]
 
 Floats = npt.NDArray[np.float64]
 
 ALPHAS = tuple(float(step) / 20.0 for step in range(6, 19))
 """What is tried where ``alpha`` is searched: 0.3 to 0.9 in steps of 0.05."""
 
+BLOCK_ALPHAS = tuple(float(step) / 10.0 for step in range(1, 11))
+"""What is tried for weights in blocks: 0.1 to 1 in steps of 0.1."""
+
+_COLUMNS = 256  # of a weight that are rounded for each `alpha`: others would choose the same
 _ACTIVATION_STEPS, _WEIGHT_STEPS = 255.0, 127.0  # asymmetric 8 bits; symmetric by output channel
 # Beyond it, float32 would begin to lose digits of what is scaled up on one side and down again.
 _LARGEST_SCALE = 2.0**20
@@ -114,4 +128,49 @@ def choose_smoothing(
     for one in ALPHAS if alpha is None else (alpha,):
         scales = smoothing_scales(moments.largest, weight_largest, one)
         tried.append(Smoothing(scales, one, before, quantization_error(scales, moments, wide)))
+    return min(tried, key=lambda choice: choice.after)
+
+
+def block_error(scales: Floats, second: Floats, weight: Floats, form: BlockFormat) -> float:
+    """Return the expected squared error of ``X W`` with ``diag(s) W`` rounded in blocks.
+
+    Channels are taken as independent: an error of a row meets the mean square of its channel.
+
+    Args:
+        scales: What rows are multiplied by before they are rounded, ``(channels,)``.
+        second: ``E[x^2]``, ``(channels,)``.
+        weight: ``(channels, outputs)``.
+        form: How it is stored.
+    """
+    scaled = (weight * scales[:, None]).astype(np.float32)
+    rounded = quantize_blocks(scaled, form).dequantized() / scales[:, None]
+    return float(second @ np.square(rounded - weight).sum(axis=1))
+
+
+def choose_block_smoothing(
+    moments: ChannelMoments,
+    weight: npt.NDArray[np.floating],
+    form: BlockFormat,
+    alpha: float | None = None,
+) -> Smoothing:
+    """Choose scales for weights in blocks: rows that meet large channels become larger.
+
+    ``s_j = E[x_j^2]^(alpha / 2)``, the activation-aware scaling of Lin et al. 2024, "AWQ", section
+    3.2: within a block the step hardly changes, so that what is multiplied by ``s_j`` before it is
+    rounded, and divided behind, has an error smaller by ``s_j``.
+
+    Args:
+        moments: Of the activation, finite.
+        weight: ``(channels, outputs)``, all layers that read the activation side by side.
+        form: How they will be stored.
+        alpha: Only this one; searched among `BLOCK_ALPHAS` where ``None``.
+    """
+    step = max(weight.shape[1] // _COLUMNS, 1)
+    wide = np.asarray(weight[:, ::step], np.float64)
+    before = block_error(np.ones(len(wide)), moments.second, wide, form)
+    tried = []
+    for one in BLOCK_ALPHAS if alpha is None else (alpha,):
+        scales = smoothing_scales(np.sqrt(moments.second), np.ones(len(wide)), one)
+        error = block_error(scales, moments.second, wide, form)
+        tried.append(Smoothing(scales, one, before, error))
     return min(tried, key=lambda choice: choice.after)

@@ -16,13 +16,15 @@ from graphopt.analysis.channel_scales import channels_scaled_above
 from graphopt.analysis.constant_arithmetic import Replacement, is_shared, put_constant
 from graphopt.analysis.layer_inputs import replacements_for
 from graphopt.compression import NoWeight, WeightSource, remove_unread, trace_weight
-from graphopt.compression.smoothing import Smoothing, choose_smoothing
+from graphopt.compression.blockwise import BlockFormat
+from graphopt.compression.smoothing import Smoothing, choose_block_smoothing, choose_smoothing
 from graphopt.ir import graphs
 from graphopt.rewrite import Approximate, Change, Contract, Editor, Facts, Needs, Pass, option
 
 __all__ = ["SmoothActivations"]
 
 _OPERATORS = ("MatMul", "Gemm")
+_BLOCK_BITS = 4
 _MATRIX_RANK = 2
 
 
@@ -51,8 +53,9 @@ class SmoothActivations(Pass):
         activation by activation. The division goes into the weights of what comes before, where
         that is exact and nobody else reads the activation: a normalization, a linear layer
         (also through `Relu`, a gate, or the heads of attention to the values). Else a `Mul` is
-        inserted. Run it before a quantizer: `smooth-activations,quantize-dynamic`; passes that fold
-        factors would undo it.
+        inserted. With `aim=weights` the scales are ``E[x^2]^(alpha / 2)``, and the error that of
+        weights in blocks of 4 bits under float activations. Run it before a quantizer:
+        `smooth-activations,quantize-dynamic`; passes that fold factors would undo it.
 
     When it refuses
         `no-gain`              the expected error falls by less than `minimum_gain`.
@@ -88,7 +91,8 @@ class SmoothActivations(Pass):
 
     References
         Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large
-        Language Models", equations 3 and 4.
+        Language Models", equations 3 and 4. Lin et al. 2024, "AWQ: Activation-aware Weight
+        Quantization for On-Device LLM Compression and Acceleration", section 3.2.
     """
 
     name: ClassVar[str] = "smooth-activations"
@@ -106,6 +110,17 @@ class SmoothActivations(Pass):
         unit="fraction",
         minimum=0.0,
         maximum=1.0,
+    )
+    aim: str = option(
+        "activations",
+        help="what will be rounded: activations and weights to 8 bits, or weights to blocks of 4",
+        choices=("activations", "weights"),
+    )
+    block_size: int = option(
+        32,
+        help="of those blocks; 0: all of an output",
+        unit="elements",
+        choices=(0, 16, 32, 64, 128, 256),
     )
     insert: bool = option(True, help="insert a Mul where the division can go nowhere else")
     minimum_gain: float = option(
@@ -172,7 +187,11 @@ class SmoothActivations(Pass):
         if not moments.is_finite:
             return _Refused("not-finite", f"`{activation.name}` was not finite in some sample")
         weight = np.concatenate([reader.weight for reader in readers], axis=1)
-        chosen = choose_smoothing(moments, weight, self.alpha)
+        if self.aim == "weights":
+            form = BlockFormat(_BLOCK_BITS, self.block_size, symmetric=False)
+            chosen = choose_block_smoothing(moments, weight, form, self.alpha)
+        else:
+            chosen = choose_smoothing(moments, weight, self.alpha)
         if chosen.gain_db < self.minimum_gain:
             return _Refused("no-gain", f"{chosen.gain_db:.2f} dB at alpha {chosen.alpha:g}")
         return chosen
