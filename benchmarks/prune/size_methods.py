@@ -13,13 +13,14 @@ folder, evenly spread. Sizes are of the file, and of the file compressed by zlib
 Latency is that of the loaded model: CPU time over the original's, runs in turns, one thread.
 Loading is the least of three fresh processes, with what it adds to their memory.
 
-`sentences.py` and `train.py` make models and samples. Results of earlier runs in `--out` are kept,
-those that are named by `--only` measured anew.
+`sentences.py` and `train.py` make models and samples. Results of earlier runs in `--out` are kept;
+`--again` measures anew what is named by `--only`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import subprocess
@@ -109,6 +110,13 @@ def ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.argsort(np.argsort(values)).astype(np.float64)
 
 
+@functools.cache
+def reference(original: Path, evaluation: Path) -> npt.NDArray[np.float64]:
+    """Return the embeddings of the original."""
+    with Worker() as worker, worker.load(original) as session:
+        return embeddings(session, load_samples(str(evaluation)))
+
+
 def judge(metric: str, model: Path, original: Path, evaluation: Path) -> dict[str, float]:
     """Return the metric of a model, and what else tells how near it is."""
     with Worker() as worker:
@@ -120,8 +128,7 @@ def judge(metric: str, model: Path, original: Path, evaluation: Path) -> dict[st
                 found = evaluate(load_metric("perplexity"), session, samples)
                 return {"bits": float(np.log2(found))}
             after = embeddings(session, samples)
-        with worker.load(original) as session:
-            before = embeddings(session, samples)
+        before = reference(original, evaluation)
     pairs = np.triu_indices(len(before), 1)
     similar = [ranks((rows @ rows.T)[pairs]) for rows in (before, after)]
     correlation = float(np.corrcoef(*similar)[0, 1])
@@ -208,6 +215,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for what is made on the way")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="+", help="methods whose label contains one of these")
+    parser.add_argument("--again", action="store_true", help="measure anew what is in --out")
     parser.add_argument("--feeds", type=int, help="of the calibration folder; default: all")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds of timing for each")
     paths = parser.parse_args()
@@ -227,8 +235,8 @@ def main() -> None:
         results["models"] = json.loads(paths.out.read_text())["models"]
     feed = longest(load_samples(str(paths.evaluation)))
     for label in PIPELINES:
-        is_named = paths.only is not None and any(text in label for text in paths.only)
-        if is_named or (paths.only is None and label not in results["models"]):
+        is_named = paths.only is None or any(text in label for text in paths.only)
+        if is_named and (paths.again or label not in results["models"]):
             row = results["models"][label] = measure(label, paths, feed)
             figures = {name: round(value, 4) for name, value in row["metric"].items()}
             print(
