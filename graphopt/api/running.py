@@ -10,10 +10,16 @@ import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes, ModelSummary, infer_shapes, summarise
 from graphopt.analysis.blocks import find_blocks
-from graphopt.analysis.coupling import couple, find_groups
+from graphopt.analysis.coupling import (
+    couple,
+    find_attentions,
+    find_groups,
+    find_loose_layers,
+)
 from graphopt.calibration import Calibrator, lint_samples, load_samples
 from graphopt.calibration.lint import lint_survey
 from graphopt.calibration.survey import Survey
+from graphopt.compression.shared_weights import needlessly_shared, shared_weights
 from graphopt.errors import OutputError
 from graphopt.ir import load, patient_collection, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter
@@ -160,11 +166,21 @@ def inspect(path: str | Path) -> ModelSummary:
 def inspect_structure(path: str | Path) -> StructureReport:
     """Return what of a model file stands or falls together: heads, neurons, channels, widths.
 
+    Attentions and layers that are in no group are told with the reason.
+
     Raises:
         InputError: The file is not a usable model.
     """
     model = load(path)
-    return StructureReport(groups=find_groups(couple(model, infer_shapes(model))))
+    coupling = couple(model, infer_shapes(model))
+    groups = find_groups(coupling)
+    tied = needlessly_shared(model, list(shared_weights(model)))
+    return StructureReport(
+        groups=groups,
+        attentions=find_attentions(model, coupling, groups),
+        layers=find_loose_layers(model, coupling, groups),
+        shared=[one.value.name or "" for one in tied],
+    )
 
 
 def inspect_layers(path: str | Path) -> LayersReport:
