@@ -26,11 +26,13 @@ _VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Uns
 """Operators whose result the runtime keeps where their first input is."""
 
 _IN_PLACE = frozenset(
-    """Abs Add BiasGelu Cast Ceil Clip Cos Div Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish
-    LeakyRelu Log Mul Neg Not PRelu Pow QuickGelu Reciprocal Relu Round Selu Sigmoid Sign Sin
-    Softmax Softplus Sqrt Sub Sum Tanh Where""".split()  # noqa: SIM905 - a block of names reads better
+    {"Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus"}
+    | {"Tanh"}
 )
-"""Operators whose result can take the place of an input that nobody else reads."""
+"""Operators whose result takes the place of an input that nobody else reads.
+
+Found by the resident memory of ONNX Runtime 1.32, whose sums and products do not.
+"""
 
 
 @dataclass(frozen=True)

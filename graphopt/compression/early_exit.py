@@ -44,6 +44,7 @@ _LEAST_SAVED = 0.02
 _HEAD_ERROR = 1e-3
 """Of the scores that the graph computes, relative to the largest: summed in another order."""
 _HALF_ERROR = 1e-2
+_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,10 @@ def _gather(
         rows = values[scores.name or ""].astype(np.float64)
         # A softmax forgets a constant alone, so that the logarithm of its result is as good.
         found[scores.name or ""].append(np.log(np.maximum(rows, 1e-30)) if has_softmax else rows)
-    return found
+    if len(found[scores.name or ""]) >= _PARTS:
+        return found
+    # Too few samples to keep whole: their rows are split.
+    return {name: list(np.concatenate(arrays)[:, None]) for name, arrays in found.items()}
 
 
 def _has_softmax(scores: ir.Value) -> bool:

@@ -60,12 +60,13 @@ class Pooling:
         for part in self._parts:
             rows = array.astype(np.float64)
             if part == "first":
-                rows = rows[:, 0]
-            elif part == "mean" and mask is not None:
-                weights = mask.astype(np.float64)[..., None]
-                rows = (rows * weights).sum(1) / weights.sum(1)
+                rows = rows[:, :1].sum(1)
             elif part == "mean":
-                rows = rows.mean(self._spatial)
+                weights = np.ones(1) if mask is None else mask.astype(np.float64)[..., None]
+                axes = self._spatial
+                counts = np.broadcast_to(weights, rows.shape).sum(axes)
+                with np.errstate(invalid="ignore", divide="ignore"):  # nothing counts: no mean
+                    rows = (rows * weights).sum(axes) / counts
             found.append(rows)
         return np.concatenate(found, axis=-1)
 

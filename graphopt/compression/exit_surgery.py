@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,9 +42,18 @@ class ExitPlan:
 
 
 def moved_nodes(graph: ir.Graph, stream: ir.Value, scores: ir.Value) -> list[ir.Node]:
-    """Return the nodes that only ``scores`` need, in order: those that an exit spares."""
+    """Return the nodes that only ``scores`` need, in order: those that an exit spares.
+
+    What reads them for nothing goes with them.
+    """
     early, late = _needed([stream]), _needed([scores])
-    return [node for node in graph if node in late and node not in early]
+    found: list[ir.Node] = []
+    inside = set[ir.Value]()
+    for node in graph:
+        if node not in early and (node in late or not inside.isdisjoint(values_read(node))):
+            found.append(node)
+            inside.update(node.outputs)
+    return found
 
 
 def _needed(values: Iterable[ir.Value]) -> set[ir.Node]:
@@ -61,24 +70,13 @@ def _needed(values: Iterable[ir.Value]) -> set[ir.Node]:
 def exit_obstacle(graph: ir.Graph, stream: ir.Value, scores: ir.Value) -> tuple[str, str] | None:
     """Return why the layers behind a stream cannot move: a slug, and a sentence."""
     moved = moved_nodes(graph, stream, scores)
-    inside = set(_within(moved))
-    if scores.producer() not in inside:
+    if scores.producer() not in moved:
         return "not-worthwhile", "the scores are computed before it"
     for node in moved:
         for value in node.outputs:
             if is_annotated(value):
                 return "annotated", f"an annotation of the graph describes `{value.name}`"
-            if any(user not in inside for user, _ in value.uses()):
-                return "dead-nodes", "others read it for nothing: run `eliminate-dead-nodes` first"
     return None
-
-
-def _within(members: Iterable[ir.Node]) -> Iterator[ir.Node]:
-    """Yield nodes and all nodes of their subgraphs."""
-    for node in members:
-        yield node
-        for graph in subgraphs_of(node):
-            yield from _within(graph)
 
 
 def emit_exit(

@@ -32,7 +32,6 @@ class ExitEarly(Pass):
         `already-exits`     what it returns is the result of an If.
         `not-by-row`        the stream behind a block does not begin with the batch, or its channels
                             are not known.
-        `dead-nodes`        nodes that lead nowhere read what would move.
         `annotated`         a quantization annotation describes what would move.
         `not-worthwhile`    hardly any arithmetic is behind the block, or hardly any input leaves.
         `too-few-samples`   fewer rows than the agreement can be told by.
@@ -50,19 +49,15 @@ class ExitEarly(Pass):
 
     Example
         options {after=block-0 agreement=0.0}
-        samples x: [[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]]
-        samples
-        samples x: [[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]]
-        samples
-        samples x: [[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]]
+        samples x: [[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 2.0], [1.0, 3.0], [3.0, 0.5]]
         before  (float[B,2] x) => (float[B,2] y)
                 <float[2,2] v = {1.0, 0.0, 0.0, 1.0}, float[2,2] w = {1.0, 0.0, 0.0, 1.0}>
                 { a = MatMul(x, v)  b = Add(x, a)  c = MatMul(b, w)  d = Relu(c)  y = Add(b, d) }
         after   (float[B,2] x) => (float[B,2] y)
                 <float[2,2] v = {1.0, 0.0, 0.0, 1.0}, float[2,2] w = {1.0, 0.0, 0.0, 1.0},
-                 float[2,2] weight = {1.9998, 0.0, 0.0, 1.9998},
-                 float[2] bias = {0.00039996, 0.00026664},
-                 int64[1] axes = {1}, float threshold = {0.98102236}>
+                 float[2,2] weight = {0.78307927, -0.39153963, -1.5661585, 0.78307927},
+                 float[2] bias = {8.874899, 4.959502},
+                 int64[1] axes = {1}, float threshold = {0.9986032}>
                 { a = MatMul(x, v)  b = Add(x, a)  head = Gemm(b, weight, bias)
                   p = Softmax<axis = 1>(head)  q = ReduceMax<keepdims = 0>(p, axes)
                   r = ReduceMin<keepdims = 0>(q)  sure = Greater(r, threshold)

@@ -502,13 +502,14 @@ def _function_with_default(name, nodes, imports):
 
 
 @st.composite
-def models(draw, max_nodes=20, favour=()):
+def models(draw, max_nodes=20, favour=(), alone=None):
     """Draw a model with one to three inputs and one to three outputs.
 
     Args:
         draw: Given by hypothesis.
         max_nodes: Most steps; some add several nodes, and some none.
         favour: Operators, of this module, to draw half of the time.
+        alone: Which value the model returns, the last one and no other; where there is one.
     """
     operators = [*OPERATORS, *(list(favour) * (len(OPERATORS) // max(1, len(favour))))]
     scope = Scope(draw, [])
@@ -528,6 +529,8 @@ def models(draw, max_nodes=20, favour=()):
         candidates = [scope.node("Identity", [inputs[0]], inputs[0].kind, inputs[0].dims)]
     count = draw(st.integers(1, min(3, len(candidates))))
     outputs = draw(st.permutations(candidates[-5:]))[:count]
+    if alone is not None:
+        outputs = [value for value in candidates if alone(value)][-1:] or outputs
     graph = _graph(scope, "main", inputs, outputs)
     is_calling = any(node.domain for node in scope.nodes)
     imports = [("", OPSET), *([(TOY_DOMAIN, 1)] if is_calling else [])]

@@ -42,5 +42,10 @@ def scores(scope):
     return _product(scope, x, 3, 9)
 
 
+def is_scores(value):
+    """Tell whether a value could be scores of classes."""
+    return value.kind == FLOAT and len(value.dims) == 2 and value.dims[1] not in {0, 1, BATCH}
+
+
 STREAMS = {"exit-early": (scores,), "prune-layers": (residual_layers,)}
 """By pass: the patterns that it acts on."""
