@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.coupling import Coupling
 from graphopt.compression.compensation import (
+    RIDGES,
     Affine,
     Fit,
     NormalEquations,
@@ -32,6 +33,8 @@ __all__ = ["Fitting", "Lesson", "plan_lessons"]
 
 HELD_OUT = 0.2
 """Share of the samples by which fits are judged."""
+
+_ROWS_OF_AN_INPUT = 8  # with fewer, least squares wants a stronger pull
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,15 @@ class Fitting:
         elif self.options.compensation == "bias":
             fit = bias_fit(parts[0], kept)
         else:
-            fit = ridge_fit(parts[0], kept, self.options.ridge)
+            fit = ridge_fit(parts[0], kept, self._ridge(parts[0]))
         return fit if np.isfinite(fit.layer.stacked()).all() else None
+
+    def _ridge(self, equations: NormalEquations) -> float:
+        """Return the pull that was asked for, or one that few rows want where none was held out."""
+        is_chosen = self.options.compensation == "least-squares"
+        if is_chosen or equations.count >= _ROWS_OF_AN_INPUT * len(equations.system):
+            return self.options.ridge
+        return max(self.options.ridge, RIDGES[-1])
 
     def _put(self, layer: Contraction, fit: Fit, kept: Affine) -> None:
         bias = bias_of(layer.node, kept.matrix.shape[1])

@@ -75,10 +75,15 @@ class UnitPruning(Pass):
     )
     score: str = option("wanda", help="how units are ranked", choices=SCORE_NAMES)
     compensation: str = option(
-        "least-squares", help="how what stays makes up for what goes", choices=COMPENSATIONS
+        "best",
+        help="how what stays makes up for what goes; of each layer what does best on samples that "
+        "are held out",
+        choices=COMPENSATIONS,
     )
     ridge: float = option(
-        0.01, help="pull of least squares towards the weights that stay", minimum=0.0
+        0.01,
+        help="pull of least squares towards the weights that stay, where samples do not choose it",
+        minimum=0.0,
     )
     multiple: int | None = option(
         None,
