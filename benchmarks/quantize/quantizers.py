@@ -196,7 +196,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     ),
     "graphopt-static-percentile": graphopt_pipeline("quantize-static{method=percentile}"),
     "graphopt-outliers": graphopt_pipeline(
-        "@exact,quantize-linear-layers,quantize-dynamic{ops=[Gather]},clear-value-info"
+        "@exact,quantize-linear-layers{twofold_price_db=1.5 rounding=compensated},"
+        "quantize-dynamic{ops=[Gather]},clear-value-info"
     ),
 }
 
