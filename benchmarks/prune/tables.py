@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime as ort
 
 from graphopt.calibration import Calibrator, load_samples
-from graphopt.compression.pruning_options import COMPENSATIONS, SCORE_NAMES
+from graphopt.compression.pruning_options import SCORE_NAMES
 from graphopt.ir import load, save
 from graphopt.pipeline import Pipeline
 from graphopt.runtime import cpu_name
@@ -39,7 +39,7 @@ KINDS = {
     "byte_lm": ("neurons", "heads"),
 }
 RATIOS = (0.25, 0.5, 0.75)
-NEEDS_GRADIENTS = ("gradient",)  # and torch
+COMPENSATIONS = ("off", "bias", "least-squares")
 Key = tuple[str, str, str, str, float]
 
 
@@ -52,18 +52,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--scores", nargs="*", default=list(SCORE_NAMES), choices=SCORE_NAMES)
     parser.add_argument("--kinds", nargs="*", default=["channels", "neurons", "heads"])
-    parser.add_argument("--batches", type=int, default=4, help="calibration batches of 64 rows")
+    parser.add_argument("--rows", type=int, default=256, help="calibration rows to use")
+    parser.add_argument("--compensations", nargs="*", default=COMPENSATIONS, choices=COMPENSATIONS)
     parser.add_argument("--twice", action="store_true", help="compare the bytes of two equal runs")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else fresh()
     if arguments.models is not None:
         for name in arguments.only:
-            bench = Bench(arguments.models / name, arguments.batches)
+            bench = Bench(arguments.models / name, arguments.rows)
+            results["original"][name] = bench.original
+            results["rows"][name] = arguments.rows
             for key in wanted(name, arguments):
                 if "/".join(map(str, key)) not in results["figures"]:
                     results["figures"]["/".join(map(str, key))] = bench.measure(key)
                     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-            results["original"][name] = bench.original
             if arguments.twice:
                 results["same_bytes"][name] = bench.is_repeatable()
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
@@ -77,27 +79,32 @@ def fresh() -> dict[str, Any]:
         "versions": {"onnxruntime": ort.__version__, "numpy": np.__version__},
         "machine": f"{cpu_name()}, Python {platform.python_version()}",
         "original": {},
+        "rows": {},
         "same_bytes": {},
         "figures": {},
     }
 
 
 def wanted(name: str, arguments: argparse.Namespace) -> Iterator[Key]:
-    """Yield what is to be measured: the cheap half first."""
-    for kind in KINDS[name]:
-        for compensation in COMPENSATIONS:
-            for ratio in RATIOS:
+    """Yield what is to be measured, what matters most first."""
+    for compensation in ("off", "least-squares", "bias"):
+        for kind in KINDS[name]:
+            for ratio in (0.5, 0.25, 0.75):
                 for score in arguments.scores:
-                    if kind in arguments.kinds:
+                    if kind in arguments.kinds and compensation in arguments.compensations:
                         yield name, kind, score, compensation, ratio
 
 
 class Bench:
     """One trained model, with its samples."""
 
-    def __init__(self, folder: Path, batches: int) -> None:
+    def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder
-        feeds = list(load_samples(folder / "calibration"))[:batches]
+        feeds = []
+        for feed in load_samples(folder / "calibration"):
+            left = rows - sum(len(array) for one in feeds for array in one.values())
+            if left > 0:
+                feeds.append({name: array[:left] for name, array in feed.items()})
         self.calibrator = Calibrator(samples=load_samples(feeds))
         self.exact = Pipeline.parse("@exact").run(load(folder / "model.onnx"), verify="off").model
         held = np.load(folder / "evaluation" / "rows.npz")
@@ -196,7 +203,8 @@ def page(results: dict[str, Any]) -> Iterator[str]:
 def table(results: dict[str, Any], figures: dict[Any, Any], name: str, kind: str) -> Iterator[str]:
     """Yield one table."""
     original = results["original"].get(name, math.nan)
-    yield f"## {name}, {kind} (not pruned: {original:.4g})\n"
+    rows = results["rows"].get(name, 0)
+    yield f"## {name}, {kind} (not pruned: {original:.4g}; {rows} rows to calibrate on)\n"
     labels = {"least-squares": "ls"}
     shown = [
         (ratio, how)
