@@ -140,7 +140,7 @@ def _of_sum(node: ir.Node, ancestry: _Ancestry) -> list[SubLayer]:
     for term in terms[1:]:
         nodes = ancestry.between(entry, term.value)
         if _has_layer(nodes):
-            kind = _kind(nodes)
+            kind = _kind(entry, nodes)
             found.append(
                 SubLayer(kind, term.node, entry, term.rest, term.value, exit_, tuple(nodes))
             )
@@ -171,7 +171,7 @@ def _fused(node: ir.Node, ancestry: _Ancestry) -> list[SubLayer]:
     nodes = ancestry.between(entry, branch)
     if not _has_layer(nodes):
         return []
-    kind = _kind(nodes)
+    kind = _kind(entry, nodes)
     return [SubLayer(kind, node, entry, entry, branch, node.outputs[0], tuple(nodes))]
 
 
@@ -179,8 +179,8 @@ def _has_layer(nodes: Iterable[ir.Node]) -> bool:
     return any(node.op_type in LAYER_OPERATORS for node in nodes)
 
 
-def _kind(nodes: list[ir.Node]) -> str:
-    inside = {output for node in nodes for output in node.outputs}
+def _kind(entry: ir.Value, nodes: list[ir.Node]) -> str:
+    inside = {entry, *(output for node in nodes for output in node.outputs)}
     operators = {node.op_type for node in nodes}
     if operators & _ATTENTION or "Softmax" in operators:
         # Scores are products of two computed values: one of them is from elsewhere where what is
