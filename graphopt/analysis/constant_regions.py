@@ -98,6 +98,8 @@ def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int)
 
 def _split(part: ConstantRegion, shapes: ShapeTable) -> FoldingPart:
     """Split ``part`` where only weights hold it together: one failure shall not spoil all."""
+    if len(part.nodes) == 1:
+        return FoldingPart((part,), part.growth_bytes)
     pieces = _connected(list(part.nodes), sys.maxsize)
     if len(pieces) == 1:
         return FoldingPart((part,), part.growth_bytes)
@@ -156,6 +158,9 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
     if len(nodes) == 1:
         # Most are single Constants, which everything that reads them is outside of.
         results = tuple([value for value in nodes[0].outputs if value.uses()])
+        if nodes[0].op_type == "Constant" and "value" in nodes[0].attributes.data:
+            # What is stored is the same tensor; the frame of the node is saved.
+            return ConstantRegion(nodes, results, -len(nodes[0].name or "") - _FRAME_BYTES)
         inside = set(nodes)
     else:
         inside = set(nodes)
@@ -169,6 +174,10 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
     growth -= sum([_initializer_bytes(value) for value in _freed_by(nodes, inside)])
     growth -= sum([_node_bytes(node) for node in nodes])
     return ConstantRegion(nodes, results, growth)
+
+
+_FRAME_BYTES = 24
+"""A Constant beyond its tensor and its names, without which an initializer does."""
 
 
 def _freed_by(nodes: Iterable[ir.Node], inside: set[ir.Node]) -> list[ir.Value]:
@@ -223,9 +232,11 @@ def _initializer_bytes(value: ir.Value) -> int:
 
 
 def _node_bytes(node: ir.Node) -> int:
-    names = [node.name, node.op_type, *(v.name for v in (*node.inputs, *node.outputs) if v)]
-    attributes = sum(_attribute_bytes(attribute) for attribute in node.attributes.values())
-    return _field(sum(_field(len(name or "")) for name in names) + attributes)
+    held = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    names = [node.name, node.op_type, *[value.name for value in held]]
+    attributes = [_attribute_bytes(attribute) for attribute in node.attributes.data.values()]
+    # A key and a length of one byte each: those of long names take more.
+    return _field(sum([len(name) + 2 for name in names if name]) + sum(attributes))
 
 
 def _attribute_bytes(attribute: ir.Attr) -> int:

@@ -13,7 +13,13 @@ from graphopt.analysis.casts import is_implementation_defined
 from graphopt.analysis.operands import cast_target, operand
 from graphopt.analysis.operators import Effect, Operators
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
-from graphopt.ir import constant_array, constant_tensor, ordered_nodes, subgraphs_of
+from graphopt.ir import (
+    HAS_NO_ANNOTATIONS,
+    constant_array,
+    constant_tensor,
+    ordered_nodes,
+    subgraphs_of,
+)
 from graphopt.rewrite import ShapeTable, is_overwritten
 
 __all__ = ["FoldableNodes", "tensor_bytes"]
@@ -50,13 +56,15 @@ class FoldableNodes:
         self._shapes = shapes
         self._operators = Operators(model)
         self._max_bytes = max_bytes
+        self._has_annotations = not model.meta.get(HAS_NO_ANNOTATIONS)
         self._values: set[ir.Value] = set()
         self.arrays: dict[ir.Node, np.ndarray[Any, Any] | None] = {}
         self.refusals: list[tuple[ir.Node, str, str]] = []
         known = SymbolicShapes.kept(model, shapes)
         for node in ordered_nodes(model):
-            is_told = len(node.outputs) == 1 and known.is_computed(node)
-            self._consider(node, known.array(node.outputs[0]) if is_told else None)
+            outputs = node.outputs
+            is_told = len(outputs) == 1 and known.is_computed(node)
+            self._consider(node, known.array(outputs[0]) if is_told else None)
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Tell whether ``value`` is left out, a constant, or computed from constants alone."""
@@ -75,7 +83,7 @@ class FoldableNodes:
             self.refusals.append((node, *refusal))
             return
         self.arrays[node] = array
-        self._values.update(output for output in node.outputs if output.name)
+        self._values.update([output for output in node.outputs if output.name])
 
     def _lift_refusal(self, node: ir.Node) -> tuple[str, str] | None:
         if constant_tensor(node.outputs[0]) is None:
@@ -107,7 +115,7 @@ class FoldableNodes:
         for value in node.outputs:
             if value.is_graph_output():
                 return "names-an-output", f"the graph returns `{value.name}`"
-            if is_annotated(value):
+            if self._has_annotations and is_annotated(value):
                 return "annotated", f"`{value.name}`"
             if is_overwritten(value):
                 return "overwritten", f"`{value.name}` holds statistics that are updated in place"

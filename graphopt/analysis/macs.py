@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.shapes import infer_shapes
-from graphopt.ir import clone, nodes
+from graphopt.ir import clone, nodes_of_types, operators_of
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["count_macs"]
@@ -42,14 +42,15 @@ def count_macs(
         shapes = infer_shapes(model)
     counter = _Counter(shapes, _named_sizes(model, sizes))
     total = 0
-    for node in nodes(model):
-        rule = _RULES.get(node.op_type)
+    for domain, op_type in operators_of(model):
+        rule = _RULES.get(op_type)
         if rule is None:
             continue
-        count = rule(node, counter)
-        if count is None:
-            return None
-        total += count
+        for node in nodes_of_types(model, {op_type}, domain=domain, with_functions=True):
+            count = rule(node, counter)
+            if count is None:
+                return None
+            total += count
     return total
 
 

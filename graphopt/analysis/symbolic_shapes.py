@@ -115,7 +115,8 @@ class SymbolicShapes:
         self._always_run = _always_run(self._model.graph)
         nodes = self._nodes()
         visited = self._follow(nodes, news.nodes, set(news.values))
-        self._follow(nodes, self._doubtful.intersection(visited), set())
+        if doubtful := self._doubtful.intersection(visited):
+            self._follow(nodes, doubtful, set())
         return self.symbols.positive == positive
 
     def _follow(
@@ -358,5 +359,5 @@ def _always_run(graph: ir.Graph) -> frozenset[ir.Node]:
         node = pending.pop()
         if node is not None and node not in found:
             found.add(node)
-            pending.extend(value.producer() for value in node.inputs if value is not None)
+            pending += [value.producer() for value in node.inputs if value is not None]
     return frozenset(found)

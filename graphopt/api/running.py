@@ -21,7 +21,7 @@ from graphopt.calibration.lint import lint_survey
 from graphopt.calibration.survey import Survey
 from graphopt.compression.shared_weights import needlessly_shared, shared_weights
 from graphopt.errors import OutputError
-from graphopt.ir import load, patient_collection, save
+from graphopt.ir import load, patient_collection, remembered_graphs, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter
 from graphopt.pipeline.manager import Verify
 from graphopt.report import LayersReport, RunReport, SamplesReport, StructureReport
@@ -89,7 +89,6 @@ def run_pipeline(
         refuse_existing(Path(output), force=force)
     model = load(path)
     shapes = KeptShapes(model)
-    before = summarise(model, shapes=shapes.renewed(model))
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
     # Before any pass: what the model does to its inputs is plainest then.
@@ -103,12 +102,18 @@ def run_pipeline(
         report=report,
         print_after=print_after,
     )
-    result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
-    result.ledger.notes += calibrator.notes if calibrator is not None else []
-    files = () if output is None else save(result.model, output, progress=_byte_progress(report))
-    is_same = all(not isinstance(step.contract.numerics, Approximate) for step in steps.passes())
-    is_known = is_same and shapes.is_complete()
-    after = summarise(model, shapes=shapes if is_known else shapes.renewed(model))
+    with remembered_graphs(model):
+        before = summarise(model, shapes=shapes.renewed(model))
+        result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
+        result.ledger.notes += calibrator.notes if calibrator is not None else []
+        files = (
+            () if output is None else save(result.model, output, progress=_byte_progress(report))
+        )
+        is_same = all(
+            not isinstance(step.contract.numerics, Approximate) for step in steps.passes()
+        )
+        is_known = is_same and shapes.is_complete()
+        after = summarise(model, shapes=shapes if is_known else shapes.renewed(model))
     return RunReport(
         source=path,
         files=files,

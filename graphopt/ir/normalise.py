@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from graphopt.ir.walk import graphs, may_hold_graphs, subgraphs_of
+from graphopt.ir.walk import graphs, may_hold_graphs, remembered_graphs, subgraphs_of
 
 __all__ = ["normalise"]
 
@@ -18,8 +18,9 @@ def normalise(model: ir.Model) -> ir.Model:
     graph has a name, and no value of a subgraph has the name of a value of an outer graph.
     """
     _merge_default_domain(model)
-    _name_graphs_and_nodes(model)
-    _rename_hiding_values(model)
+    with remembered_graphs(model):
+        _name_graphs_and_nodes(model)
+        _rename_hiding_values(model)
     return model
 
 
@@ -53,6 +54,8 @@ def _rename_hiding_values(model: ir.Model) -> None:
     the name of a value computed later outside. A pass may let the subgraph read the former, and
     compute the latter earlier under its public name.
     """
+    if len(tuple(graphs(model))) == 1 + len(model.functions):
+        return  # there are no subgraphs
     hiding: list[ir.Value] = []
     for graph in (*(function.graph for function in model.functions.values()), model.graph):
         hiding += _hiding_values(graph, ())

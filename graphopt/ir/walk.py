@@ -160,6 +160,9 @@ def remembered_graphs(model: ir.Model) -> Iterator[None]:
     at every node. Whoever changes the model within the block by other means than an editor calls
     `forget_graphs`.
     """
+    if _memory_of(model) is not None:
+        yield  # within such a block already
+        return
     model.meta[_MEMORY] = _Memory(model)
     try:
         yield
@@ -190,7 +193,7 @@ def _found_graphs(model: ir.Model) -> Iterator[ir.Graph]:
 
 def _in_order(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in graph:
-        if may_hold_graphs(node):
+        if node.op_type in CONTAINERS or node.domain:
             for inner in subgraphs_of(node):
                 yield from _in_order(inner)
         yield node

@@ -126,8 +126,8 @@ def _batches(parts: Iterable[FoldingPart]) -> Iterable[list[FoldingPart]]:
     batch: list[FoldingPart] = []
     filled = 0
     for part in parts:
-        nodes = [node for region in part.regions for node in region.nodes]
-        size = total_weight_bytes(v for node in nodes for v in node.inputs if v is not None)
+        read = [value for region in part.regions for node in region.nodes for value in node.inputs]
+        size = total_weight_bytes(filter(None, read))
         if batch and filled + size > _BATCH_BYTES:
             yield batch
             batch, filled = [], 0

@@ -214,6 +214,8 @@ def _tensor_faults(value: ir.Value) -> Iterable[str]:
     if tensor is None:
         yield f"initializer `{value.name}` has no tensor"
         return
+    if value.shape is tensor.shape and value.dtype == tensor.dtype:
+        return  # as they come from a file
     if value.dtype is not None and value.dtype != tensor.dtype:
         yield (
             f"initializer `{value.name}` is declared {value.dtype.name}"
