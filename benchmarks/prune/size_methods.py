@@ -2,15 +2,18 @@
 
 Usage:
     python benchmarks/prune/size_methods.py --model MODEL.onnx --calibration DIR --evaluation DIR
-        --metric spearman|top1|bits --work WORK --out results.json [--only TEXT ...] [--feeds N]
+        --metric spearman|top1|bits|difference --work WORK --out results.json
+        [--only TEXT ...] [--feeds N]
     python benchmarks/prune/size_methods.py --table results.json [...]
 
 Each method is one `graphopt run`, in a process of its own; the pipeline is in the table, so that
 each line can be made again. `spearman`: rank correlation of all pairwise cosine similarities of
 sentence embeddings with those of the original, with the mean cosine; `top1`, and `bits` (per byte,
-of a language model), over labelled samples. `--feeds` takes so many feeds of the calibration
-folder, evenly spread. Sizes are of the file, and of the file compressed by zlib at level 6.
-Latency is that of the loaded model: CPU time over the original's, runs in turns, one thread.
+of a language model), over labelled samples; `difference`: the largest between any output of the
+model and of the original, relative to the largest element, on a generated feed. `--feeds` takes so
+many feeds of the calibration folder, evenly spread. Sizes are of the file, and of the file
+compressed by zlib at level 6. Latency is that of the loaded model: CPU time over the original's,
+runs in turns, one thread.
 Loading is the least of three fresh processes, with what it adds to their memory.
 
 `sentences.py` and `train.py` make models and samples. Results of earlier runs in `--out` are kept;
@@ -35,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration import load_samples
+from graphopt.ir import load
 from graphopt.runtime import (
     Session,
     SessionOptions,
@@ -42,6 +46,7 @@ from graphopt.runtime import (
     cpu_name,
     measure_cold_start,
     measure_latency,
+    representative_feed,
     runtime_version,
 )
 from graphopt.verification import evaluate, load_metric
@@ -78,14 +83,17 @@ PIPELINES = {
     "sparsegpt 50%, 4-bit codebooks": "@exact,prune-weights{ratio=0.5},cluster-weights",
     "4-bit blocks (quantize-weights)": "@exact,quantize-weights",
     "4-bit blocks, gptq (quantize-weights)": "@exact,quantize-weights{method=gptq}",
+    "tied tables": "tie-embeddings",
     "8-bit blocks (pack-weights)": "@exact,pack-weights{ops=[MatMul,Gemm,Conv,Gather]}",
 }
 
 
-def build(model: Path, pipeline: str, calibration: Path, out: Path) -> tuple[float, str]:
+def build(model: Path, pipeline: str, calibration: Path | None, out: Path) -> tuple[float, str]:
     """Run a pipeline from the command line; return seconds and what it noted."""
     command = [sys.executable, "-m", "graphopt", "run", str(model), "--pipeline", pipeline]
-    command += ["--calibration", str(calibration), "--verify", "structure", "--json", "--force"]
+    command += ["--verify", "structure", "--json", "--force"]
+    if calibration is not None:
+        command += ["--calibration", str(calibration)]
     start = time.perf_counter()
     done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -117,8 +125,26 @@ def reference(original: Path, evaluation: Path) -> npt.NDArray[np.float64]:
         return embeddings(session, load_samples(str(evaluation)))
 
 
+def difference(model: Path, original: Path) -> float:
+    """Return the largest relative difference of outputs, both under the runtime's defaults."""
+    feed = representative_feed(load(original))
+    with Worker() as worker:
+        found = []
+        for path in (original, model):
+            with worker.load(path, SessionOptions()) as session:
+                found.append(session.run(feed))
+    before, after = found
+    return max(
+        float(np.abs(after[name] - value).max() / np.abs(value).max())
+        for name, value in before.items()
+        if value.size and np.issubdtype(value.dtype, np.floating)
+    )
+
+
 def judge(metric: str, model: Path, original: Path, evaluation: Path) -> dict[str, float]:
     """Return the metric of a model, and what else tells how near it is."""
+    if metric == "difference":
+        return {"difference": difference(model, original)}
     with Worker() as worker:
         samples = load_samples(str(evaluation))
         with worker.load(model) as session:
@@ -189,7 +215,7 @@ def table(files: Iterable[Path]) -> str:
         for label, row in results["models"].items():
             cells = [
                 label,
-                *(f"{row['metric'][name]:.4f}" for name in names),
+                *(f"{row['metric'][name]:.4g}" for name in names),
                 f"{row['bytes'] / 1e6:.2f} MB",
                 f"{row['zlib_bytes'] / 1e6:.2f} MB",
                 f"{row['cpu_ratio']:.2f}",
@@ -211,7 +237,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--evaluation", type=Path)
-    parser.add_argument("--metric", choices=("spearman", "top1", "bits"), default="spearman")
+    parser.add_argument(
+        "--metric", choices=("spearman", "top1", "bits", "difference"), default="spearman"
+    )
     parser.add_argument("--work", type=Path, help="folder for what is made on the way")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="+", help="methods whose label contains one of these")
@@ -223,8 +251,10 @@ def main() -> None:
         print(table(paths.table))
         return
     paths.work.mkdir(parents=True, exist_ok=True)
-    count = len(list(paths.calibration.glob("*.npz")))
-    paths.calibration = some_feeds(paths.calibration, paths.feeds, paths.work)
+    count = 0
+    if paths.calibration is not None:
+        count = len(list(paths.calibration.glob("*.npz")))
+        paths.calibration = some_feeds(paths.calibration, paths.feeds, paths.work)
     results = {
         "name": paths.model.parent.name,
         "about": f"{cpu_name()}, Python {platform.python_version()}, onnxruntime "
@@ -233,7 +263,10 @@ def main() -> None:
     }
     if paths.out.exists():
         results["models"] = json.loads(paths.out.read_text())["models"]
-    feed = longest(load_samples(str(paths.evaluation)))
+    if paths.evaluation is None:
+        feed = representative_feed(load(paths.model))
+    else:
+        feed = longest(load_samples(str(paths.evaluation)))
     for label in PIPELINES:
         is_named = paths.only is None or any(text in label for text in paths.only)
         if is_named and (paths.again or label not in results["models"]):
