@@ -20,7 +20,6 @@ import onnx_ir as ir
 
 from graphopt.analysis.macs import count_macs
 from graphopt.compression.output_noise import OutputNoise, Outputs
-from graphopt.compression.worth import worth_twice
 from graphopt.ir import as_tensor, clone, graphs, weight_bytes
 from graphopt.rewrite import Measure
 
@@ -34,7 +33,6 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 8, 256
 # alone, so that the same call gives the same choice.
 _WORK = 4e12
 _USES = 100  # of a byte of weights, where shapes do not tell
-_LEFT_BY_TWICE_THE_BITS = 2.0**-8  # 4 bits more: steps of a sixteenth
 _ROUNDS = 8  # the sum of parts is off by a few dB at most, so that two or three rounds do
 
 
@@ -45,7 +43,7 @@ class WidthChoice:
     Attributes:
         wide: Weights that need more bits, by name.
         alone_db: By name, the worst signal-to-noise ratio of an output with that weight rounded.
-        together_db: That of the choice as a whole.
+        together_db: That of the choice as a whole; of `choose_finer`, what the parts add up to.
     """
 
     wide: frozenset[str]
@@ -95,29 +93,33 @@ def choose_finer(
     measure: Measure,
     sizes: Mapping[str, int],
     rounded: Rounded,
-    price_db: float,
+    share: float,
 ) -> WidthChoice:
-    """Return the weights that are worth twice the bits, which leave next to nothing of their noise.
+    """Return the weights to give twice the bits: those that make most noise for their size.
 
     Args:
         model: The model; left as it is.
         measure: Runs it on samples.
         sizes: Elements of each weight, by the name of its initializer.
         rounded: Returns a weight after rounding to few bits, as it is stored, by name.
-        price_db: By how much the error of the outputs must fall for a tenth of all elements.
+        share: Of all elements that may have more bits.
 
     Raises:
         SessionLoadError, RuntimeFailure: The runtime refuses the model, or fails on a sample.
     """
     trials = _Trials(model, measure, rounded, len(sizes))
     noise = {name: trials.noise([name]) for name in sizes}
-    sums = [float(noise[name].sum()) for name in sizes]
-    kept = sum(sums) * _LEFT_BY_TWICE_THE_BITS
-    chosen = worth_twice(sums, kept, list(sizes.values()), price_db)
+    order = sorted(sizes, key=lambda name: -float(noise[name].sum()) / sizes[name])
+    room, wide = share * sum(sizes.values()), list[str]()
+    for name in order:
+        if sizes[name] <= room:
+            room -= sizes[name]
+            wide.append(name)
+    kept = [noise[name] for name in sizes if name not in wide]
     return WidthChoice(
-        wide=frozenset(name for number, name in enumerate(sizes) if number in chosen),
+        wide=frozenset(wide),
         alone_db={name: _decibels(found) for name, found in noise.items()},
-        together_db=_decibels(np.array([kept + sum(sums) - sum(sums[one] for one in chosen)])),
+        together_db=_decibels(np.sum(kept, axis=0) if kept else np.zeros(1)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which parts of a model are worth twice the work, or twice the bits: where noise falls most."""
+"""Which parts of a model are worth twice the work: those without which noise falls most."""
 
 from __future__ import annotations
 

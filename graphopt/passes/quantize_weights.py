@@ -61,8 +61,9 @@ class QuantizeWeights(Pass):
         ONNX Runtime fuses the pair into one operator that never forms the float weight: layers over
         few rows, as in a decoder with past, take as long as it takes to read the integers. A
         `Gather` from a constant table reads integer rows; a table that an output layer is tied to,
-        also as a transposed copy, is stored once. Layers named by `eight_bits`, or worth
-        `eight_bits_price_db` when each is rounded alone and the outputs are compared, keep 8 bits.
+        also as a transposed copy, is stored once. Layers named by `eight_bits` keep 8 bits, and
+        with `eight_bits_share` those that cost most for their size when each is rounded alone and
+        the outputs are compared.
 
     When it refuses
         `weight-not-constant`  both operands are computed at run time.
@@ -114,11 +115,12 @@ class QuantizeWeights(Pass):
     )
     symmetric: bool = option(False, help="4-bit integers without zero points; 8-bit never have any")
     eight_bits: tuple[str, ...] = option((), help="layers that keep 8 bits", unit="name pattern")
-    eight_bits_price_db: float | None = option(
-        None,
-        help="those too where it lowers the outputs' error by so much for a tenth of all weights",
-        unit="dB",
+    eight_bits_share: float = option(
+        0.0,
+        help="of all weights of 4 bits, may keep 8: those that cost most at the outputs",
+        unit="fraction",
         minimum=0.0,
+        maximum=1.0,
     )
     table_bits: int = option(
         8, help="of a table, and at least of a layer tied to one", unit="bits", choices=(4, 8)
@@ -145,7 +147,7 @@ class QuantizeWeights(Pass):
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for samples where weights are rounded, or given bits, by what they do to them."""
-        return Needs(samples=self.method != "rtn" or self.eight_bits_price_db is not None)
+        return Needs(samples=self.method != "rtn" or self.eight_bits_share > 0.0)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Quantize every layer and table that allows it; refuse the others one by one."""
@@ -159,8 +161,8 @@ class QuantizeWeights(Pass):
         remove_unread(model, edit, [item.layer.operand for item in planned])
 
     def _finer(self, model: ir.Model, planned: list[_Planned], facts: Facts) -> list[_Planned]:
-        """Give 8 bits to the layers that are worth them at the outputs."""
-        if self.eight_bits_price_db is None or facts.measure is None:
+        """Give 8 bits to the layers that cost most at the outputs."""
+        if self.eight_bits_share == 0.0 or facts.measure is None:
             return planned
         tried = {
             item.layer.weight.origin.name or "": item for item in planned if _is_alone(item, model)
@@ -172,8 +174,7 @@ class QuantizeWeights(Pass):
             return weight.transpose(layer.weight.order)
 
         sizes = {name: item.layer.weight.tensor.size for name, item in tried.items()}
-        price_db = self.eight_bits_price_db
-        choice = choose_finer(model, facts.measure, sizes, rounded, price_db)
+        choice = choose_finer(model, facts.measure, sizes, rounded, self.eight_bits_share)
         alone = {tried[name].layer: f", alone {db:.1f} dB" for name, db in choice.alone_db.items()}
         wide = {tried[name].layer for name in choice.wide}
         eight = BlockFormat(_BYTE, self.block_size, symmetric=True)

@@ -150,17 +150,17 @@ def test_the_layer_that_matters_at_the_outputs_gets_eight_bits():
     random = np.random.default_rng(6)
     samples = [{"x": random.standard_normal((4, 72)).astype(np.float32)} for _ in range(4)]
     kinds = {}
-    for price_db in (1.0, 1000.0):
+    for share in (0.5, 0.4):
         model = prepared(text)
-        pass_ = QuantizeWeights(minimum_elements=1, eight_bits_price_db=price_db)
+        pass_ = QuantizeWeights(minimum_elements=1, eight_bits_share=share)
         provider = Calibrator(samples=load_samples(samples))
         manager = PassManager(verify="off", statistics_provider=provider)
         result = manager.run(model, Pipeline.of(pass_))
         stored = model.graph.initializers
-        kinds[price_db] = [stored[f"{name}_quantized"].const_value.dtype for name in "wv"]
+        kinds[share] = [stored[f"{name}_quantized"].const_value.dtype for name in "wv"]
         assert any(", alone " in entry.because for entry in result.ledger.journal.edits)
-    assert kinds[1.0] == [ir.DataType.INT8, ir.DataType.UINT4]
-    assert kinds[1000.0] == [ir.DataType.UINT4, ir.DataType.UINT4]
+    assert kinds[0.5] == [ir.DataType.INT8, ir.DataType.UINT4]
+    assert kinds[0.4] == [ir.DataType.UINT4, ir.DataType.UINT4]
 
 
 def weight_of(model):
