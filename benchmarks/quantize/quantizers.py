@@ -123,6 +123,11 @@ def ort_4bit_accurate(model: Path, out: Path, samples: Path) -> None:
     ort_4bit(model, out, samples, block_size=32, is_symmetric=True, accuracy_level=4)
 
 
+def ort_4bit_long(model: Path, out: Path, samples: Path) -> None:
+    """The same with blocks of 128."""
+    ort_4bit(model, out, samples, block_size=128, is_symmetric=True, accuracy_level=4)
+
+
 def nncf(model: Path, out: Path, samples: Path, **options: Any) -> None:
     """`nncf.quantize` with its defaults."""
     import nncf as tool
@@ -186,6 +191,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "ort-static-percentile": ort_static_percentile,
     "ort-4bit": ort_4bit,
     "ort-4bit-accurate": ort_4bit_accurate,
+    "ort-4bit-long": ort_4bit_long,
     "nncf": nncf,
     "nncf-transformer": nncf_transformer,
     "graphopt:cpu-int8": graphopt_target("cpu-int8"),
@@ -198,6 +204,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "graphopt-outliers": graphopt_pipeline(
         "@exact,quantize-linear-layers{twofold_price_db=1.5 rounding=compensated},"
         "quantize-dynamic{ops=[Gather]},clear-value-info"
+    ),
+    "graphopt-mixed": graphopt_pipeline(
+        "@fused,quantize-weights{block_size=128 eight_bits_share=0.2},clear-value-info"
     ),
 }
 
