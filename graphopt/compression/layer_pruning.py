@@ -260,8 +260,7 @@ class _Removal:
         original = clone(self.model)
         for run in _adjoining(blocks, chosen):
             last, _ = run[-1]
-            (end,) = ends_of(last, is_normalized=self.options.is_normalized)[-1:]
-            name = end.name or ""
+            name = last.leave.name or ""
             for one, why in run:
                 held = self._cut(one, why, is_last=one is last)
             if self.options.replacement != "off":
@@ -274,11 +273,19 @@ class _Removal:
             because += f"; `{output}` is still computed from it"
         is_normalized = self.options.is_normalized
         unread = ends_of(one, is_normalized=is_normalized)
-        is_held = is_last and self.options.replacement != "off"
+        is_held = is_last and self.options.replacement != "off" and not self._is_behind(one)
         with self.edit.rewrite(one.layers[-1].node, because=because) as change:
             held = cut(change, one, is_normalized=is_normalized, is_held=is_held)
         remove_unread(self.model, self.edit, unread, because=f"what computed {one.name}")
-        return held
+        return one.leave if self._is_behind(one) else held
+
+    def _is_behind(self, one: Candidate) -> bool:
+        """Tell whether a normalization stays behind a candidate.
+
+        What stands in comes behind it, too: sums have a few channels of hundreds of times the
+        strength of the others, which would rule any fit, and which the normalization divides by.
+        """
+        return self.options.is_normalized and one.leave is not one.layers[-1].exit
 
     def _stand_in(self, last: Candidate, held: ir.Value, original: ir.Model, name: str) -> None:
         """Let an affine map stand where layers went, fitted to the stream that was there.
@@ -310,15 +317,15 @@ class _Removal:
         because = (
             f"{self.options.replacement} behind {last.name}: error {before:.3g} to {after:.3g}"
         )
-        place = held.producer()
-        assert place is not None
-        with self.edit.rewrite(place, because=because) as change:
-            stream = place.inputs[0]
+        with self.edit.rewrite(held, because=because) as change:
+            dtype, rank = known.dtype.numpy(), len(known.dims)
+            place = None if self._is_behind(last) else held.producer()
+            stream = held if place is None else place.inputs[0]
             assert stream is not None
-            dtype = known.dtype.numpy()
-            new = emit_affine(change, stream, found, axis=axis, rank=len(known.dims), dtype=dtype)
+            new = emit_affine(change, stream, found, axis=axis, rank=rank, dtype=dtype)
             change.replace(held, new)
-            change.remove(place)
+            if place is not None:
+                change.remove(place)
 
 
 def _adjoining(blocks: Sequence[Block], chosen: Iterable[_Chosen]) -> list[list[_Chosen]]:

@@ -41,7 +41,8 @@ class ExitEarly(Pass):
                             all leave, it is not what the head says.
 
     What it keeps
-        Inputs and outputs of the model; the output itself, bit for bit, where an input stays.
+        Inputs and outputs of the model; the output itself where an input stays: bit for bit in
+        single precision, but for the runtime's rounding in half precision.
 
     Cost
         One run of the samples, and one more through the layers before the exit; least squares of
