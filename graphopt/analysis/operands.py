@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.ir import constant_array
@@ -16,6 +18,7 @@ from graphopt.ir import constant_array
 __all__ = [
     "SliceBounds",
     "cast_target",
+    "gathered_indices",
     "int_attribute",
     "ints_attribute",
     "ints_operand",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 _MAX_OPERAND_ELEMENTS = 64
+_MAX_INDICES = 1 << 16
 
 
 def int_attribute(node: ir.Node, name: str, default: int) -> int | None:
@@ -103,6 +107,15 @@ def reshape_target(node: ir.Node) -> tuple[tuple[int, ...], bool] | None:
     if shape is None or allow_zero is None:
         return None
     return shape, bool(allow_zero)
+
+
+def gathered_indices(node: ir.Node, size: int) -> npt.NDArray[np.int64] | None:
+    """Return the places along an axis of ``size`` that Gather takes, where they are a list."""
+    array = constant_array(operand(node, 1), _MAX_INDICES)
+    if array is None or array.ndim != 1 or not array.size:
+        return None
+    places = np.where(array < 0, array + size, array).astype(np.int64)
+    return places if ((places >= 0) & (places < size)).all() else None
 
 
 def squeeze_axes(node: ir.Node) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.coupling import Coupling, Factor
+from graphopt.analysis.operands import gathered_indices
 from graphopt.analysis.symbolic_expressions import Integer
 from graphopt.compression.shape_operands import rewritten_operand
 from graphopt.ir import constant_array, constant_tensor
@@ -119,6 +120,8 @@ class Surgery:
             return self._adapt_split(node, change)
         if node.op_type == "Slice" and self.masks(node.inputs[0]):
             return self._adapt_slice(node, change)
+        if node.op_type == "Gather" and not node.domain:
+            self._adapt_gather(node, change)
         if node.op_type == "Attention" and node.domain:
             self._adapt_packed(node, change)
         return None
@@ -131,6 +134,17 @@ class Surgery:
         bounds = np.cumsum(sizes.as_ints())[:-1]
         parts = [int(part.sum()) for part in np.split(mask, bounds)]
         change.set_attributes(node, {"qkv_hidden_sizes": parts})
+
+    def _adapt_gather(self, node: ir.Node, change: Change) -> None:
+        """Number anew what constant indices choose."""
+        data = node.inputs[0]
+        layout = self.coupling.layouts.get(data) if data is not None else None
+        mask = self.masks(data).get(_axis(node, len(layout))) if layout else None
+        places = None if mask is None else gathered_indices(node, mask.size)
+        if mask is None or places is None:
+            return
+        renumbered = (np.cumsum(mask) - 1)[places[mask[places]]]
+        change.set_input(node, 1, change.initializer(renumbered, name=f"{node.name}_indices"))
 
     def _adapt_shape(self, node: ir.Node, change: Change) -> Obstacle | None:
         masks, index = self.masks(node.outputs[0]), _SHAPE_OPERANDS[node.op_type]

@@ -23,6 +23,8 @@ from graphopt.training import UnitGradient, unit_gradients
 
 __all__ = ["RankedGroup", "rank_groups"]
 
+_PORTS = frozenset({"model-input", "model-output"})
+
 
 @dataclass(frozen=True)
 class RankedGroup:
@@ -90,7 +92,9 @@ def _obstacle(
     if (why := options.selection.exclusion(group.name)) is not None:
         return "excluded", why
     if group.pin is not None:
-        return group.pin.slug, f"{group.pin.why} ({group.pin.where})"
+        is_port = options.kind == "heads" and group.pin.slug in _PORTS
+        hint = "; `caches=true` cuts caches as well" if is_port else ""
+        return group.pin.slug, f"{group.pin.why} ({group.pin.where}){hint}"
     if options.score != "random" and not layers:
         return "no-weights", "no constant weight sums over it"
     return None

@@ -115,6 +115,28 @@ MODELS = {
         r = MatMul(sm, v2) t = Transpose<perm = [0,2,1,3]>(r) f = Reshape(t, m)
         y = MatMul(f, o) }}""",
     ),
+    "heads repeated by their numbers": (
+        "heads",
+        2,
+        18,
+        f"""(float[B,4,8] x) => (float[B,4,8] y)
+        <{weights(a=(8, 16), b=(8, 8), c=(8, 8), o=(16, 8))}, int64[4] n = {{0, 0, 1, -1}},
+        int64[4] s = {{0, 0, 4, 4}}, int64[4] p = {{0, 0, 2, 4}}, int64[3] m = {{0, 0, 16}}> {{
+        {THREE} q1 = Reshape(q, s) q2 = Transpose<perm = [0,2,1,3]>(q1)
+        k1 = Reshape(k, p) kn = Gather<axis = 2>(k1, n) k2 = Transpose<perm = [0,2,3,1]>(kn)
+        v1 = Reshape(v, p) vn = Gather<axis = -2>(v1, n) v2 = Transpose<perm = [0,2,1,3]>(vn)
+        d = MatMul(q2, k2) sm = Softmax<axis = -1>(d)
+        r = MatMul(sm, v2) t = Transpose<perm = [0,2,1,3]>(r) f = Reshape(t, m)
+        y = MatMul(f, o) }}""",
+    ),
+    "halves exchanged": (
+        "neurons",
+        6,
+        18,
+        f"""(float[B,8] x) => (float[B,8] y)
+        <{weights(a=(8, 6), w=(6, 8))}, int64[6] n = {{3, 4, 5, 0, 1, 2}}> {{
+        h = MatMul(x, a) i = Gather<axis = 1>(h, n) j = Relu(i) y = MatMul(j, w) }}""",
+    ),
     "fused activations": (
         "neurons",
         6,

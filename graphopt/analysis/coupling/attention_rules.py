@@ -62,9 +62,9 @@ def _tie_side(value: ir.Value | None, heads: Factor, walk: Walk, where: str) -> 
         return _tie_flat(value, 2, heads, walk, where)
     if len(layout) != _BY_HEADS:
         return False
-    _tie_heads(value, _HEADS_AXIS, heads, walk, where)
     why = "the scores are scaled by how long heads are"
     walk.pin_axis(layout[3], "head-size", why, where)
+    _tie_heads(value, _HEADS_AXIS, heads, walk, where)
     return True
 
 

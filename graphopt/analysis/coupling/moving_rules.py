@@ -11,6 +11,7 @@ from graphopt.analysis.coupling.layouts import (
     Layout,
     flat,
     indices,
+    length,
     opaque,
     tie_axes,
 )
@@ -18,6 +19,7 @@ from graphopt.analysis.coupling.regrouping import regroup
 from graphopt.analysis.coupling.units import Factor
 from graphopt.analysis.coupling.walk import Walk, name_of
 from graphopt.analysis.operands import (
+    gathered_indices,
     int_attribute,
     ints_attribute,
     operand,
@@ -188,11 +190,22 @@ def _gather(node: ir.Node, walk: Walk) -> Found:
     if data is None or places is None or axis is None:
         return None
     axis %= len(data)
+    chosen = _chosen(node, walk, data[axis])
+    if chosen is not None:
+        return [(*data[:axis], chosen, *data[axis + 1 :])]
     why = "its indices are looked up by number"
-    # Constant indices could be renumbered; they are rare enough along what can be removed.
     walk.pin_axis(data[axis], "looked-up", why, name_of(node))
     walk.pin(places, "looked-up", why, name_of(node))
     return [(*data[:axis], *places, *data[axis + 1 :])]
+
+
+def _chosen(node: ir.Node, walk: Walk, axis: Axis) -> Axis | None:
+    """Return the axis that a list of constant numbers chooses: heads repeated, halves exchanged."""
+    size = length(axis)
+    places = gathered_indices(node, size) if isinstance(size, int) else None
+    if places is None or len(places) < 2:  # noqa: PLR2004 - one that is picked
+        return None
+    return ((flat(axis, walk.ties, name_of(node)) if axis else Factor(1)).taken(places),)
 
 
 def _reduced(node: ir.Node, walk: Walk) -> Found:

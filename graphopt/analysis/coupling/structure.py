@@ -94,12 +94,9 @@ def _caches(model: ir.Model, walk: Walk) -> frozenset[ir.Value]:
 
 
 def _pin_port(value: ir.Value, slug: str, why: str, walk: Walk, *, is_cache: bool) -> None:
-    layout = walk.layout(value) or ()
-    for place, axis in enumerate(layout):
-        may_be_heads = len(layout) == _CACHE_RANK and place == _HEADS_AXIS
-        if not (is_cache and may_be_heads):
-            hint = "; `caches=true` cuts the heads of caches" if may_be_heads else ""
-            walk.pin_axis(axis, slug, why + hint, value.name or "")
+    for place, axis in enumerate(walk.layout(value) or ()):
+        if not is_cache or place != _HEADS_AXIS:
+            walk.pin_axis(axis, slug, why, value.name or "")
 
 
 def _pin_borders(model: ir.Model, walk: Walk, caches: frozenset[ir.Value]) -> None:
