@@ -9,7 +9,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.analysis import mask_inputs
-from graphopt.ir import as_tensor, scratch_folder
+from graphopt.ir import as_tensor, load, scratch_folder
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Measure, Needs, Pass, option
 from graphopt.training import (
     OUTPUT_LOSSES,
@@ -18,7 +18,6 @@ from graphopt.training import (
     Recipe,
     TorchModel,
     Trained,
-    can_join,
     comparable,
     lessons,
     require_torch,
@@ -88,6 +87,9 @@ class Distill(Pass):
         {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul"}
     )
 
+    teacher: str = option(
+        "", help="file of the model to learn from; what the pipeline began with where empty"
+    )
     loss: str = option("mse", help="how outputs are compared", choices=OUTPUT_LOSSES)
     pool: str = option("off", help="what becomes of an output's positions", choices=POOLINGS)
     hidden: float = option(1.0, help="weight of values behind the blocks", minimum=0.0)
@@ -97,7 +99,7 @@ class Distill(Pass):
     temperature: float = option(1.0, help="of the distributions of `kl`", minimum=0.01)
     steps: int = option(1000, help="updates of the weights", unit="steps", minimum=1)
     batch: int = option(32, help="rows of an update", unit="rows", minimum=1)
-    rate: float = option(1e-4, help="of AdamW, at its highest", minimum=0.0)
+    rate: float = option(5e-5, help="of AdamW, at its highest", minimum=0.0)
     decay: float = option(0.0, help="weight decay of matrices", minimum=0.0)
     warmup: float = option(
         0.05, help="steps until the rate is highest", unit="fraction", minimum=0.0, maximum=1.0
@@ -108,7 +110,7 @@ class Distill(Pass):
     checks: int = option(10, help="looks at the samples held out", minimum=1)
     patience: int = option(3, help="looks without a gain until it ends", minimum=1)
     minutes: float = option(10.0, help="CPU time at most, 0: any", unit="minutes", minimum=0.0)
-    threads: int = option(2, help="of torch", unit="threads", minimum=1, maximum=1024)
+    threads: int = option(1, help="of torch", unit="threads", minimum=1, maximum=1024)
     precision: str = option(
         "float32", help="of products while training", choices=("float32", "bfloat16")
     )
@@ -118,11 +120,12 @@ class Distill(Pass):
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
         """Ask for the samples and the original."""
-        return Needs(samples=True, original=True)
+        return Needs(samples=True, original=not self.teacher)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Train a copy of the weights, and put them in place where they are better."""
-        if facts.measure is None or facts.original is None:
+        original = load(self.teacher) if self.teacher else facts.original
+        if facts.measure is None or original is None:
             return
         require_torch(f"pass `{self.name}`")
         weights = trainable_weights(model, embeddings=self.embeddings, exclude=self.exclude)
@@ -134,7 +137,7 @@ class Distill(Pass):
         for node in unknown:
             why = f"torch has no function for {node.domain or 'ai.onnx'}.{node.op_type}"
             edit.refuse(node, "no-torch-function", why=why)
-        objective = None if unknown else self._objective(model, facts.original, edit, facts.measure)
+        objective = None if unknown else self._objective(model, original, edit, facts.measure)
         if objective is None:
             return
         student = TorchModel(model, trainable=weights)
@@ -142,7 +145,7 @@ class Distill(Pass):
         if fault is not None:
             edit.refuse(model.graph.outputs[0], "not-reproduced", why=fault)
             return
-        trained = self._trained(model, student, objective, facts)
+        trained = self._trained(original, student, objective, facts)
         if trained is None:
             edit.refuse(
                 model.graph.outputs[0], "few-samples", why="one is trained on, one held out"
@@ -180,20 +183,15 @@ class Distill(Pass):
         )
 
     def _trained(
-        self, model: ir.Model, student: TorchModel, objective: Objective, facts: Facts
+        self, original: ir.Model, student: TorchModel, objective: Objective, facts: Facts
     ) -> Trained | None:
         assert facts.measure is not None
-        assert facts.original is not None
-        inputs = [value.name or "" for value in model.graph.inputs]
         values = objective.values
         with scratch_folder() as folder:
-            samples = lessons(facts.original, inputs, values, facts.measure, folder)
+            samples = lessons(original, student.inputs, values, facts.measure, folder)
             if len(samples) < 2:  # noqa: PLR2004 - one to train on, one to hold out
                 return None
-            is_joinable = can_join(model)
-            return train(
-                student, samples, objective, self._recipe(), facts.report, is_joinable=is_joinable
-            )
+            return train(student, samples, objective, self._recipe(), facts.report)
 
     def _recipe(self) -> Recipe:
         names = Recipe.__dataclass_fields__

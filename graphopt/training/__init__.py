@@ -2,7 +2,7 @@
 
 from graphopt.training.gradients import LOSSES, UnitGradient, unit_gradients
 from graphopt.training.interpreter import Operand, TorchModel, unsupported_operators
-from graphopt.training.lessons import can_join, comparable, lessons, torch_fault
+from graphopt.training.lessons import comparable, lessons, torch_fault
 from graphopt.training.objective import OUTPUT_LOSSES, POOLINGS, Objective
 from graphopt.training.student import Recipe, Trained, train
 from graphopt.training.torch_extra import has_torch, require_torch
@@ -18,7 +18,6 @@ __all__ = [
     "TorchModel",
     "Trained",
     "UnitGradient",
-    "can_join",
     "comparable",
     "has_torch",
     "lessons",

@@ -163,6 +163,21 @@ class TorchModel:
         results = results if isinstance(results, (tuple, list)) else (results,)
         known.update(zip(node.outputs, results, strict=False))
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what must be fed."""
+        graph = self._model.graph
+        return tuple(v.name or "" for v in graph.inputs if v.name not in graph.initializers)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether every input leaves the length of its first axis open, as for a batch."""
+        values = [value for value in self._model.graph.inputs if value.name in self.inputs]
+        shapes = [value.shape for value in values]
+        return all(
+            shape is not None and len(shape) and not isinstance(shape[0], int) for shape in shapes
+        )
+
     def array(self, name: str) -> npt.NDArray[Any]:
         """Return a copy of a parameter as it is now."""
         found: npt.NDArray[Any] = np.array(self.parameters[name].detach().cpu().numpy())

@@ -14,7 +14,7 @@ from graphopt.training.interpreter import TorchModel
 from graphopt.training.student import TEACHER
 from graphopt.training.torch_extra import require_torch
 
-__all__ = ["can_join", "comparable", "lessons", "torch_fault"]
+__all__ = ["comparable", "lessons", "torch_fault"]
 
 _MOST_DIFFERENCE = 1e-3
 """Between torch and ONNX Runtime, over the largest element: kernels sum in other orders."""
@@ -79,13 +79,3 @@ def lessons(
         record = {name: array for name, array in feed.items() if name in known}
         store.append(record | {TEACHER + name: found[name] for name in names})
     return store
-
-
-def can_join(model: ir.Model) -> bool:
-    """Tell whether every input of a model leaves the length of its first axis open."""
-    initializers = model.graph.initializers
-    inputs = [value for value in model.graph.inputs if value.name not in initializers]
-    shapes = [value.shape for value in inputs]
-    return all(
-        shape is not None and len(shape) and not isinstance(shape[0], int) for shape in shapes
-    )

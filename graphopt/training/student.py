@@ -44,14 +44,14 @@ class Recipe:
 
     steps: int = 1000
     batch: int = 32
-    rate: float = 1e-4
+    rate: float = 5e-5
     decay: float = 0.0
     warmup: float = 0.05
     held_out: float = 0.1
     checks: int = 10
     patience: int = 3
     minutes: float = 10.0
-    threads: int = 2
+    threads: int = 1
     seed: int = 0
     precision: str = "float32"
 
@@ -81,8 +81,6 @@ def train(
     objective: Objective,
     recipe: Recipe,
     report: Callable[[str], None] | None = None,
-    *,
-    is_joinable: bool = False,
 ) -> Trained:
     """Train the parameters of a student in place.
 
@@ -92,7 +90,6 @@ def train(
         objective: The loss.
         recipe: How.
         report: Told how far it has come.
-        is_joinable: Samples of one shape may be computed together, along their first axis.
 
     The same arguments give the same weights, unless the clock ends it: sums run in the same order
     on as many threads.
@@ -102,7 +99,7 @@ def train(
     torch.set_num_threads(recipe.threads)
     try:
         tell = report or (lambda _: None)
-        return _Training(student, samples, objective, recipe, tell, is_joinable).run()
+        return _Training(student, samples, objective, recipe, tell).run()
     finally:
         torch.set_num_threads(threads)
 
@@ -114,7 +111,6 @@ class _Training:
     objective: Objective
     recipe: Recipe
     report: Callable[[str], None]
-    is_joinable: bool
     _torch: Any = field(init=False)
     _began: float = field(init=False)
     _best: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -228,7 +224,7 @@ class _Training:
         while True:
             for numbers in self._chunks(generator):
                 records = [self.samples[number] for number in numbers]
-                is_one = self.is_joinable and _can_join(records)
+                is_one = self.student.is_open and _can_join(records)
                 yield [_joined(records)] if is_one else records
 
     def _chunks(self, generator: np.random.Generator) -> list[list[int]]:
