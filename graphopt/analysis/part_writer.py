@@ -96,11 +96,14 @@ class PartWriter(ProtoWriter):
     def part(self, part: Part) -> bytes:
         """Return ``part`` with weights and declared intermediate types left out."""
         pieces: list[bytes] = []
+        special: list[ir.Node] = []  # nodes with subgraphs, or of other domains
         known, opaque = self._written.nodes, self._opaque
         defined: set[ir.Value | None] = {None}  # what the part has shown so far
         for node in part.nodes:
             op_type = node.op_type
             is_plain = op_type not in CONTAINERS and not node.domain
+            if not is_plain:
+                special.append(node)
             for value in node.inputs if is_plain else reads(node):
                 if value not in defined and value is not None:
                     self._read_from_outside(value, part, pieces)
@@ -118,13 +121,13 @@ class PartWriter(ProtoWriter):
             written = onnx.GraphProto()
             self.inner_node(node, written)
             pieces.append(written.SerializeToString())
-            self.has_subgraphs |= not is_plain
-        header = self._header(part).SerializeToString()
+        self.has_subgraphs = bool(special)
+        header = self._header(special).SerializeToString()
         graph = b"".join([self._main.SerializeToString(), *pieces])
         return b"".join([header, encode_field(_MODEL_GRAPH, len(graph)), graph])
 
-    def _header(self, part: Part) -> onnx.ModelProto:
-        """Return the model without its graph."""
+    def _header(self, special: Iterable[ir.Node]) -> onnx.ModelProto:
+        """Return the model without its graph; ``special`` nodes may need functions of their own."""
         model = self._model
         proto = onnx.ModelProto(ir_version=max(model.ir_version, _MINIMUM_IR_VERSION))
         for domain, version in model.opset_imports.items():
@@ -132,7 +135,7 @@ class PartWriter(ProtoWriter):
         proto.opset_import.add(domain=_OPAQUE_DOMAIN, version=1)
         for function in model.functions.values():
             self._function(function, proto.functions.add())
-        proto.functions.extend(contrib_functions(inner_nodes(part.nodes), opset_version(model)))
+        proto.functions.extend(contrib_functions(inner_nodes(special), opset_version(model)))
         return proto
 
     # -- as bytes ----------------------------------------------------------------------------

@@ -45,6 +45,9 @@ def tensor_dims(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     return tensor.shape.dims  # type: ignore[return-value] # a tensor has no symbolic sizes
 
 
+_TENSOR = ir.AttributeType.TENSOR
+
+
 def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor that ``value`` always holds, or ``None``.
 
@@ -57,7 +60,11 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return value.const_value if value.is_initializer() and not value.is_graph_input() else None
     if producer.op_type != "Constant" or producer.domain:
         return None
-    attributes = list(producer.attributes.data.values())
+    held = producer.attributes.data
+    plain = held.get("value")
+    if plain is not None and len(held) == 1 and plain.type is _TENSOR and not plain.is_ref():
+        return plain.value  # type: ignore[no-any-return] # as nearly all are
+    attributes = list(held.values())
     if len(attributes) != 1 or attributes[0].is_ref():
         return None
     return _attribute_tensor(attributes[0], value.name or "")

@@ -165,13 +165,13 @@ class Execution:
             raise _StepLimit
         before = self.standing.census
         edits_before, refusals_before = len(self.journal.edits), len(self.journal.refusals)
-        first = self.journal.transactions
+        first, dropped = self.journal.transactions, self.journal.weights_dropped
         skip = self._reason_to_skip(pass_)
         start = perf_counter()
         facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
         edits = len(self.journal.edits) - edits_before
-        self.standing.note(pass_, edits)
+        self.standing.note(pass_, edits, self.journal.weights_dropped - dropped)
         after = self.standing.census
         status: Status = "skipped" if skip else ("applied" if edits else "unchanged")
         entry = PassEntry(

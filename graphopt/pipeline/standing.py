@@ -50,7 +50,7 @@ class Standing:
     Attributes:
         model: The model.
         shapes: Its shapes, brought up to date where somebody asks.
-        version: How many edits were made.
+        version: How many edits were made, those after which nothing can follow excepted.
     """
 
     def __init__(
@@ -79,10 +79,17 @@ class Standing:
         self.shapes.touched.everything = True
         forget_graphs(self.model)
 
-    def note(self, pass_: Pass, edits: int) -> None:
-        """Take note that ``pass_`` has run and made so many edits."""
+    def note(self, pass_: Pass, edits: int, dropped: int = 0) -> None:
+        """Take note that ``pass_`` has run.
+
+        Args:
+            pass_: The pass.
+            edits: How many edits it made.
+            dropped: How many of them only removed weights that nobody reads: after these no pass
+                has anything to do that had nothing to do before.
+        """
         if edits:
-            self.version += edits
+            self.version += edits - dropped
             self._census = None
         if pass_.contract.is_idempotent:
             self._unchanged_since[pass_] = self.version

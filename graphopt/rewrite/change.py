@@ -58,6 +58,13 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self._operations or self._removals)
 
+    def only_drops_weights(self) -> bool:
+        """Tell whether all that it does is to remove initializers that nobody reads.
+
+        No pass can do more afterwards than before: what nodes read and compute is as it was.
+        """
+        return not (self.added or self.changed or self._removals or self.touched)
+
     # -- creating ----------------------------------------------------------------------------
 
     def node(

@@ -53,6 +53,7 @@ class Editor:
             return
         change.apply()
         self.journal.touched.add(change.touched)
+        self.journal.weights_dropped += change.only_drops_weights()
         self.journal.edits.append(
             Edit(
                 number=number,

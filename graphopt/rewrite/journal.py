@@ -96,6 +96,7 @@ class Journal:
         notes: What passes say of all that they did, each text once.
         decisions: Which units of which groups stayed or went, and why.
         transactions: How many rewrites were asked for, discarded ones included.
+        weights_dropped: Edits that only removed weights that nobody reads.
         touched: Nodes that the edits changed.
     """
 
@@ -105,6 +106,7 @@ class Journal:
     notes: list[str] = field(default_factory=list)
     decisions: list[GroupDecision] = field(default_factory=list)
     transactions: int = 0
+    weights_dropped: int = 0
     touched: Touched = field(default_factory=Touched, repr=False)
     _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
 

@@ -146,12 +146,15 @@ class _Walk:
     def _define_initializers(
         self, graph: ir.Graph, own: set[ir.Value], hidden: list[tuple[str, ir.Value | None]]
     ) -> None:
-        for key, value in graph.initializers.items():
+        for key, value in graph.initializers.data.items():
             if value.name != key:
                 self._faults.append(f"initializer `{value.name}` is registered as `{key}`")
             if value not in own:  # an overridable initializer is an input as well
                 self._define(value, own, hidden, "initializer")
-            self._faults += _tensor_faults(value)
+            tensor = value.const_value
+            is_read = tensor is not None and value.shape is tensor.shape  # and not made by a pass
+            if tensor is None or not is_read or value.dtype is not tensor.dtype:
+                self._faults += _tensor_faults(value)
 
     def _check_inputs(self, node: ir.Node) -> None:
         meaning, defined = self._meaning, self._defined
@@ -214,8 +217,6 @@ def _tensor_faults(value: ir.Value) -> Iterable[str]:
     if tensor is None:
         yield f"initializer `{value.name}` has no tensor"
         return
-    if value.shape is tensor.shape and value.dtype == tensor.dtype:
-        return  # as they come from a file
     if value.dtype is not None and value.dtype != tensor.dtype:
         yield (
             f"initializer `{value.name}` is declared {value.dtype.name}"
