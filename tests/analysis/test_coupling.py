@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from graphopt.analysis import infer_shapes
-from graphopt.analysis.coupling import couple, find_groups
+from graphopt.analysis.coupling import couple, find_attentions, find_groups, find_loose_layers
 from graphopt.analysis.coupling.units import Factor, Pin, Ties
 from graphopt.ir import from_text
 
@@ -119,3 +119,70 @@ def test_a_product_loses_indices_of_the_factor_that_is_free():
     kept = units.kept(flat, np.array([units.of(inner)[1]]))
     assert kept.tolist() == [True, False, True] * 2
     assert units.kept(Factor(5), np.array([0])) is None
+
+
+def everything_of(text):
+    model = from_text(text)
+    coupling = couple(model, infer_shapes(model))
+    groups = find_groups(coupling)
+    return (
+        groups,
+        find_attentions(model, coupling, groups),
+        find_loose_layers(model, coupling, groups),
+    )
+
+
+def test_every_attention_is_found_with_its_heads():
+    for packed in (False, True):
+        groups, sites, _ = everything_of(attention(packed))
+        assert [(site.group in groups, site.pin) for site in sites] == [(True, None)]
+
+
+def test_a_classifier_is_no_attention():
+    text = FFN.replace("y = MatMul(a, w2)", "s = Softmax(a) y = MatMul(s, w2)")
+    assert everything_of(text)[1] == ()
+
+
+def test_layers_of_no_group_are_told_with_the_reason():
+    _, _, loose = everything_of(f"""(float[S,1,4] x, bool c) => (float[S,1,1,6] y, float[S,1,2] z)
+        <float[1,24,4] w = {zeros(1, 24, 4)}, float[1,24,6] r = {zeros(1, 24, 6)},
+         float[4,2] m = {zeros(4, 2)}> {{
+        y = LSTM<hidden_size = 6>(x, w, r)
+        z = If (c) < then_branch = t () => (float[S,1,2] a) {{ a = MatMul(x, m) }},
+                     else_branch = e () => (float[S,1,2] b) {{ b = MatMul(x, m) }}> }}""")
+    assert sorted((one.node.op_type, one.kind, one.pin.slug) for one in loose) == [
+        ("LSTM", "neurons", "recurrent"),
+        ("MatMul", "neurons", "in-subgraph"),
+        ("MatMul", "neurons", "in-subgraph"),
+    ]
+
+
+def test_heads_of_a_cache_are_named_though_they_stay():
+    text = attention(packed=False).replace(
+        "(float[B,S,6] x)", "(float[B,S,6] x, float[B,3,P,2] past)"
+    )
+    text = text.replace(
+        "kt = Transpose<perm = [0,1,3,2]>(k)",
+        "j = Concat<axis = 2>(past, k) kt = Transpose<perm = [0,1,3,2]>(j)",
+    )
+    text = text.replace("ctx = MatMul(sm, o)", "i = Concat<axis = 2>(past, o) ctx = MatMul(sm, i)")
+    groups, sites, _ = everything_of(text)
+    (heads,) = [group for group in groups if group.kind == "heads"]
+    assert heads.pin is not None
+    assert (len(heads.units), heads.pin.slug, heads.pin.where) == (3, "model-input", "past")
+    assert [site.group for site in sites] == [heads]
+
+
+def test_heads_of_a_cache_are_free_where_the_interface_may_change():
+    text = attention(packed=False).replace(
+        "(float[B,S,6] x)", "(float[B,S,6] x, float[B,3,P,2] past)"
+    )
+    text = text.replace("=> (float[B,S,6] y)", "=> (float[B,S,6] y, float[B,3,T,2] j)")
+    text = text.replace(
+        "kt = Transpose<perm = [0,1,3,2]>(k)",
+        "j = Concat<axis = 2>(past, k) kt = Transpose<perm = [0,1,3,2]>(j)",
+    )
+    text = text.replace("ctx = MatMul(sm, o)", "i = Concat<axis = 2>(past, o) ctx = MatMul(sm, i)")
+    model = from_text(text)
+    groups = find_groups(couple(model, infer_shapes(model), caches=True))
+    assert [group.pin for group in groups if group.kind == "heads"] == [None]

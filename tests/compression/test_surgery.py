@@ -5,7 +5,7 @@ import pytest
 
 from graphopt.analysis import infer_shapes
 from graphopt.analysis.coupling import couple, find_groups
-from graphopt.compression.masking import surgery_fault
+from graphopt.compression.masking import judge_surgery, surgery_fault
 from graphopt.compression.surgery import plan_surgery
 from graphopt.ir import from_text
 from graphopt.rewrite import Editor, Journal
@@ -90,3 +90,30 @@ def test_units_that_have_to_stay_are_not_removed():
     unit = next(unit for unit, _ in coupling.units.pinned())
     with pytest.raises(ValueError, match="has to stay"):
         plan_surgery(coupling, [unit])
+
+
+def test_a_wrong_cut_is_found_where_the_outputs_hardly_hang_on_it(monkeypatch):
+    quiet = SLICED.replace("y = MatMul(a, w2)", "z = MatMul(a, w2) t = Mul(z, tiny) y = Add(x, t)")
+    quiet = quiet.replace("int64[1] zero", "float tiny = {0.0000001}, int64[1] zero")
+    model = from_text(quiet)
+    group = free_group(model)
+    assert surgery_fault(model, [group.units[:2]], FEEDS["sliced"]) is None
+    monkeypatch.setattr("graphopt.compression.surgery.Surgery._adapt_slice", swapped)
+    fault = surgery_fault(model, [group.units[:2]], FEEDS["sliced"])
+    assert fault is not None
+    assert "`z`" in fault
+
+
+def swapped(_surgery, node, change):
+    """Take the halves in the other order: all shapes fit, and what is computed is wrong."""
+    bounds = (2, 4) if node.outputs[0].name == "up" else (0, 2)
+    for index, bound in enumerate(bounds, 1):
+        change.set_input(node, index, change.initializer(np.array([bound]), name="bound"))
+
+
+def test_outputs_and_sums_are_compared():
+    model = from_text(HEADS)
+    test = judge_surgery(model, [free_group(model).units[1:2]], FEEDS["heads"])
+    assert test.fault is None
+    assert test.error < 1e-5
+    assert test.compared == 1  # the sum is the output
