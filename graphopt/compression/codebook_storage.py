@@ -65,6 +65,7 @@ def stored_indices(
     indices, book = clustered.indices.reshape(shape), clustered.codebook
     books = [book]
     if clustered.bits < _BYTE:
+        # Halves, not neighbours: looked up by half they are joined as they are, never interleaved.
         half, levels = shape[-1] // 2, np.uint8(len(book))
         indices = indices[..., :half] * levels + indices[..., half:]
         books = [np.repeat(book, len(book)), np.tile(book, len(book))]
@@ -167,6 +168,7 @@ def _scaled(
 ) -> ir.Value:
     if scale is None:
         return values
+    # Half precision costs a scale less than rounding to 16 values costs the weight, by far.
     if stored.has_half_scale:
         to_float, name = {"to": ir.DataType.FLOAT}, f"{scale.name}_float"
         scale = change.node("Cast", [scale], attributes=to_float, name=name, before=before)

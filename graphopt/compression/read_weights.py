@@ -14,15 +14,13 @@ from graphopt.analysis import annotation_parameters, is_annotated
 from graphopt.compression.packed_weight import WeightView
 from graphopt.compression.weight_source import NoWeight, WeightSource, reader_count, trace_weight
 from graphopt.compression.weight_views import WEIGHT_INPUTS, weight_view
-from graphopt.ir import graphs
+from graphopt.ir import constant_tensor, graphs
 from graphopt.rewrite import Change, Editor, is_overwritten
 
 __all__ = ["ReadWeight", "Reading", "Wanted", "matches_any", "read_weights", "store_weight"]
 
 _LARGEST_WEIGHT = 1e30
 _MATRIX_RANK = 2
-_NO_TABLE = frozenset({"weight-not-constant", "not-float32"})
-"""Why a `Gather` looks nothing up in a table of weights: it picks sizes, or activations."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,11 @@ def read_weights(model: ir.Model, edit: Editor, wanted: Wanted) -> list[ReadWeig
         if isinstance(examined, Reading):
             origin = examined.source.origin
             found.setdefault(origin, ReadWeight(origin)).readings.append(examined)
-        elif node.op_type != "Gather" or examined.slug not in _NO_TABLE:
+        elif node.op_type != "Gather" or _is_of_floats(value):
             edit.refuse(node, examined.slug, why=examined.why)
     free = []
     for weight in found.values():
+        # Whoever else reads it would see other values, or keep the old ones in the file.
         if reader_count(weight.origin) > len(weight.readings):
             edit.refuse(
                 weight.place, "shared-with-others", why=f"`{weight.name}` is read elsewhere"
@@ -128,6 +127,13 @@ def read_weights(model: ir.Model, edit: Editor, wanted: Wanted) -> list[ReadWeig
         else:
             free.append(weight)
     return free
+
+
+def _is_of_floats(value: ir.Value | None) -> bool:
+    """Tell tables of weights from sizes and activations, of which a `Gather` picks some."""
+    is_overridable = value is not None and value.is_graph_input()
+    tensor = value.const_value if value is not None and is_overridable else constant_tensor(value)
+    return tensor is not None and tensor.dtype.is_floating_point()
 
 
 def _operands(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | None]]:

@@ -202,7 +202,9 @@ class FactorizeWeights(Pass):
             because = f"{rows} x {columns} by rank {first.shape[1]}, {plan.lost:.2%} lost"
             with edit.rewrite(layer.node, because=because) as change:
                 if plan.bias is not None:
-                    layer.bias().put(change, plan.bias, np.float32)
+                    bias = layer.bias()
+                    read.append(bias.value)
+                    bias.put(change, plan.bias, np.float32)
                 layer.put(change, first, second)
         remove_unread(model, edit, filter(None, read))
 

@@ -169,7 +169,7 @@ class PruneWeights(Pass):
         weights = [
             weight for weight in read_weights(model, edit, wanted) if self._has_groups(weight, edit)
         ]
-        sizes: list[tuple[int, int]] = []
+        sizes: list[tuple[int, int]] = []  # compressed, before and after: what the pass is for
         for weight, new in self._pruned(weights, edit, facts):
             if new is None:
                 edit.refuse(weight.place, "not-measured", why="what enters is 0 on the samples")
@@ -210,9 +210,11 @@ class PruneWeights(Pass):
         """Yield each weight with zeros in it, in the form in which it is stored."""
         layers = [weight for weight in weights if _is_layer(weight)]
         if self.score not in _MEASURED:
+            # Each weight has random numbers of its own: those of one change nothing for another.
             for number, weight in enumerate(weights):
                 yield weight, self._ranked(weight, _view(weight), self._plain(weight, number))
             return
+        # Nothing is multiplied by a table, so that magnitudes are all there is to rank it by.
         for table in weights:
             if not _is_layer(table):
                 scores = np.abs(rows_of(table.array(), _view(table)))

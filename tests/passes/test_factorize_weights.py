@@ -76,6 +76,22 @@ def test_each_method_is_nearer_than_the_one_before():
     assert fitted < whitened
 
 
+def test_a_bias_keeps_the_mean_and_the_old_one_goes():
+    found, _ = factored("method=whitened ratio=0.4 multiple=1 ops=[Gemm]")
+    names = set(found.graph.initializers)
+    assert "b" in names  # another layer adds it, too
+    assert "a" not in names
+    found, _ = factored("method=whitened ratio=0.4 multiple=1 ops=[Conv]")
+    assert "d" not in found.graph.initializers
+    x = feed()
+    with shared_worker().load(model_bytes(found), SessionOptions(optimization="disabled")) as one:
+        after = one.run(x)["seen"]
+    with shared_worker().load(model_bytes(model()), SessionOptions(optimization="disabled")) as one:
+        before = one.run(x)["seen"]
+    shift = np.abs((after - before).mean(axis=(0, 2, 3))).max()
+    assert shift < 0.02 * np.abs(before).mean()
+
+
 def test_convolutions_are_factored_by_what_their_windows_see():
     for method in ("whitened", "fitted"):
         found, _ = factored(f"method={method} ratio=0.3 multiple=1 ops=[Conv]")
