@@ -92,6 +92,7 @@ def optimal_codebook(values: npt.NDArray[Any], importance: npt.NDArray[Any], lev
         middles = (found[1:] + found[:-1]) / 2
         bounds = np.concatenate([[0], np.searchsorted(ordered, middles), [len(ordered)]])
         within = np.diff(mass[bounds])
+        # A level for which no value is left stays where it is: one may come back to it.
         means = np.divide(np.diff(moment[bounds]), within, out=found.copy(), where=within > 0)
         if np.array_equal(means, found):
             break

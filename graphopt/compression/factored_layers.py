@@ -95,6 +95,7 @@ class FactoredLayer:
             change.replace(node.outputs[0], found)
             change.remove(node)
             return
+        # The window moves to the first factor: the second one sees one position at a time.
         window = {key: node.attributes[key] for key in _WINDOW_ATTRIBUTES if key in node.attributes}
         operator = "Conv" if node.op_type == "Conv" else "MatMul"
         inner = change.node(operator, [node.inputs[0], one], attributes=window, name=label)

@@ -115,6 +115,7 @@ def read_weights(model: ir.Model, edit: Editor, wanted: Wanted) -> list[ReadWeig
         if isinstance(examined, Reading):
             origin = examined.source.origin
             found.setdefault(origin, ReadWeight(origin)).readings.append(examined)
+        # Most of what `Gather` picks from are shapes and activations: no refusal is due there.
         elif node.op_type != "Gather" or _is_of_floats(value):
             edit.refuse(node, examined.slug, why=examined.why)
     free = []

@@ -140,5 +140,6 @@ def _together(view: WeightView, seen: Sequence[ChannelMoments], *, grams: bool) 
     for one in seen:
         assert one.gram is not None
         whole = whole + one.gram.reshape(shape) * (one.count / count)
+    # Of few rows, chance products of inputs would be taken for what they have in common.
     shrunk = np.stack([shrunk_gram(gram, count) for gram in whole])
     return ReadInputs(view, second.reshape(-1, view.length), shrunk)

@@ -41,7 +41,7 @@ class ZeroUnits(NamedTuple):
 
 def zero_units(array: FloatArray, view: WeightView) -> ZeroUnits:
     """Return what a layer does not read, and what it computes from nothing; see `rows_of`."""
-    used = rows_of(array, view) != 0
+    used = rows_of(array, view) != 0  # -0.0 is 0 as well
     by_input = used.reshape(len(used), -1, view.kernel).any(axis=(0, 2))
     outputs = np.flatnonzero(~used.any(axis=1))
     return ZeroUnits(tuple(np.flatnonzero(~by_input).tolist()), tuple(outputs.tolist()))
