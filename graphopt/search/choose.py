@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from graphopt.search.measure import Measured
@@ -15,32 +16,61 @@ SIMILAR_SIZE = 0.01
 """Files closer in size than this count as equal; the candidate that the target names first wins."""
 
 
-def choose(candidates: Iterable[Measured]) -> Measured | None:
+ENOUGH_DB = 40.0
+"""What outputs are more precise than that is worth nothing."""
+
+_HALF_DB = 10 * math.log10(2.0)
+
+
+def choose(candidates: Iterable[Measured], worth_of_3_db: float = 1.0) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
     are within 5 % of each other, or the intervals of their ratios overlap, or nothing was timed
     without noise, the smallest of them does.
     Of those within 1 % of the smallest, the target names the better one first.
+
+    Args:
+        candidates: All that were measured.
+        worth_of_3_db: Latencies are compared as if those of outputs with half the error were so
+            many times shorter, up to a signal-to-noise ratio of 40 dB.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
     pool = [candidate for candidate in correct if candidate.meets_gates] or correct
     if not pool:
         return None
-    fastest = min(pool, key=_latency_ratio)
-    similar = [item for item in pool if _is_as_fast(item, fastest)]
+    bonus = {id(item): _accuracy_bonus(item, worth_of_3_db) for item in pool}
+    fastest = min(pool, key=lambda item: _latency_ratio(item) / bonus[id(item)])
+    similar = [
+        item for item in pool if _is_as_fast(item, fastest, bonus[id(fastest)] / bonus[id(item)])
+    ]
     smallest = min(candidate.size_ratio for candidate in similar)
     return next(item for item in similar if item.size_ratio <= smallest * (1 + SIMILAR_SIZE))
 
 
-def _is_as_fast(item: Measured, fastest: Measured) -> bool:
-    """Tell whether no difference in speed is sure: floats stored otherwise run as they did."""
-    if _latency_ratio(item) <= _latency_ratio(fastest) * (1 + SIMILAR_LATENCY):
+def _accuracy_bonus(item: Measured, worth_of_3_db: float) -> float:
+    """Return by how much a latency counts as shorter for the accuracy of the outputs."""
+    if worth_of_3_db == 1.0:
+        return 1.0
+    sqnr_db = item.comparison.errors.worst_sqnr_db()
+    decibels = ENOUGH_DB if sqnr_db is None else min(max(sqnr_db, 0.0), ENOUGH_DB)
+    return float(worth_of_3_db ** (decibels / _HALF_DB))
+
+
+def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
+    """Tell whether no difference in speed is sure: floats stored otherwise run as they did.
+
+    Args:
+        item: Any candidate.
+        fastest: The best.
+        handicap: What the latency of `item` is multiplied by for the accuracy of both.
+    """
+    if _latency_ratio(item) * handicap <= _latency_ratio(fastest) * (1 + SIMILAR_LATENCY):
         return True
     mine, best = item.latency, fastest.latency
     if mine is None or best is None or "too-noisy" in (mine.verdict, best.verdict):
         return False
-    return mine.ratio_low <= best.ratio_high
+    return mine.ratio_low * handicap <= best.ratio_high
 
 
 def _latency_ratio(candidate: Measured) -> float:

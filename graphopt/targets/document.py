@@ -44,6 +44,7 @@ def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
             if limit is not False
         },
         package=Package(**{**package, "include": tuple(package.get("include", ()))}),
+        worth_of_3_db=float(document.get("worth_of_3_db", 1.0)),
         path=path,
     )
 
@@ -58,9 +59,11 @@ def document_of(target: Target) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": target.name,
         "summary": target.summary,
+        **({} if target.worth_of_3_db == 1.0 else {"worth_of_3_db": target.worth_of_3_db}),
         "runtime": {
             "threads": runtime.threads,
             "optimization": runtime.optimization,
+            **({} if runtime.order == "default" else {"order": runtime.order}),
             "config": dict(runtime.config),
             "providers": [
                 {"name": item.name, "options": dict(item.options)} for item in runtime.providers

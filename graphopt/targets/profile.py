@@ -42,12 +42,15 @@ class RuntimeProfile:
         providers: In order of preference.
         threads: Threads inside one operator; 0 lets the runtime choose.
         optimization: What the runtime rewrites at load.
+        order: In which order operators run; see `graphopt.runtime.SessionOptions`. A bundle
+            demands ``priority`` only where it measured less memory with it.
         config: Session configuration entries.
     """
 
     providers: tuple[Provider, ...]
     threads: int = 1
     optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    order: Literal["default", "priority"] = "default"
     config: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -138,6 +141,8 @@ class Target:
         candidates: In order, those that are off included.
         gates: Limits by name of gate.
         package: What the bundle holds.
+        worth_of_3_db: How many times as long a candidate may take whose outputs have half the
+            error of another's, to be as good; 1: the faster one is better whatever the error.
         demanded_gates: Gates set for this run by `with_gates`; no waiver excuses them.
         path: The file that it was loaded from.
     """
@@ -151,6 +156,7 @@ class Target:
     candidates: tuple[Candidate, ...]
     gates: Mapping[str, float] = field(default_factory=dict)
     package: Package = field(default_factory=Package)
+    worth_of_3_db: float = 1.0
     demanded_gates: frozenset[str] = frozenset()
     path: Path | None = field(default=None, compare=False)
 
@@ -223,12 +229,17 @@ class Target:
             raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
         return replace(self, runtime=replace(self.runtime, threads=threads))
 
+    def with_order(self, order: Literal["default", "priority"]) -> Self:
+        """Return this target with another order in which operators run."""
+        return replace(self, runtime=replace(self.runtime, order=order))
+
     def session_options(self) -> SessionOptions:
         """Return the options of sessions as they run on the device."""
         from graphopt.runtime import SessionOptions
 
         return SessionOptions(
             optimization=self.runtime.optimization,
+            order=self.runtime.order,
             threads=self.runtime.threads,
             providers=tuple((item.name, dict(item.options)) for item in self.runtime.providers),
             config=dict(self.runtime.config),

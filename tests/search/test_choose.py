@@ -6,7 +6,15 @@ from graphopt.search import choose
 
 
 def candidate(
-    name, ratio=None, size=1.0, *, is_correct=True, meets_gates=True, verdict="faster", spread=0.0
+    name,
+    ratio=None,
+    size=1.0,
+    *,
+    is_correct=True,
+    meets_gates=True,
+    verdict="faster",
+    spread=0.0,
+    sqnr_db=None,
 ):
     bounds = {} if ratio is None else {"ratio_low": ratio - spread, "ratio_high": ratio + spread}
     latency = None if ratio is None else SimpleNamespace(ratio=ratio, verdict=verdict, **bounds)
@@ -14,13 +22,14 @@ def candidate(
         name=name,
         latency=latency,
         size_ratio=size,
+        comparison=SimpleNamespace(errors=SimpleNamespace(worst_sqnr_db=lambda: sqnr_db)),
         is_correct=is_correct,
         meets_gates=is_correct and meets_gates,
     )
 
 
-def chosen(*candidates):
-    best = choose(candidates)
+def chosen(*candidates, worth_of_3_db=1.0):
+    best = choose(candidates, worth_of_3_db)
     return None if best is None else best.name
 
 
@@ -64,3 +73,22 @@ def test_a_ratio_that_is_mostly_noise_wins_nothing():
     noisy = candidate("noisy", 0.2, verdict="too-noisy")
     assert chosen(noisy, candidate("sure", 0.5)) == "sure"
     assert chosen(noisy, candidate("small", 0.99, 0.3, verdict="same")) == "small"
+
+
+def test_accuracy_is_worth_as_much_time_as_the_target_says():
+    coarse, fine = candidate("coarse", 0.30, sqnr_db=18.0), candidate("fine", 0.40, sqnr_db=38.0)
+    assert chosen(coarse, fine) == "coarse"
+    assert chosen(coarse, fine, worth_of_3_db=1.08) == "fine"
+    assert chosen(coarse, fine, worth_of_3_db=1.02) == "coarse"
+
+
+def test_accuracy_beyond_what_is_enough_is_worth_nothing():
+    enough, exact = candidate("enough", 0.5, sqnr_db=40.0), candidate("exact", 1.0)
+    assert chosen(enough, exact, worth_of_3_db=1.08) == "enough"
+    assert chosen(enough, candidate("finer", 0.6, sqnr_db=90.0), worth_of_3_db=1.5) == "enough"
+
+
+def test_what_is_as_good_for_its_accuracy_is_chosen_by_size():
+    fine = candidate("fine", 0.324, size=0.3, sqnr_db=33.0)
+    small = candidate("small", 0.300, size=0.2, sqnr_db=30.0)
+    assert chosen(fine, small, worth_of_3_db=1.08) == "small"
