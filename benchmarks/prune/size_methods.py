@@ -26,6 +26,7 @@ import argparse
 import functools
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -54,6 +55,7 @@ from graphopt.verification import evaluate, load_metric
 Feed = Mapping[str, npt.NDArray[Any]]
 
 PIPELINES = {
+    "original": "",
     "exact": "@exact",
     **{
         f"{score} {ratio:.0%}": f"@exact,prune-weights{{ratio={ratio} score={score}}}"
@@ -90,6 +92,9 @@ PIPELINES = {
 
 def build(model: Path, pipeline: str, calibration: Path | None, out: Path) -> tuple[float, str]:
     """Run a pipeline from the command line; return seconds and what it noted."""
+    if not pipeline:
+        shutil.copyfile(model, out)
+        return 0.0, ""
     command = [sys.executable, "-m", "graphopt", "run", str(model), "--pipeline", pipeline]
     command += ["--verify", "structure", "--json", "--force"]
     if calibration is not None:
@@ -221,7 +226,7 @@ def table(files: Iterable[Path]) -> str:
                 f"{row['cpu_ratio']:.2f}",
                 f"{row['load_ms']:.0f} ms",
                 f"{row['memory_bytes'] / 1e6:.0f} MB",
-                f"`{row['pipeline']}`",
+                f"`{row['pipeline']}`" if row["pipeline"] else "",
             ]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
@@ -258,7 +263,8 @@ def main() -> None:
     results = {
         "name": paths.model.parent.name,
         "about": f"{cpu_name()}, Python {platform.python_version()}, onnxruntime "
-        f"{runtime_version()}, one thread; {paths.feeds or count} feeds to calibrate.",
+        f"{runtime_version()}, one thread; "
+        f"{min(paths.feeds or count, count)} of {count} feeds to calibrate.",
         "models": {},
     }
     if paths.out.exists():
