@@ -38,6 +38,7 @@ def test_the_targets_load():
         "compensated",
         "blocks",
         "long-blocks",
+        "mixed",
         "fused",
         "eight-bits",
         "float",
