@@ -114,6 +114,36 @@ def test_explain_tells_edits_and_leaves_the_file(model):
     assert model.read_bytes() == before
 
 
+NEURONS = (
+    "(float[N,2] x) => (float[N,2] z) <float[2,4] a = {1,2,0.5,0.25, -1,1,0.5,2},"
+    " float[4,2] b = {3,1, 2,2, 0.25,0.5, 1,0}> { h = MatMul(x, a)  r = Relu(h)  z = MatMul(r, b) }"
+)
+
+
+def test_explain_takes_options_and_samples(tmp_path):
+    path = tmp_path / "m.onnx"
+    gir.save(gir.from_text(NEURONS), path)
+    rows = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
+    plain = api.explain(path, "prune-neurons{score=l2 compensation=off count=1}")
+    assert [one.removed for one in plain.decisions] == [(2,)]
+    with pytest.raises(PreconditionError, match="calibration samples"):
+        api.explain(path, "prune-neurons{count=1}")
+    measured = api.explain(path, "prune-neurons{count=1}", calibration=[{"x": rows}])
+    (decision,) = measured.decisions
+    assert decision.fits
+    assert decision.fits[0].rows
+
+
+def test_run_tells_why_units_went(tmp_path):
+    path = tmp_path / "m.onnx"
+    gir.save(gir.from_text(NEURONS), path)
+    result = graphopt.run_pipeline(path, "prune-neurons{score=l2 compensation=off count=1}")
+    assert "1 of 4" in str(result)
+    (decision,) = result.to_dict()["journal"]["decisions"]
+    assert decision["removed"] == [2]
+    assert decision["ranks"][2] == 1
+
+
 def test_plan_writes_nothing_and_names_what_would_not_be_built(model, tmp_path):
     plan = graphopt.plan(model, target="cpu-int8", arguments=("graphopt", "optimize", "my model"))
     document = plan.to_dict()
