@@ -17,8 +17,8 @@ __all__ = ["ALLOCATIONS", "Ranking", "Selection"]
 
 ALLOCATIONS = ("uniform", "global")
 """``uniform``: the same share of every group. ``global``: the lowest of all groups, each score
-divided by the mean of its group (Fang et al. 2023, section 3.3), so that layers of a larger scale
-do not win by it."""
+divided by the mean of its group, as Torch-Pruning 1.6 does by default, so that layers of a larger
+scale do not win by it."""
 
 
 @dataclass(frozen=True)
