@@ -26,7 +26,7 @@ from graphopt.compression.layer_bias import bias_of
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.surgery import Surgery
-from graphopt.ir import clone
+from graphopt.ir import clone, constant_tensor, tensor_dims
 from graphopt.rewrite import Editor, Facts, LayerFit, Measure, ShapeTable
 
 __all__ = ["Fitting", "Lesson", "plan_lessons"]
@@ -105,9 +105,8 @@ def _computed(model: ir.Model) -> dict[str, ir.Value]:
 
 def _weight_shape(node: ir.Node | None, operand: int) -> tuple[int, ...] | None:
     value = node.inputs[operand] if node is not None and len(node.inputs) > operand else None
-    if value is None or value.shape is None or not value.shape.is_static():
-        return None
-    return tuple(value.shape.numpy())
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor_dims(tensor)
 
 
 def _has_all_outputs(layer: Contraction, values: Mapping[str, ir.Value]) -> bool:
