@@ -252,15 +252,18 @@ def explain(
     Args:
         path: ONNX file.
         pass_text: Name of a pass, or its pipeline text with options.
-        calibration: Samples, where the pass measures something.
+        calibration: Samples, where the pass measures something; without any, a pass that can do
+            so acts on what is to be had without (`Pass.without_samples`).
 
     Raises:
         UnknownNameError: There is no such pass.
         PipelineSyntaxError, OptionError: The text cannot be understood.
         InputError: The file is not a usable model, or the samples do not fit it.
-        PreconditionError: The pass needs calibration samples, and none were given.
+        PreconditionError: The pass can do nothing without calibration samples, and none were given.
     """
     steps = Pipeline.parse(pass_text)
+    if calibration is None and len(alone := tuple(steps.passes())) == 1:
+        steps = Pipeline.of(alone[0].without_samples())
     model = load(path)
     calibrator = _calibrator(model, calibration, None, Reporter(None, "explain"))
     manager = PassManager(verify="off", target=TargetFacts(), statistics_provider=calibrator)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import onnx_ir as ir
 
@@ -15,6 +15,7 @@ from graphopt.compression.pruning_options import (
     needs_samples,
 )
 from graphopt.compression.unit_budget import BUDGETS, MAX_RATIO, Budget
+from graphopt.compression.unit_scores import MEASURED_SCORES
 from graphopt.compression.unit_selection import ALLOCATIONS, Selection
 from graphopt.errors import OptionError
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, TargetFacts, option
@@ -137,6 +138,15 @@ class UnitPruning(Pass):
             samples=needs_samples(self._options()),
             original=self.compensation != "off",
         )
+
+    def without_samples(self) -> Self:
+        """Rank by ``l2`` where the score is measured, and fit nothing: the same groups are cut."""
+        if not needs_samples(self._options()):
+            return self
+        score = "l2" if self.score in MEASURED_SCORES else self.score
+        is_bound = self.budget is not None and self.budget_of == "error"
+        budget = None if is_bound else self.budget
+        return replace(self, score=score, compensation="off", curves=False, budget=budget)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Cut each group of the kind, or refuse it."""

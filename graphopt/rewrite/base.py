@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import onnx_ir as ir
 
@@ -54,6 +54,10 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     def needs_on(self, model: ir.Model, target: TargetFacts) -> Needs:  # noqa: ARG002 - as above
         """Return what `run` must be told where the model is meant for ``target``."""
         return self.needs(model)
+
+    def without_samples(self) -> Self:
+        """Return a pass that acts on the same places and measures nothing, where there is one."""
+        return self
 
     @abc.abstractmethod
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:

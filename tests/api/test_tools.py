@@ -126,8 +126,10 @@ def test_explain_takes_options_and_samples(tmp_path):
     rows = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
     plain = api.explain(path, "prune-neurons{score=l2 compensation=off count=1}")
     assert [one.removed for one in plain.decisions] == [(2,)]
-    with pytest.raises(PreconditionError, match="calibration samples"):
-        api.explain(path, "prune-neurons{count=1}")
+    (structural,) = api.explain(path, "prune-neurons{count=1}").decisions
+    assert (structural.score, structural.fits) == ("l2", ())  # nothing is measured without samples
+    with pytest.raises(PreconditionError, match="calibration"):
+        api.explain(path, "smooth-activations")
     measured = api.explain(path, "prune-neurons{count=1}", calibration=[{"x": rows}])
     (decision,) = measured.decisions
     assert decision.fits
