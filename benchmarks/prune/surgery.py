@@ -9,7 +9,7 @@ Usage:
 of neurons and of channels cut by themselves, one layer, and all three kinds together; then that
 file quantized, dynamically and statically, and run. Every attention must be one of a group of heads
 or refused with a reason, and there must be as many as the architecture has. Results are written
-after each graph; what is there already is not measured again, unless `--again`.
+after each graph; what was measured is not measured again, unless `--again`.
 
 The exit status is 1 where an attention is missing or a group was neither pruned nor refused.
 """
@@ -200,7 +200,8 @@ def main() -> int:
     paths = sorted(arguments.zoo.glob("*/model.onnx"))
     for path in paths:
         name = path.parent.name
-        if (names is not None and name not in names) or (name in known and not arguments.again):
+        is_known = name in known and "failed" not in known[name] and not arguments.again
+        if is_known or (names is not None and name not in names):
             continue
         known[name] = examine(path, arguments.work / name, arguments)
         print(_row(name, known[name]), *holes(name, known[name]), flush=True)
