@@ -203,7 +203,10 @@ class Fitting:
             fit = bias_fit(parts[0], kept)
         else:
             fit = ridge_fit(parts[0], kept, self._ridge(parts[0]))
-        return fit if np.isfinite(fit.layer.stacked()).all() else None
+        # In the type of the weights: half precision ends at 65504.
+        with np.errstate(over="ignore"):
+            stored = [part.astype(kept.matrix.dtype).astype(np.float64) for part in fit.layer]
+        return fit if all(np.isfinite(part).all() for part in stored) else None
 
     def _ridge(self, equations: NormalEquations) -> float:
         """Return the pull that was asked for, or one that few rows want where none was held out."""

@@ -79,7 +79,8 @@ class _State:
 
     def __init__(self, layer: ObsLayer, count: int) -> None:
         size = len(layer.covariance)
-        damping = _DAMPING * max(float(np.diag(layer.covariance).mean()), np.finfo(float).tiny)
+        # Where nothing ever varies there is nothing to invert: weights alone decide then.
+        damping = _DAMPING * float(np.diag(layer.covariance).mean()) or 1.0
         self._inverse = np.linalg.inv(layer.covariance + damping * np.eye(size))
         self._weight = layer.weight.astype(np.float64)
         self._units, self._count = np.asarray(layer.units), count

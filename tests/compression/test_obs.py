@@ -64,3 +64,8 @@ def test_errors_of_all_layers_that_read_a_unit_count():
 
 def test_the_last_unit_stays():
     assert np.isfinite(removal_scores([problem(6, 3, 2)], 3, 3)).all()
+
+
+def test_inputs_that_never_vary_cost_what_their_weights_say():
+    layer = ObsLayer(np.zeros((3, 3)), np.array([[3.0], [1.0], [2.0]]), np.arange(3))
+    assert np.argsort(removal_scores([layer], 3, 2)).tolist() == [1, 2, 0]
