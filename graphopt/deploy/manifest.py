@@ -147,6 +147,7 @@ def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
 def _session(options: SessionOptions) -> dict[str, Any]:
     return {
         "optimization": options.optimization,
+        **({} if options.order == "default" else {"order": options.order}),
         "threads": options.threads,
         "providers": [
             {"name": name, "options": dict(settings)} for name, settings in options.providers

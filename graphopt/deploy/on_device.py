@@ -60,6 +60,8 @@ class OnnxRuntime:
         level = settings["optimization"].upper()
         level = "ORT_DISABLE_ALL" if level == "DISABLED" else "ORT_ENABLE_" + level
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+        if settings.get("order") == "priority":
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.intra_op_num_threads = settings["threads"]
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY

@@ -98,6 +98,7 @@ class _WorkerRuntime:
     def open(self, path: Path, settings: dict[str, Any]) -> Session:
         options = SessionOptions(
             optimization=settings["optimization"],
+            order=settings.get("order", "default"),
             threads=settings["threads"],
             providers=tuple((item["name"], item["options"]) for item in settings["providers"]),
             config=settings["config"],

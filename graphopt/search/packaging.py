@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from graphopt.deploy import BundleParts, record_golden
 from graphopt.report import OptimizeResult, to_html
+from graphopt.runtime import measure_cold_start
 from graphopt.search.campaign import Outcome
 from graphopt.search.measure import Measured
+from graphopt.targets import Target
 
 __all__ = ["bundle_parts"]
+
+_MEMORY_RUNS = 3
+_LEAST_MEMORY_GAIN = 0.01
+"""Of the peak: by so much it differs from process to process."""
 
 
 def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> BundleParts:
@@ -26,6 +32,7 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         RuntimeFailure: The model does not run any more.
     """
     bench = outcome.bench
+    target, peaks = _with_measured_order(outcome, chosen)
     golden = record_golden(
         bench.source,
         chosen.built.path,
@@ -41,18 +48,38 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         source=bench.source,
         source_sha256=result.source_sha256 or "",
         source_bytes=outcome.original_bytes,
-        target=bench.target,
+        target=target,
         candidate=chosen.built.candidate.name,
         pipeline=result.pipeline or "",
         gates=chosen.gates,
         golden=golden,
         seed=bench.seed,
         calibration_sha256=bench.calibration.digest() if bench.calibration else None,
-        measured=_figures(chosen, result),
+        measured=_figures(chosen, result) | peaks,
         report=result.to_dict(),
         report_html=to_html(result),
         journal=_journal(outcome, chosen),
     )
+
+
+def _with_measured_order(
+    outcome: Outcome, chosen: Measured
+) -> tuple[Target, dict[str, float | str | None]]:
+    """Return the target with the order of the file only where its peak is lower, and the peaks."""
+    bench, found = outcome.bench, dict[str, int]()
+    if bench.target.runtime.order == "default":
+        return bench.target, {}
+    orders: tuple[Literal["default", "priority"], ...] = ("default", "priority")
+    for order in orders:
+        options = replace(bench.options, order=order)
+        starts = [
+            measure_cold_start(chosen.built.path, bench.latency_feed, options)
+            for _ in range(_MEMORY_RUNS)
+        ]
+        found[order] = min(start.peak_rss_bytes for start in starts)
+    is_lower = found["priority"] < found["default"] * (1.0 - _LEAST_MEMORY_GAIN)
+    target = bench.target.with_order("priority" if is_lower else "default")
+    return target, {f"peak_memory_{order}_order_bytes": found[order] for order in orders}
 
 
 def _figures(chosen: Measured, result: OptimizeResult) -> dict[str, float | str | None]:

@@ -87,6 +87,21 @@ def test_what_stands_in_makes_outputs_better(replacement):
     assert errors[1] < errors[0]
 
 
+def test_behind_a_normalization_that_stays():
+    text = TWO.replace("c = Add(x, b)", "n = Add(x, b)  c = LayerNormalization(n, g)")
+    text = text.replace("f = Add(c, e)", "k = Add(c, e)  f = LayerNormalization(k, g)")
+    text = text.replace("float[3,3] w", "float[3] g = {1,2,1}, float[3,3] w")
+    errors = []
+    for how in ("off", "affine"):
+        model = from_text(text)
+        options = f"layers=[block-0] score=random replacement={how} ridge=0.0001"
+        pipeline = Pipeline.parse(f"prune-layers{{{options}}}")
+        pipeline.run(model, statistics_provider=_Provider(measure()))
+        errors.append(output_error(measure(), model, from_text(text)))
+    assert [node.op_type for node in model.graph][:3] == ["LayerNormalization", "MatMul", "Add"]
+    assert errors[1] < errors[0]
+
+
 class _Provider:
     def __init__(self, measure):
         self.measure = measure
