@@ -101,6 +101,8 @@ class TorchModel:
         return self._run(known, wanted)
 
     def _fed(self, given: Any, name: str) -> Tensor:
+        if isinstance(given, np.ndarray) and not given.flags.writeable:
+            given = given.copy()  # torch has no tensors that cannot be written to, and warns
         try:
             return self._torch.as_tensor(given)
         except TypeError as error:
