@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="what sentences.py wrote")
     parser.add_argument("--work", type=Path, required=True, help="keeps the models")
     parser.add_argument("--few", type=int, default=100, help="feeds to prune by")
+    parser.add_argument("--taught", type=int, default=10**6, help="feeds to distil by")
     parser.add_argument("--score", default="wanda", help="of units")
     parser.add_argument("--compensation", default="least-squares", help="before distillation")
     parser.add_argument(
@@ -123,11 +124,11 @@ def main() -> None:
     cut = CUT.format(score=arguments.score, compensation=arguments.compensation)
     exact, pruned, taught = (work / f"{name}.onnx" for name in ("exact", "pruned", "distilled"))
     distill = f'distill{{teacher="{exact}" {arguments.options}}}'
-    everything = arguments.samples / "calibration"
+    lessons = part_of(arguments.samples, arguments.taught, work / f"taught_{arguments.taught}")
     steps = (
         ("after @exact", arguments.model, "@exact", None, exact),
         ("a quarter of heads and neurons cut", exact, cut, few, pruned),
-        ("distilled", pruned, distill, everything, taught),
+        ("distilled", pruned, distill, lessons, taught),
     )
     for name, base, pipeline, samples, path in steps:
         found = made(base, pipeline, samples, path)
