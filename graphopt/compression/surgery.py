@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graphopt.analysis.coupling import Coupling, Factor
 from graphopt.analysis.operands import gathered_indices
 from graphopt.analysis.symbolic_expressions import Integer
-from graphopt.compression.shape_operands import rewritten_operand
+from graphopt.compression.shape_operands import Known, NewLengths, rewritten_operand
 from graphopt.ir import constant_array, constant_tensor
 from graphopt.rewrite import Change
 
@@ -154,15 +154,29 @@ class Surgery:
             if node.op_type == "Resize":
                 return None  # it scales
             return Obstacle(node, "its shape is an attribute")
-        wanted = {axis: int(mask.sum()) for axis, mask in masks.items() if mask.size}
+        wanted = NewLengths(
+            {axis: int(mask.sum()) for axis, mask in masks.items() if mask.size},
+            {axis: self._share(node.outputs[0], axis) for axis, m in masks.items() if not m.size},
+        )
+        known = Known(self._length, lambda value: bool(self.masks(value)))
         operand = node.inputs[index]
         assert operand is not None
-        found = rewritten_operand(change, operand, wanted, before=node, length=self._length)
+        found = rewritten_operand(change, operand, wanted, before=node, known=known)
         if found is None:
             return Obstacle(node, "the shape it asks for is computed in a way that is not followed")
         if found is not operand:
             change.set_input(node, index, found)
         return None
+
+    def _share(self, value: ir.Value, axis: int) -> tuple[int, int]:
+        """Return how many of how many stay, of the factors of an axis whose length is a number."""
+        kept = total = 1
+        for factor in self.coupling.layouts[value][axis]:
+            if isinstance(factor.size, int):
+                mask = self.kept(factor)
+                kept *= factor.size if mask is None else int(mask.sum())
+                total *= factor.size
+        return kept, total
 
     def _length(self, value: ir.Value) -> int | None:
         layout = self.coupling.layouts.get(value)

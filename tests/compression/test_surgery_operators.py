@@ -129,6 +129,39 @@ MODELS = {
         r = MatMul(sm, v2) t = Transpose<perm = [0,2,1,3]>(r) f = Reshape(t, m)
         y = MatMul(f, o) }}""",
     ),
+    "a width read from another tensor": (
+        "heads",
+        3,
+        18,
+        f"""(float[B,S,12] x) => (float[B,S,12] y)
+        <{weights(a=(12, 12), b=(12, 12), c=(12, 12), o=(12, 12))},
+        int64[4] s = {{0, 0, 3, 4}}, int64[1] zero = {{0}}, int64[1] two = {{2}},
+        int64[1] three = {{3}}> {{ {THREE}
+        q1 = Reshape(q, s) q2 = Transpose<perm = [0,2,1,3]>(q1)
+        k1 = Reshape(k, s) k2 = Transpose<perm = [0,2,3,1]>(k1)
+        v1 = Reshape(v, s) v2 = Transpose<perm = [0,2,1,3]>(v1)
+        d = MatMul(q2, k2) sm = Softmax<axis = -1>(d)
+        r = MatMul(sm, v2) t = Transpose<perm = [0,2,1,3]>(r)
+        whole = Shape(x) some = Slice(whole, zero, two) width = Slice(whole, two, three)
+        m = Concat<axis = 0>(some, width) f = Reshape(t, m) y = MatMul(f, o) }}""",
+    ),
+    "heads beside the batch": (
+        "heads",
+        3,
+        18,
+        f"""(float[B,4,8] x) => (float[B,4,8] y) <{weights(**ABC)},
+        int64[4] s = {{0, 0, 3, 4}}, int64[4] back = {{-1, 3, 4, 4}}, int64[3] m = {{0, 4, 12}},
+        int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] h = {{3}},
+        int64[2] rest = {{4, 4}}> {{ {THREE}
+        whole = Shape(x) n = Slice(whole, zero, one) nh = Mul(n, h)
+        flat = Concat<axis = 0>(nh, rest)
+        q1 = Reshape(q, s) q2 = Transpose<perm = [0,2,1,3]>(q1) q3 = Reshape(q2, flat)
+        k1 = Reshape(k, s) k2 = Transpose<perm = [0,2,1,3]>(k1) k3 = Reshape(k2, flat)
+        v1 = Reshape(v, s) v2 = Transpose<perm = [0,2,1,3]>(v1) v3 = Reshape(v2, flat)
+        kt = Transpose<perm = [0,2,1]>(k3) d = MatMul(q3, kt) sm = Softmax<axis = -1>(d)
+        r = MatMul(sm, v3) u = Reshape(r, back) t = Transpose<perm = [0,2,1,3]>(u)
+        f = Reshape(t, m) y = MatMul(f, o) }}""",
+    ),
     "halves exchanged": (
         "neurons",
         6,
