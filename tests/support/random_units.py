@@ -24,6 +24,20 @@ def neurons(scope):
     return _layer(scope, scope.node("Relu", [h], FLOAT, h.dims), 3, 2)
 
 
+def sharing(scope):
+    """Two such pairs, one behind the other, whose neurons start from the same stored zeros."""
+    where = lambda v: len(v.dims) in (2, 3) and v.dims[-1] not in {0, BATCH}  # noqa: E731
+    x = scope.pick(FLOAT, where=where)
+    if x is None:
+        return None
+    zeros = scope.weight(np.zeros(4, np.float32))
+    for seed in (1, 3):
+        h = _layer(scope, x, 4, seed)
+        h = scope.node("Add", [h, zeros], FLOAT, h.dims)
+        x = _layer(scope, scope.node("Relu", [h], FLOAT, h.dims), 3, seed + 1)
+    return x
+
+
 def heads(scope):
     """Attention of one value over itself, in four heads, with the projection of its result."""
     where = lambda v: len(v.dims) == 3 and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
@@ -69,4 +83,9 @@ def _convolved(scope, x, kernel, seed, **attributes):
     return scope.node("Conv", [x, _kernel(scope, kernel, seed)], FLOAT, dims, **attributes)
 
 
-UNITS = {"prune-heads": (heads,), "prune-neurons": (neurons,), "prune-channels": (channels,)}
+UNITS = {
+    "unshare-weights": (sharing,),
+    "prune-heads": (heads,),
+    "prune-neurons": (neurons,),
+    "prune-channels": (channels,),
+}
