@@ -128,6 +128,12 @@ def report(records: Mapping[str, Record]) -> str:
         for kind in () if "failed" in record else (*KINDS, "layers"):
             for slug, why in _done(record, kind).get("why", {}).items():
                 reasons.setdefault(slug, f"{name}: {why}")
+    cached = {name: record["caches"] for name, record in records.items() if "caches" in record}
+    if cached:
+        lines += ["", "Heads of caches, cut with `caches=true`:", ""]
+    for name, run in sorted(cached.items()):
+        done = run.get("passes", {}).get("prune-heads", run)
+        lines.append(f"- {name}: {_cut(done)}; self-test {done.get('self_test')}")
     lines += ["", "One example of every refusal:", ""]
     lines += [f"- `{slug}`: {why}" for slug, why in sorted(reasons.items())]
     missing = [

@@ -133,6 +133,9 @@ def examine(path: Path, work: Path, *, has_integers: bool) -> Record:
     pruned = work / "pruned.onnx"
     record["all"] = cut(path, f"unshare-weights,{every},share-weights", pruned)
     record["layers"] = cut(path, f"{LAYERS}{{count=1 score=random}}", None)
+    if "model-input" in record["attentions_refused"] or "past" in path.parent.name:
+        text = f"prune-heads{{{OPTIONS} caches=true}}"
+        record["caches"] = cut(path, text, None)
     if has_integers and pruned.exists():
         record["integers"] = integers(pruned, work, generate_feed_sets(load(pruned), count=2))
     record["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
