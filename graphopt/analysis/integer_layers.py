@@ -191,7 +191,8 @@ def _layer(
             return "its activation is transposed"
         matrix = weight.T if int_attribute(node, "transB", 0) else weight
         packed = matrix[np.newaxis]
-    name = (node.name or "").removesuffix("_quantized")
+    # An activation in two integers is multiplied twice by the weight of one layer.
+    name = (node.name or "").removesuffix("_quantized").removesuffix("_remainder")
     return IntegerLayer(node, name, activation, zero_point, packed, scale.reshape(-1), windows)
 
 

@@ -47,9 +47,11 @@ def with_narrow_layers(
         return candidate, ()
     feeds = bench.feeds[:_SAMPLES]
     names = tuple(
-        layer.name
-        for layer in predict_saturation(model, feeds, worker=bench.worker)
-        if layer.saturation is not None and layer.saturation.is_worse_than_seven_bits
+        dict.fromkeys(
+            layer.name
+            for layer in predict_saturation(model, feeds, worker=bench.worker)
+            if layer.saturation is not None and layer.saturation.is_worse_than_seven_bits
+        )
     )
     pipeline = Pipeline.parse(candidate.pipeline)
     if not names or not any(_takes_names(step) for step in pipeline.passes()):

@@ -157,3 +157,13 @@ def test_a_target_without_vnni_gets_seven_bits_where_they_are_needed_and_says_so
     (dynamic,) = [found for found in report.candidates if found.name == "dynamic"]
     assert "reduce_range_layers=[layer]" in dynamic.pipeline
     assert dynamic.status in ("chosen", "passed")
+
+
+def test_both_products_of_an_activation_in_two_integers_are_of_one_layer():
+    text = """<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+    g (uint8[N,2] q, uint8[N,2] r) => (float[N,2] y) <int8[2,2] w = {1, 2, 3, 4}, float s = {1.0}>
+    { [fc_quantized] a = com.microsoft.MatMulIntegerToFloat(q, w, s, s)
+      [fc_remainder] b = com.microsoft.MatMulIntegerToFloat(r, w, s, s)  y = Add(a, b) }"""
+    layers, others = find_integer_layers(from_text(text).graph)
+    assert [layer.name for layer in layers] == ["fc", "fc"]
+    assert others == []
