@@ -1,7 +1,7 @@
 """Which activations are worth two integers per element, measured at the outputs of the model.
 
 Rounding an activation costs little at the outputs in most places, and much in few: in a seeded
-DistilBERT the six that enter the feed-forward parts make nine tenths of the noise of all 24. So
+DistilBERT the six that enter the feed-forward parts make four fifths of the noise of all 24. So
 each is rounded alone and the model run on samples. Noise of independent sources adds up, so that
 the sum tells what is gained by holding some more precisely, which takes twice the work of the
 products that read them: those are chosen, the cheapest first, that are worth it.
