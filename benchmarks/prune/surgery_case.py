@@ -76,11 +76,13 @@ def _done(entry: PassEntry, ledger: Ledger) -> Record:
     journal, name = ledger.journal, entry.pass_name
     refused = [one for one in journal.refusals if one.pass_name == name]
     decided = [one for one in journal.decisions if one.pass_name == name]
+    # One edit cuts a layer, at its sum; another, of the graph, sweeps what computed it.
     edits = [one for one in journal.edits if one.pass_name == name]
+    layers = [one for one in edits if not one.where.startswith("graph ")]
     notes = [note for note in ledger.notes if note.startswith(f"{name}:")]
     found = [match for note in notes if (match := ERROR.search(note)) is not None]
     return {
-        "pruned": len(decided) if name != LAYERS else len(edits),
+        "pruned": len(decided) if name != LAYERS else len(layers),
         "refused": dict(Counter(one.slug for one in refused)),
         "why": {one.slug: f"{one.where}: {one.why}" for one in refused},
         "self_test": max((float(match[1]) for match in found), default=None),
