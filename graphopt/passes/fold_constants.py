@@ -322,15 +322,17 @@ class _Storage:
     def _store_region(self, region: ConstantRegion, arrays: _Arrays) -> None:
         last, count = region.nodes[-1], len(region.nodes)
         because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
+        freed = [value for value in region.freed() if value.name not in self._kept]
+        for key in [key for key, value in self._stored.items() if value in freed] if freed else ():
+            del self._stored[key]  # it goes with the nodes that read it: nothing may share it
         with self._edit.rewrite(last, because=because) as change:
             for value in region.results:
                 if value.uses():
                     change.replace(value, self._stored_result(value, arrays, change))
             for node in reversed(region.nodes):
                 change.remove(node)
-            for value in region.freed():
-                if value.name not in self._kept:
-                    change.remove_initializer(value)
+            for value in freed:
+                change.remove_initializer(value)
 
     def _stored_result(self, value: ir.Value, arrays: _Arrays, change: Change) -> ir.Value:
         """Return an initializer that holds ``value``; exporters repeat small ones at each use."""
