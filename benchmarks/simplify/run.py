@@ -182,7 +182,8 @@ def main() -> None:
     reuse = arguments.reuse or arguments.out
     earlier = json.loads(reuse.read_text(encoding="utf-8"))["graphs"] if reuse.exists() else []
     rows: dict[str, Record] = {row["name"]: row for row in earlier}
-    for name in names:
+    for place, name in enumerate(names, 1):
+        print(f"[{place}/{len(names)}] {name}", flush=True)
         rows[name] = run_graph(name, tools, rows.get(name, {}), arguments)
         results = {"machine": machine(), "graphs": [rows[key] for key in sorted(rows)]}
         arguments.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
