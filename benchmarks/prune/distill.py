@@ -10,7 +10,7 @@ quarter of the heads and of the neurons is cut and compensated, on as many feeds
 then `distill` trains what is left on all passages. Judged as by minilm.py: by 800 passages of
 subjects that were not calibrated on. CPU time is that of the process and of its workers.
 
-Models that are in `--work` already are not made again.
+Models that are in `--work` already are not made again, nor figures that are in `--out`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from minilm import Judge
 
 import graphopt
-from graphopt.runtime import cpu_name
+from graphopt.runtime import cpu_name, shared_worker
 
 CUT = (
     "prune-heads{{ratio=0.25 score={score} compensation=off}},"
@@ -37,7 +37,8 @@ FIGURES = ("pairs", "all", "cosine")
 
 
 def cpu_minutes() -> float:
-    """Return the CPU time spent so far, workers that have ended included."""
+    """Return the CPU time spent so far, by the worker too: it is ended, so that it counts."""
+    shared_worker().close()
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages) / 60.0
 
@@ -133,7 +134,8 @@ def main() -> None:
     for name, base, pipeline, samples, path in steps:
         found = made(base, pipeline, samples, path)
         row = results["rows"].setdefault(name, {})
-        row |= found | judge.of(path)
+        if found or not set(FIGURES) <= set(row):
+            row |= found | judge.of(path)
         print(name, {key: row[key] for key in FIGURES}, row.get("minutes"), flush=True)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.table is not None:
