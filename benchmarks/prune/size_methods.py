@@ -92,8 +92,10 @@ PIPELINES = {
 
 def build(model: Path, pipeline: str, calibration: Path | None, out: Path) -> tuple[float, str]:
     """Run a pipeline from the command line; return seconds and what it noted."""
-    if not pipeline:
-        shutil.copyfile(model, out)
+    if not pipeline:  # with its weights beside it, where that is how it came
+        for file in (model, model.with_name(f"{model.name}.data")):
+            if file.exists():
+                shutil.copyfile(file, out.with_name(file.name))
         return 0.0, ""
     command = [sys.executable, "-m", "graphopt", "run", str(model), "--pipeline", pipeline]
     command += ["--verify", "structure", "--json", "--force"]
@@ -168,16 +170,17 @@ def judge(metric: str, model: Path, original: Path, evaluation: Path) -> dict[st
 
 def measure(label: str, paths: argparse.Namespace, feed: Feed) -> dict[str, Any]:
     """Build one model, and measure it beside the original."""
-    pipeline, built = PIPELINES[label], paths.work / "model.onnx"
+    pipeline, built = PIPELINES[label], paths.work / paths.model.name
     seconds, notes = build(paths.model, pipeline, paths.calibration, built)
+    files = [built, *paths.work.glob(f"{built.name}.data")]
     options = SessionOptions(threads=1)
     latency = measure_latency(paths.model, built, feed, options=options, budget_s=paths.budget)
     cold = [measure_cold_start(built, feed, options) for _ in range(3)]
     found = {
         "pipeline": pipeline,
         "metric": judge(paths.metric, built, paths.model, paths.evaluation),
-        "bytes": built.stat().st_size,
-        "zlib_bytes": len(zlib.compress(built.read_bytes(), 6)),
+        "bytes": sum(file.stat().st_size for file in files),
+        "zlib_bytes": sum(len(zlib.compress(file.read_bytes(), 6)) for file in files),
         "cpu_ratio": latency.cpu_ratio,
         "verdict": latency.verdict,
         "load_ms": min(one.load_ms for one in cold),
@@ -185,7 +188,8 @@ def measure(label: str, paths: argparse.Namespace, feed: Feed) -> dict[str, Any]
         "seconds": seconds,
         "notes": notes,
     }
-    built.unlink()
+    for file in files:
+        file.unlink()
     return found
 
 
