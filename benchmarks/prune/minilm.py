@@ -16,8 +16,8 @@ Judged by passages of subjects that were not calibrated on, 800 of them:
 - `cosine`: mean cosine of an embedding with the original's.
 
 Results are written as they come, and what is there already is not measured again. `--only` takes
-patterns of the names of rows. `--latency` adds the ratio to the original at batch 1 and 128 tokens,
-measured in turns, twice.
+patterns of the names of rows. `--latency` adds the ratio of CPU time to the original's at batch 1
+and 128 tokens, measured in turns, twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import fnmatch
 import json
 import platform
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +42,7 @@ from graphopt.targets import load_target
 
 PAIRS_OF_A_TENTH = 150
 SIDES = ("evaluation", "unrelated")
-SCORES = ("random", "l1", "l2", "activation", "wanda", "flap", "obs")
+SCORES = ("random", "l1", "l2", "activation", "wanda", "flap", "gradient", "obs")
 COMPENSATIONS = ("off", "bias", "least-squares", "best")
 RATIOS = (0.25, 0.5)
 DYNAMIC = "quantize-dynamic,clear-value-info"
@@ -71,27 +70,35 @@ class Row(NamedTuple):
     on: str = ""
 
 
-def pruned(score: str, compensation: str, heads: float, neurons: float) -> str:
-    """Return the pipeline that cuts heads and neurons, and fits both in the order of the graph."""
-    cut = f"prune-heads{{ratio={heads} score={score} compensation=off}}"
-    rest = f"ratio={neurons} score={score} compensation={compensation}"
-    return f"{cut},prune-neurons{{{rest}}}"
+def pruned(scores: tuple[str, str], compensation: str, ratios: tuple[float, float]) -> str:
+    """Return the pipeline that cuts heads, then neurons, and fits what both have cut."""
+    heads = f"prune-heads{{ratio={ratios[0]} score={scores[0]} compensation=off}}"
+    neurons = f"ratio={ratios[1]} score={scores[1]} compensation={compensation}"
+    return f"{heads},prune-neurons{{{neurons}}}"
+
+
+# Scores and ratios of heads and of neurons: what is quantized afterwards.
+CHAINS = {
+    "heads 0.25, neurons 0.25": (("wanda", "obs"), (0.25, 0.25)),
+    "heads 0.33, neurons 0.5": (("obs", "obs"), (0.33, 0.5)),
+    "heads 0.5, neurons 0.5": (("obs", "obs"), (0.5, 0.5)),
+}
+FORMS = {"dynamic": DYNAMIC, "fused": FUSED, "outliers": OUTLIERS}
 
 
 def rows() -> Iterator[Row]:
-    """Yield every row: all scores with all compensations, then integers on top of the best."""
+    """Yield every row: all scores with all compensations, then integers on top of some."""
     for ratio in RATIOS:
         for score in SCORES:
             for compensation in COMPENSATIONS:
-                name = f"{score} {compensation} {ratio:g}"
-                yield Row(name, pruned(score, compensation, ratio, ratio), "few")
-    for heads, neurons in ((0.25, 0.25), (0.25, 0.5), (0.5, 0.5), (0.34, 0.5)):
-        name = f"obs best heads {heads:g} neurons {neurons:g}"
-        yield Row(f"{name}, all passages", pruned("obs", "best", heads, neurons))
-        for form, pipeline in (("dynamic", DYNAMIC), ("fused", FUSED), ("outliers", OUTLIERS)):
-            yield Row(f"{name}, {form}", pipeline, "few", f"{name}, all passages")
-    for form, pipeline in (("dynamic", DYNAMIC), ("fused", FUSED), ("outliers", OUTLIERS)):
-        yield Row(f"original, {form}", pipeline, "few")
+                pipeline = pruned((score, score), compensation, (ratio, ratio))
+                yield Row(f"{score}, {compensation}, {ratio:g} of both", pipeline, "few")
+    for form, pipeline in FORMS.items():
+        yield Row(f"nothing cut, {form}", pipeline, "few")
+    for name, (scores, ratios) in CHAINS.items():
+        yield Row(name, pruned(scores, "least-squares", ratios))
+        for form, pipeline in FORMS.items():
+            yield Row(f"{name}, {form}", pipeline, "few", name)
 
 
 # -- judging -----------------------------------------------------------------------------------
@@ -163,8 +170,10 @@ def correlation(wanted: Floats, found: Floats) -> float:
 class Bench:
     """Runs rows, each on its own or on top of another, and judges what they leave."""
 
-    def __init__(self, model: Path, samples: Path, folder: Path, *, few: int) -> None:
-        self._original, self._samples, self._folder, self._few = model, samples, folder, few
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        model, samples = arguments.model, arguments.samples
+        self._original, self._samples, self._folder = model, samples, folder
+        self._few, self._most = arguments.few, arguments.most
         self._judge = Judge(model, samples)
         self._long = folder / "long"
         self._long.mkdir(exist_ok=True)
@@ -174,22 +183,20 @@ class Bench:
 
     def measure(self, row: Row, *, has_latency: bool) -> dict[str, Any]:
         """Return the figures of a row."""
-        path, seconds = self._made(row)
-        found: dict[str, Any] = {"pipeline": row.pipeline, "seconds": round(seconds, 1)}
-        found |= self._judge.of(path)
+        path = self._made(row)
+        found: dict[str, Any] = {"pipeline": row.pipeline, **self._judge.of(path)}
         found["size_ratio"] = path.stat().st_size / self._original.stat().st_size
         if has_latency:
             found["latency"] = [self._latency(path) for _ in range(2)]
         return found
 
-    def _made(self, row: Row) -> tuple[Path, float]:
+    def _made(self, row: Row) -> Path:
         path = self._folder / f"{row.name.replace(' ', '_').replace(',', '')}.onnx"
         if path.exists():
-            return path, 0.0
+            return path
         base = self._original
         if row.on:
-            base, _ = self._made(next(one for one in rows() if one.name == row.on))
-        began = time.perf_counter()
+            base = self._made(next(one for one in rows() if one.name == row.on))
         graphopt.run_pipeline(
             base,
             row.pipeline if row.on else f"@exact,{row.pipeline}",
@@ -199,17 +206,18 @@ class Bench:
             verify="structure",
             force=True,
         )
-        return path, time.perf_counter() - began
+        return path
 
     def _calibration(self, row: Row) -> Path:
-        """Return the folder of samples; of `few`, so many of its feeds."""
+        """Return the folder of samples, or of so many of its feeds."""
         whole = self._samples / "calibration"
-        if row.samples != "few":
+        most = self._few if row.samples == "few" else self._most
+        if most is None:
             return whole
-        part = self._folder / "few"
+        part = self._folder / f"feeds_{most}"
         if not part.exists():
             part.mkdir()
-            for path in sorted(whole.glob("*.npz"))[: self._few]:
+            for path in sorted(whole.glob("*.npz"))[:most]:
                 (part / path.name).write_bytes(path.read_bytes())
         return part
 
@@ -229,6 +237,7 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, help="what sentences.py wrote")
     parser.add_argument("--work", type=Path, help="keeps the models; a temporary folder else")
     parser.add_argument("--few", type=int, default=60, help="feeds that rows of the grid see")
+    parser.add_argument("--most", type=int, help="feeds that the other rows see; all by default")
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names of rows")
     parser.add_argument("--latency", action="store_true", help="measure latency, too")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
@@ -239,7 +248,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.work or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            bench = Bench(arguments.model, arguments.samples, folder, few=arguments.few)
+            bench = Bench(arguments, folder)
             for row in rows():
                 is_wanted = any(fnmatch.fnmatchcase(row.name, one) for one in arguments.only)
                 known = results["rows"].get(row.name)
