@@ -23,15 +23,21 @@ from graphopt.compression.exit_head import (
     choose_exit,
     fit_head,
     lower_bound,
-    softmax,
 )
+from graphopt.compression.exit_proof import exit_fault
 from graphopt.compression.exit_surgery import ExitPlan, emit_exit, exit_obstacle
 from graphopt.compression.layer_removal import channel_axis
-from graphopt.errors import OptionError, RunError, SessionLoadError
-from graphopt.ir import clone, save, scratch_folder
-from graphopt.rewrite import Editor, Facts, Journal, Measure, ShapeTable
-from graphopt.runtime import generate_feed_sets, shared_worker
-from graphopt.verification import compare_models
+from graphopt.errors import OptionError
+from graphopt.ir import clone
+from graphopt.rewrite import (
+    Editor,
+    ExitDecision,
+    ExitPlace,
+    Facts,
+    Measure,
+    ShapeTable,
+    describe,
+)
 
 __all__ = ["ExitOptions", "exit_early"]
 
@@ -41,9 +47,6 @@ _FEWEST_CLASSES = 2
 _RANKS = (2, 3, 4)
 _LEAST_SAVED = 0.02
 """Share of the arithmetic: the condition and the branch cost about as much."""
-_HEAD_ERROR = 1e-3
-"""Of the scores that the graph computes, relative to the largest: summed in another order."""
-_HALF_ERROR = 1e-2
 _PARTS = 3
 
 
@@ -106,6 +109,7 @@ def exit_early(model: ir.Model, edit: Editor, facts: Facts, options: ExitOptions
         edit.refuse(model.graph, "too-few-samples", why=split)
         return
     best, chosen = -1.0, None
+    tried: list[ExitPlace] = []
     for place in places:
         rows = _cut(gathered[place.pooling.stream.name or ""], gathered[scores.name or ""], split)
         if rows is None:
@@ -114,10 +118,16 @@ def exit_early(model: ir.Model, edit: Editor, facts: Facts, options: ExitOptions
             continue
         plan = _plan(place, scores, rows, options)
         saved = plan.rule.leaving * place.share
+        tried.append(ExitPlace(place.block.name, plan.rule.leaving, place.share))
         if saved > best:
             best, chosen = saved, (place, plan, rows)
-    if chosen is not None:
-        _finish(model, edit, chosen, options, facts.measure)
+    if chosen is None:
+        return
+    tested = _finish(model, edit, chosen, options, facts.measure)
+    if tested is not None:
+        place, plan, _ = chosen
+        decision = _decision(edit.pass_name, place, plan, tested)
+        edit.journal.exits.append(replace(decision, places=tuple(tried)))
 
 
 def _unfit(model: ir.Model, shapes: ShapeTable) -> tuple[str, str] | None:
@@ -296,8 +306,12 @@ def _finish(
     chosen: tuple[_Place, ExitPlan, _Rows],
     options: ExitOptions,
     measure: Measure,
-) -> None:
-    """Test the exit on rows that it was not made from, and put it into the model."""
+) -> _Tested | None:
+    """Test the exit on rows that it was not made from, and put it into the model.
+
+    Returns:
+        What the rows say; ``None`` where the exit was refused.
+    """
     place, plan, rows = chosen
     node = place.block.layers[-1].node
     tested = _tested(plan, rows)
@@ -308,18 +322,37 @@ def _finish(
     )
     if plan.rule.leaving * place.share < _LEAST_SAVED:
         edit.refuse(node, "not-worthwhile", why=f"{what}: little is spared")
-        return
+        return None
     if tested.agreeing < options.agreement * tested.rows:
         edit.refuse(node, "agreement-missed", why=f"{what}; {options.agreement:.2%} were asked for")
-        return
+        return None
     fault = exit_fault(model, plan, measure)
     if fault is not None:
         edit.refuse(node, "self-test-failed", why=fault)
-        return
+        return None
     because = f"exit at {options.certainty} above {plan.rule.threshold:.4g}: {what}"
     with edit.rewrite(model.graph, because=because) as change:
         emit_exit(change, model, plan)
     edit.note(what)
+    return tested
+
+
+def _decision(pass_name: str, place: _Place, plan: ExitPlan, tested: _Tested) -> ExitDecision:
+    """Return the record of an exit, without the places that were tried."""
+    spared = f"{tested.leaving * place.share:.1%} of the arithmetic on average"
+    return ExitDecision(
+        pass_name=pass_name,
+        where=describe(place.block.layers[-1].node),
+        block=place.block.name,
+        certainty=plan.certainty,
+        threshold=plan.rule.threshold,
+        rows=tested.rows,
+        leaving=tested.leaving,
+        agreeing=tested.agreeing,
+        bound=tested.bound,
+        mean_work=1.0 - tested.leaving * place.share,
+        reason=f"of all places the one that was to spare the most: {spared} on rows held out",
+    )
 
 
 @dataclass(frozen=True)
@@ -333,73 +366,9 @@ class _Tested:
 def _tested(plan: ExitPlan, rows: _Rows) -> _Tested:
     features, scores = rows.features[2], rows.scores[2]
     head = plan.rule.head
-    own = features @ head.matrix + head.bias
+    own = (features @ head.matrix + head.bias).astype(np.float32)
     leaves = certainty_of(own, plan.certainty) > plan.rule.threshold
     same = ~leaves | (own.argmax(-1) == scores.argmax(-1))
     agreeing = int(same.sum())
     bound = lower_bound(agreeing, len(same))
     return _Tested(len(same), agreeing, float(leaves.mean()), bound)
-
-
-def exit_fault(model: ir.Model, plan: ExitPlan, measure: Measure) -> str | None:
-    """Compare a model whose exit nobody takes with itself, and one that all take with the head.
-
-    Args:
-        model: The model without the exit, which stays so.
-        plan: The exit.
-        measure: Gives the features of the samples.
-
-    Returns:
-        What is wrong, for a person; ``None`` where outputs of the first are the same (bit for
-        bit in single precision), and those of the second are what the head says.
-
-    Raises:
-        WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
-    """
-    stays, leaves = (_with_exit(model, plan, level) for level in (math.inf, -math.inf))
-    with scratch_folder() as folder:
-        paths = save(model, folder / "before.onnx")[0], save(stays, folder / "after.onnx")[0]
-        try:
-            feeds = generate_feed_sets(model, count=2)
-            found = compare_models(*paths, feeds, worker=shared_worker())
-        except (SessionLoadError, RunError) as error:
-            return f"the model with an exit does not run: {error.message}"
-    for name, difference in found.outputs.items():
-        # Of half precision the runtime rounds less where it sees more of a graph at once.
-        is_same = difference.is_identical if plan.is_single else difference.max_rel <= _HALF_ERROR
-        if not is_same:
-            return f"where nobody leaves, output `{name}` is not the same"
-    return _head_fault(model, leaves, plan, measure)
-
-
-def _with_exit(model: ir.Model, plan: ExitPlan, threshold: float) -> ir.Model:
-    copy = clone(model)
-    values = {value.name: value for node in copy.graph for value in node.outputs}
-    values |= {value.name: value for value in copy.graph.inputs}
-    old = plan.pooling
-    mask = values[old.mask.name] if old.mask is not None else None
-    pooling = replace(old, stream=values[old.stream.name], mask=mask)
-    same = replace(plan, pooling=pooling, scores=copy.graph.outputs[0])
-    editor = Editor(copy, pass_name="self-test", journal=Journal())  # noqa: S106 - no secret
-    with editor.rewrite(copy.graph, because="self-test") as change:
-        emit_exit(change, copy, same, threshold)
-    return copy
-
-
-def _head_fault(model: ir.Model, leaves: ir.Model, plan: ExitPlan, measure: Measure) -> str | None:
-    pooling, head = plan.pooling, plan.rule.head
-    names = [pooling.stream.name or ""]
-    if pooling.mask is not None:
-        names.append(pooling.mask.name or "")
-    scores = plan.scores.name or ""
-    runs = zip(measure.outputs(model, names), measure.outputs(leaves, [scores]), strict=True)
-    for values, given in runs:
-        mask = values[names[1]] if pooling.mask is not None else None
-        wanted = pooling.of(values[names[0]], mask) @ head.matrix + head.bias
-        if plan.has_softmax:
-            wanted = softmax(wanted)
-        error = float(np.abs(given[scores].astype(np.float64) - wanted).max(initial=0.0))
-        limit = _HEAD_ERROR if plan.is_single else _HALF_ERROR
-        if not error <= limit * max(float(np.abs(wanted).max(initial=0.0)), 1e-6):
-            return f"where all leave, the scores are off by {error:.2g}"
-    return None
