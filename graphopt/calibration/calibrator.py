@@ -16,7 +16,7 @@ from graphopt.calibration.observing import MEMORY_BYTES, Observation, Observer
 from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.calibration.samples import Samples
 from graphopt.calibration.thresholds import range_of
-from graphopt.ir import model_digest
+from graphopt.ir import StateFolder, model_digest
 from graphopt.rewrite import Asked, ChannelMoments, RangeMethod, ValueRange
 from graphopt.runtime import CELLS, Histogram, Padding, Worker, runtime_version, shared_worker
 
@@ -45,6 +45,7 @@ class Calibrator:
     worker: Worker | None = None
     checkpoint_s: float = 5.0
     notes: list[str] = field(default_factory=list)
+    _folder: StateFolder = field(default_factory=StateFolder, repr=False)
 
     def __call__(
         self, model: ir.Model, names: Sequence[str], method: RangeMethod | None = None
@@ -75,6 +76,7 @@ class Calibrator:
             progress=self.progress,
             worker=self.worker,
             notes=self.notes,
+            folder=self._folder,
         )
 
     def moments(
@@ -160,6 +162,7 @@ class Calibrator:
             memory_bytes=self.memory_bytes,
             progress=self.progress,
             checkpoint_s=self.checkpoint_s,
+            folder=self._folder,
         )
 
     def _padding(self, model: ir.Model, names: Sequence[str]) -> dict[str, Padding]:

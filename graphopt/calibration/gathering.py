@@ -18,7 +18,7 @@ from graphopt.calibration.observing import MEMORY_BYTES
 from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.calibration.samples import Samples
 from graphopt.errors import RuntimeFailure
-from graphopt.ir import clone, save, scratch_folder
+from graphopt.ir import StateFolder, clone
 from graphopt.rewrite import Asked, ChannelMoments, Channels, CrossMoments
 from graphopt.runtime import Padding, Pair, Session, SessionOptions, Watched, Worker
 
@@ -86,6 +86,7 @@ class Gathering:
         notes: Told what a reader of the result must know.
         shapes: Of values on the largest sample, as far as they are known; added to. They serve to
             bound memory alone, so that those of an earlier state of a model will do.
+        folder: Where copies of the models lie while they run.
     """
 
     models: Sequence[ir.Model]
@@ -95,6 +96,7 @@ class Gathering:
     progress: Callable[[int, int], None] | None = None
     notes: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    folder: StateFolder = field(default_factory=StateFolder)
 
     def moments(self, asked: Sequence[tuple[Asked, bool]]) -> dict[Asked, ChannelMoments]:
         """Return moments of values of the only model; ``True``: with their Gram matrix."""
@@ -279,16 +281,13 @@ class Gathering:
             node.outputs[0].name = f"{name}//Shape"
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
-        with scratch_folder() as folder:
-            path = save(copy, folder / "shapes.onnx")[0]
-            with self.worker.load(path, _ONCE) as session:
-                found = session.run(_taken(feed, session), None)
+        with self.folder.written(copy) as path, self.worker.load(path, _ONCE) as session:
+            found = session.run(_taken(feed, session), None)
         return {name: tuple(found[f"{name}//Shape"].tolist()) for name in watched}
 
     @contextmanager
     def _sessions(self, watched: Sequence[Watched]) -> Iterator[tuple[Session, Session | None]]:
         with ExitStack() as stack:
-            folder = stack.enter_context(scratch_folder())
             sessions: list[Session] = []
             for side, model in enumerate(self.models):
                 names = [
@@ -297,7 +296,7 @@ class Gathering:
                     if item.side == side and not item.is_input
                 ]
                 copy = needed_part(model, dict.fromkeys(names))
-                path = save(copy, folder / f"exposed_{side}.onnx")[0]
+                path = stack.enter_context(self.folder.written(copy))
                 sessions.append(stack.enter_context(self.worker.load(path, _OPTIONS)))
             yield sessions[0], sessions[1] if len(sessions) > 1 else None
 

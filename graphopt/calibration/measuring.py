@@ -15,7 +15,7 @@ from graphopt.calibration.gathering import Gathering, channels_of, naming_sample
 from graphopt.calibration.moment_cache import MomentCache
 from graphopt.calibration.observing import MEMORY_BYTES
 from graphopt.calibration.samples import SamplePart, Samples
-from graphopt.ir import model_digest, save, scratch_folder
+from graphopt.ir import StateFolder, model_digest
 from graphopt.rewrite import Asked, ChannelMoments, CrossMoments
 from graphopt.runtime import SessionOptions, Worker, runtime_version, shared_worker
 
@@ -34,6 +34,7 @@ class SampleMeasure:
         progress: Told after each run how many are done, and how many there are.
         worker: Where models run; the shared worker where ``None``.
         notes: What a reader of the result must know.
+        folder: Where models lie while they run.
     """
 
     samples: Samples
@@ -41,6 +42,7 @@ class SampleMeasure:
     progress: Callable[[int, int], None] | None = None
     worker: Worker | None = None
     notes: list[str] = field(default_factory=list)
+    folder: StateFolder = field(default_factory=StateFolder, repr=False)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def moments(
@@ -101,17 +103,15 @@ class SampleMeasure:
         wanted = [value.name or "" for value in model.graph.outputs] if names is None else names
         copy = needed_part(model, wanted)
         worker = self.worker or shared_worker()
-        with scratch_folder() as folder:
-            path = save(copy, folder / "model.onnx")[0]
-            with worker.load(path, _OPTIONS) as session:
-                known = {spec.name for spec in session.inputs}
-                for number, feed in enumerate(self.samples, start=1):
-                    for setting in settings:
-                        given = {**feed, **setting}
-                        fed = {name: array for name, array in given.items() if name in known}
-                        with naming_sample(number, self.samples.source):
-                            found = session.run(fed, wanted)
-                        yield found
+        with self.folder.written(copy) as path, worker.load(path, _OPTIONS) as session:
+            known = {spec.name for spec in session.inputs}
+            for number, feed in enumerate(self.samples, start=1):
+                for setting in settings:
+                    given = {**feed, **setting}
+                    fed = {name: array for name, array in given.items() if name in known}
+                    with naming_sample(number, self.samples.source):
+                        found = session.run(fed, wanted)
+                    yield found
 
     def split(self, held_out: float) -> tuple[SampleMeasure, SampleMeasure] | None:
         """Return measures on two parts of the samples; see `graphopt.rewrite.Measure.split`."""
@@ -134,4 +134,5 @@ class SampleMeasure:
             progress=self.progress,
             notes=self.notes,
             shapes=self._shapes,
+            folder=self.folder,
         )

@@ -8,16 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
 from graphopt.calibration.padding import padded_positions
-from graphopt.calibration.reductions import Reductions, save_reduced
+from graphopt.calibration.reductions import Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
-from graphopt.ir import clone, save, scratch_folder
+from graphopt.ir import StateFolder, clone
 from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
 
 __all__ = ["MEMORY_BYTES", "Observation", "Observer"]
@@ -108,6 +107,7 @@ class Observer:
         memory_bytes: Bytes of values held at once.
         progress: Told after each sample how many runs are done, and how many there are.
         checkpoint: Given what was counted so far, every `checkpoint_s` seconds.
+        folder: Where copies of the model lie while they run.
     """
 
     model: ir.Model
@@ -119,6 +119,7 @@ class Observer:
     progress: Callable[[int, int], None] | None = None
     checkpoint: Callable[[Observation], None] | None = None
     checkpoint_s: float = 5.0
+    folder: StateFolder = field(default_factory=StateFolder)
 
     def run(self, names: Sequence[str], known: Observation | None = None) -> Observation:
         """Count the named values.
@@ -253,30 +254,27 @@ class Observer:
             node.outputs[0].name = f"{name}//Size"
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
-        with scratch_folder() as folder:
-            path = save(copy, folder / "sizes.onnx")[0]
-            with self.worker.load(path, _ONCE) as session:
-                found = session.run(largest, [f"{name}//Size" for name in names])
+        with self.folder.written(copy) as path, self.worker.load(path, _ONCE) as session:
+            found = session.run(largest, [f"{name}//Size" for name in names])
         return {name: int(found[f"{name}//Size"]) for name in names}
 
     @contextmanager
     def _counter(self, group: _Group) -> Iterator[_Counter]:
-        with scratch_folder() as folder:
-            path = (
-                save_reduced(self.model, group.outputs, folder)
-                if self._is_reduced
-                else self._save_exposed(group.outputs, folder)
-            )
-            with self.worker.load(path, _OPTIONS) as session:
-                if self._is_reduced:
-                    yield Reductions(session, group.inputs, group.outputs)
-                else:
-                    yield _InWorker(session, group, self.padding, self.is_counted)
+        copy = (
+            with_reductions(self.model, group.outputs)
+            if self._is_reduced
+            else self._exposed(group.outputs)
+        )
+        with self.folder.written(copy) as path, self.worker.load(path, _OPTIONS) as session:
+            if self._is_reduced:
+                yield Reductions(session, group.inputs, group.outputs)
+            else:
+                yield _InWorker(session, group, self.padding, self.is_counted)
 
-    def _save_exposed(self, names: Sequence[str], folder: Path) -> Path:
-        """Write a copy of the model that also returns the named values."""
+    def _exposed(self, names: Sequence[str]) -> ir.Model:
+        """Return a copy of the model that also returns the named values."""
         copy = clone(self.model)
         returned = {value.name for value in copy.graph.outputs}
         values = {output.name: output for node in copy.graph for output in node.outputs}
         copy.graph.outputs.extend(values[name] for name in names if name not in returned)
-        return save(copy, folder / "exposed.onnx", external_data=True)[0]  # mapped, not copied
+        return copy

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import onnx_ir as ir
 
 from graphopt.calibration.samples import Feed
-from graphopt.ir import clone, save
+from graphopt.ir import clone
 from graphopt.runtime import Histogram, Session
 
-__all__ = ["Reductions", "save_reduced"]
+__all__ = ["Reductions", "with_reductions"]
 
 # The sum is not wanted: it alone is sure to show a NaN, which minimum and maximum may skip.
 _OBSERVERS = ("ReduceMin", "ReduceMax", "ReduceSum")
@@ -22,7 +21,7 @@ class Reductions:
     """Extremes of inputs and computed values over all samples that were added.
 
     Args:
-        session: Of a model from `save_reduced`.
+        session: Of a model from `with_reductions`.
         inputs: Inputs to look at.
         outputs: Values whose reductions the model returns.
     """
@@ -61,8 +60,8 @@ def _output(name: str, reduction: str) -> str:
     return f"{name}//{reduction}"
 
 
-def save_reduced(model: ir.Model, names: Iterable[str], folder: Path) -> Path:
-    """Write a copy of ``model`` that also returns the reductions of the named values."""
+def with_reductions(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """Return a copy of ``model`` that also returns the reductions of the named values."""
     copy = clone(model)
     values = {output.name: output for node in copy.graph for output in node.outputs}
     for name in names:
@@ -73,4 +72,4 @@ def save_reduced(model: ir.Model, names: Iterable[str], folder: Path) -> Path:
             node.outputs[0].name = _output(name, reduction)
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
-    return save(copy, folder / "reduced.onnx", external_data=True)[0]  # mapped, not copied
+    return copy

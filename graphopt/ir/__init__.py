@@ -26,6 +26,7 @@ from graphopt.ir.normalise import normalise
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
+from graphopt.ir.state_folder import StateFolder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
 from graphopt.ir.walk import (
@@ -51,6 +52,7 @@ __all__ = [
     "Checkpoint",
     "FileTensor",
     "SourceFile",
+    "StateFolder",
     "Structure",
     "TensorWriter",
     "as_tensor",

@@ -16,10 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import NumericMismatch, RuntimeFailure, UnsupportedModelError
-from graphopt.ir import Checkpoint, load, model_bytes, weight_bytes
+from graphopt.ir import Checkpoint, StateFolder, load, model_bytes, weight_bytes
 from graphopt.pipeline.half_precision import runtime_tolerance
 from graphopt.pipeline.ledger import Drift
-from graphopt.pipeline.state_folder import StateFolder
 from graphopt.rewrite import Numerics
 from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
 from graphopt.verification import ErrorSummary, contract_fault, random_outputs

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import ir as gir
+from graphopt.ir import StateFolder
 from graphopt.pipeline import numerics
 from graphopt.pipeline.numerics import NumericJudge
-from graphopt.pipeline.state_folder import StateFolder
 from graphopt.rewrite import Exact
 from graphopt.runtime import shared_worker
 
@@ -58,12 +58,28 @@ def test_only_new_weights_are_written_for_another_state(loaded, tmp_path):
     weights = loaded.graph.initializers
     for _ in range(3):
         with folder.written(loaded) as path:
-            sizes.append((path.parent / "weights").stat().st_size)
+            sizes.append(sum(file.stat().st_size for file in path.parent.glob("weights-*")))
         changed = ir.tensor(np.ones((64, 64), np.float32), name="first")
         weights["first"].const_value = changed
     is_linked = len(gir.external_files(gir.load(tmp_path / "m.onnx"))) > 0
     before = 0 if is_linked else 2 * 64 * 64 * 4
     assert sizes == [before, before + 64 * 64 * 4, before + 64 * 64 * 4]
+
+
+def test_weights_of_states_that_are_gone_go_where_they_are_many(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("graphopt.ir.state_folder._MOST_BYTES", 64)
+    expected = outputs(shared_worker(), tmp_path / "m.onnx")
+    folder, weights = StateFolder(), loaded.graph.initializers
+    with folder.written(loaded) as first:
+        weights["second"].const_value = ir.tensor(np.zeros((64, 64), np.float32), name="second")
+        with folder.written(loaded):
+            pass
+        # Of a state that is still there nothing went.
+        np.testing.assert_array_equal(outputs(shared_worker(), first), expected)
+    with folder.written(loaded) as path:
+        (kept,) = path.parent.glob("weights-*")
+        assert kept.stat().st_size <= 2 * 64 * 64 * 4
+        assert not np.array_equal(outputs(shared_worker(), path), expected)
 
 
 def test_a_file_that_another_has_replaced_is_not_linked_to(tmp_path):
@@ -82,7 +98,7 @@ def test_where_links_fail_weights_are_copied(loaded, tmp_path, monkeypatch):
         raise OSError(18, "Invalid cross-device link")
 
     expected = outputs(shared_worker(), tmp_path / "m.onnx")
-    monkeypatch.setattr("graphopt.pipeline.state_folder.os.link", fail)
+    monkeypatch.setattr("graphopt.ir.state_folder.os.link", fail)
     with StateFolder().written(loaded) as path:
         np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
 
