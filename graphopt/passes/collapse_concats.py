@@ -73,19 +73,23 @@ class CollapseConcats(Pass):
         return Needs(shapes=True)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
-        """Look at each Concat, the first in order first."""
+        """Look at each Concat, the first in order first, twice.
+
+        What is restored in the first walk no longer reads parts that others wait for.
+        """
         operators, shapes = Operators(model), GrowingShapes(facts.shapes)
-        for graph in graphs(model):
-            for node in graph:
-                if node.op_type != "Concat" or node.domain or not node.inputs:
-                    continue
-                version = operators.version(node)
-                dims = _dims(shapes, node.outputs[0])
-                axis = int_attribute(node, "axis", 1)
-                if version is None or dims is None or axis is None:
-                    continue
-                if -len(dims) <= axis < len(dims):
-                    _Run(edit, shapes, version).collapse(node, axis % len(dims))
+        for walk in (_Run.restore, _Run.rearrange):
+            for graph in graphs(model):
+                for node in graph:
+                    if node.op_type != "Concat" or node.domain or not node.inputs:
+                        continue
+                    version = operators.version(node)
+                    dims = _dims(shapes, node.outputs[0])
+                    axis = int_attribute(node, "axis", 1)
+                    if version is None or dims is None or axis is None:
+                        continue
+                    if -len(dims) <= axis < len(dims):
+                        walk(_Run(edit, shapes, version), node, axis % len(dims))
 
 
 _MAX_INDICES = 256
@@ -123,22 +127,25 @@ class _Run:
     shapes: GrowingShapes
     version: int
 
-    def collapse(self, node: ir.Node, axis: int) -> None:
-        """Collapse one Concat along ``axis``, counted from the front."""
+    def restore(self, node: ir.Node, axis: int) -> None:
+        """Flatten one Concat along ``axis``, or read what all its parts were cut from."""
         flat = self._flatten(node, axis)
         if flat is not None:
             node = flat
-        pieces = [self._piece(value) for value in node.inputs]
-        found = [piece for piece in pieces if piece is not None]
-        if len(found) < len(pieces) or len({piece.source for piece in found}) > 1:
+        pieces, dims = self._pieces(node)
+        places = self._places(pieces, axis, dims)
+        if places and places == list(range(len(places))) and len(places) == dims[axis]:
+            self._restore(node, pieces[0].source)
+
+    def rearrange(self, node: ir.Node, axis: int) -> None:
+        """Take the parts of one Concat along ``axis`` with a Gather or a Transpose."""
+        pieces, dims = self._pieces(node)
+        if not pieces:
             return
-        dims = _dims(self.shapes, found[0].source)
-        if dims is None or len(found) < 2:  # noqa: PLR2004 - a Concat of one is an identity
-            return
-        if all(set(piece.cuts) == {axis} for piece in found):
-            self._gather(node, axis, found, dims)
+        if all(set(piece.cuts) == {axis} for piece in pieces):
+            self._gather(node, axis, pieces, dims)
         else:
-            self._interleave(node, axis, found, dims)
+            self._interleave(node, axis, pieces, dims)
 
     # -- Concat of Concat ------------------------------------------------------------------------
 
@@ -176,6 +183,28 @@ class _Run:
 
     # -- parts of one value ----------------------------------------------------------------------
 
+    def _pieces(self, node: ir.Node) -> tuple[list[_Piece], _Dims]:
+        """Return what ``node`` puts together and the sizes of what it was cut from, or nothing."""
+        pieces = [self._piece(value) for value in node.inputs]
+        found = [piece for piece in pieces if piece is not None]
+        if len(found) < len(pieces) or len({piece.source for piece in found}) > 1:
+            return [], ()
+        dims = _dims(self.shapes, found[0].source)
+        if dims is None or len(found) < 2:  # noqa: PLR2004 - a Concat of one is an identity
+            return [], ()
+        return found, dims
+
+    @staticmethod
+    def _places(pieces: Sequence[_Piece], axis: int, dims: _Dims) -> list[int]:
+        """Return the indices along ``axis`` in order; none where something else is cut as well."""
+        size = dims[axis] if pieces else None
+        if not isinstance(size, int) or any(set(piece.cuts) != {axis} for piece in pieces):
+            return []
+        ranges = [whole_part(piece.cuts[axis], size) for piece in pieces]
+        if None in ranges:
+            return []
+        return [index for part in ranges if part is not None for index in range(*part)]
+
     def _piece(self, value: ir.Value | None) -> _Piece | None:
         node = value.producer() if value is not None else None
         source = operand(node, 0) if node is not None else None
@@ -205,17 +234,10 @@ class _Run:
         return {axis % len(dims): Cut(borders[index], borders[index + 1], 1)}
 
     def _gather(self, node: ir.Node, axis: int, pieces: Sequence[_Piece], dims: _Dims) -> None:
-        """Take parts of one axis in another order with a Gather, or all of it as it is."""
-        size, source = dims[axis], pieces[0].source
-        if not isinstance(size, int):
-            return
-        ranges = [whole_part(piece.cuts[axis], size) for piece in pieces]
-        places = [index for part in ranges if part is not None for index in range(*part)]
-        if None in ranges:
-            return
-        if places == list(range(size)):
-            self._restore(node, source)
-            return
+        """Take parts of one axis in another order with a Gather."""
+        source, places = pieces[0].source, self._places(pieces, axis, dims)
+        if places == list(range(len(places))) and len(places) == dims[axis]:
+            return  # restored, or refused
         if not places or len(places) > _MAX_INDICES or not self._may_go(node, pieces):
             return
         if self._bytes(source, dims[axis + 1 :]) < _MIN_GATHERED_BYTES:
