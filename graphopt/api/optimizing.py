@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphopt.deploy import Bundle, BundleParts, check_destination, is_bundle
+from graphopt.deploy import Bundle, BundleParts, check_output
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest, scratch_folder
 from graphopt.pipeline import PassManager, Pipeline
@@ -95,7 +95,8 @@ def optimize(
     Args:
         source: ONNX file.
         target: Profile by name or file, or a loaded one.
-        output: Directory of the bundle; ``None`` keeps it in a temporary one until it is saved.
+        output: Directory of the bundle, or a file that ends in `.zip` or `.tar.zst`; ``None``
+            keeps it in a temporary directory until it is saved.
         calibration: Samples to measure ranges on: `.npz`, `.npy`, a folder of them,
             ``module:function``, or an iterable of feeds (arrays by input name).
         calibration_cache: Folder that keeps what was measured on them, for the next time with the
@@ -123,7 +124,7 @@ def optimize(
     """
     start = time.monotonic()
     if output is not None:
-        check_destination(output, force=force, is_replaceable=is_bundle)
+        check_output(output, force=force)
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
     report = Reporter(progress, "prepare")
     with scratch_folder() as work:

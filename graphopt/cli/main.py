@@ -32,6 +32,7 @@ SECTIONS = {
     "Make": {
         "optimize": "Write the best bundle of a model for a target, measured.",
         "run": "Run one pipeline of passes over a model.",
+        "pack": "Write a bundle as one file, or signed.",
         "demo": "Optimize a small trained model and show what happened.",
     },
     "Measure": {

@@ -16,10 +16,12 @@ __all__ = ["command"]
 @cli_command("validate")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--latency", is_flag=True, help="Measure one run too, on the golden inputs.")
-def command(settings: Settings, bundle: Path, latency: bool) -> int:
-    """Check a bundle on this machine."""
+@click.option("--public-key", metavar="FILE|KEY", help="Who must have signed it (minisign).")
+def command(settings: Settings, bundle: Path, latency: bool, public_key: str | None) -> int:
+    """Check a bundle on this machine: a folder, .zip or .tar.zst."""
     from graphopt.deploy import validate
+    from graphopt.deploy.on_device import key_text
 
-    report = validate(bundle, latency=latency)
+    report = validate(bundle, latency=latency, public_key=key_text(public_key))
     print_result(settings, text=str(report), document=report.to_dict())
     return report.exit_code

@@ -1,6 +1,6 @@
 """What is shipped: bundles, how they are written, and how they are checked on a device."""
 
-from graphopt.deploy.bundle import Bundle, is_bundle
+from graphopt.deploy.bundle import Bundle, check_output, is_bundle
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
 from graphopt.deploy.publishing import check_destination, publish, recover
@@ -15,6 +15,7 @@ __all__ = [
     "OutputRule",
     "ValidationReport",
     "check_destination",
+    "check_output",
     "is_bundle",
     "publish",
     "record_golden",

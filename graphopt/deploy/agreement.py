@@ -17,6 +17,7 @@ import numpy as np
 from graphopt.deploy.integrity import (
     MANIFEST,
     SCHEMA_VERSION,
+    SIGNATURE,
     Broken,
     Wrong,
     check_files,
@@ -24,6 +25,7 @@ from graphopt.deploy.integrity import (
     read_manifest,
     version_key,
 )
+from graphopt.deploy.signature import PublicKey, check_signature
 
 __all__ = ["Validation", "check_device", "difference", "kernel_features", "platform_name"]
 
@@ -116,12 +118,18 @@ def _distance(reference: Any, values: Any) -> dict[str, float]:
 
 
 class Validation:
-    """The checks of one bundle; `backend` is `OnnxRuntime`, or does the same elsewhere."""
+    """The checks of one bundle; `backend` is `OnnxRuntime`, or does the same elsewhere.
+
+    Where `public_key` is given, the text of a `minisign.pub`, its signature is checked first.
+    """
 
     CHECKS = ("manifest", "files", "device", "load", "numbers", "memory", "gates", "latency")
 
-    def __init__(self, folder: Path, backend: Any, latency: bool = False) -> None:
+    def __init__(
+        self, folder: Path, backend: Any, latency: bool = False, public_key: str | None = None
+    ) -> None:
         self.folder, self.backend, self.wants_latency = folder, backend, latency
+        self.public_key = public_key
         self.manifest: dict[str, Any] = {}
         self.session: Any = None
         self.bound = "bound"
@@ -130,7 +138,7 @@ class Validation:
     def run(self) -> dict[str, Any]:
         """Return the report; its `exit_code` and `status` sum it up."""
         code = 0
-        for name in self.CHECKS:
+        for name in (*(["signature"] if self.public_key is not None else []), *self.CHECKS):
             entry = {"name": name, "status": "passed", "detail": ""}
             self.report["checks"].append(entry)
             try:
@@ -143,13 +151,19 @@ class Validation:
         self.report["outputs"] = _json_ready(self.report["outputs"])
         return {"schema_version": 1, "status": STATUS[code], "exit_code": code, **self.report}
 
+    def _signature(self) -> str:
+        return check_signature(self.folder, PublicKey.read(self.public_key or ""))
+
     def _manifest(self) -> str:
         self.manifest = read_manifest(self.folder)
         self.report["manifest_sha256"] = file_sha256(self.folder / MANIFEST)
         return f"schema version {SCHEMA_VERSION}, target {self.manifest['target']}"
 
     def _files(self) -> str:
-        return check_files(self.folder, self.manifest)
+        found = check_files(self.folder, self.manifest)
+        if self.public_key is None and (self.folder / SIGNATURE).is_file():
+            found += "; signed, which was not checked: no public key was given"
+        return found
 
     def _device(self) -> str:
         return check_device(self.manifest, self.backend)

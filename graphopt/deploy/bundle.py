@@ -5,26 +5,39 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import onnx_ir as ir
 
+from graphopt.deploy.archives import archive_suffix, pack, unpack
 from graphopt.deploy.integrity import (
     MANIFEST,
     SCHEMA,
+    SIGNATURE,
     Broken,
     check_files,
     is_safe_name,
     read_manifest,
 )
 from graphopt.deploy.manifest import BundleParts, build_manifest, manifest_text
-from graphopt.deploy.publishing import publish, recover
+from graphopt.deploy.publishing import check_destination, publish, recover
 from graphopt.deploy.shipped_validator import schema_text, validator_text
+from graphopt.deploy.signing import sign
 from graphopt.errors import BudgetExceeded, BundleError, TargetError
-from graphopt.ir import INLINE_LIMIT_BYTES, external_files, load, save, weight_bytes
+from graphopt.ir import (
+    INLINE_LIMIT_BYTES,
+    external_files,
+    load,
+    save,
+    scratch_folder,
+    weight_bytes,
+)
 
-__all__ = ["Bundle", "is_bundle"]
+__all__ = ["Bundle", "check_output", "is_bundle"]
 
 MODEL = "model.onnx"
 VALIDATOR = "validate.py"
@@ -34,7 +47,7 @@ class Bundle:
     """A bundle on disk, whole when it was made or loaded.
 
     Attributes:
-        path: Its directory.
+        path: Its directory; of an archive a temporary one, which lives as long as this value.
         manifest: The content of its `manifest.json`; `docs/bundle.md` describes the keys.
     """
 
@@ -50,47 +63,59 @@ class Bundle:
 
         Args:
             parts: What it is made of.
-            path: The directory to make; see `publish` for how it appears at once.
+            path: The directory to make (see `publish` for how it appears at once), or a file
+                that ends in `.zip` or `.tar.zst`.
             force: Replace an older bundle.
 
         Raises:
             OutputError: `path` exists or cannot be written.
             TargetError: The target wants files in it that cannot be put there.
         """
-        with publish(path, force=force, is_replaceable=is_bundle) as folder:
-            model, file = _write_model(parts, folder)
-            _write_texts(parts, folder)
-            _copy_included(parts, folder)
-            for name, content in parts.golden.files().items():
-                _write(folder / name, content)
-            manifest = build_manifest(parts, model, file, folder)
-            _write(folder / MANIFEST, manifest_text(manifest).encode())
-            _check(folder)
-        return cls(Path(path).absolute(), manifest)
+        _put(path, force, lambda folder: _fill(folder, parts))
+        return cls.load(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Open a bundle and check its manifest and every file; nothing in it is executed.
 
         A replacement that was killed half-way, where the system cannot exchange directories, is
-        undone first (see `recover`).
+        undone first (see `recover`). An archive is unpacked.
 
         Raises:
             BundleError: It is missing, damaged, changed, or of an unknown schema.
+            MissingExtraError: It is a `.tar.zst`, and `zstandard` is not installed.
         """
-        folder = Path(path).absolute()
-        recover(folder)
-        return cls(folder, _check(folder))
+        given = Path(path).absolute()
+        if archive_suffix(given) is None:
+            recover(given)
+            return cls(given, _check(given))
+        with ExitStack() as stack:
+            folder = stack.enter_context(scratch_folder()) / "bundle"
+            with _explaining(given):
+                unpack(given, folder)
+            loaded = cls(folder, _check(folder))
+            weakref.finalize(loaded, stack.pop_all().close)
+        return loaded
 
     def save(
-        self, path: str | os.PathLike[str], force: bool = False, *, allow_missed_goals: bool = False
+        self,
+        path: str | os.PathLike[str],
+        force: bool = False,
+        *,
+        allow_missed_goals: bool = False,
+        secret_key: str | os.PathLike[str] | None = None,
+        comment: str = "",
     ) -> Self:
         """Copy the bundle to where it is shipped from; it appears there at once or not at all.
 
         Args:
-            path: The directory to make; its parent must exist.
+            path: The directory to make, or a file that ends in `.zip` or `.tar.zst`; its parent
+                must exist.
             force: Replace an older bundle.
             allow_missed_goals: Copy it although a goal gate fails.
+            secret_key: Sign the copy with this key of minisign (see `sign`); a signature that is
+                there is copied where it is None.
+            comment: What the signature says, one line.
 
         Returns:
             The bundle at its new place.
@@ -108,12 +133,18 @@ class Bundle:
                 why="; ".join(f"{gate['value']}, limit {gate['limit']}" for gate in missed),
                 hint="`save(..., allow_missed_goals=True)` writes it all the same",
             )
-        with publish(path, force=force, is_replaceable=is_bundle) as folder:
+
+        def copy(folder: Path) -> None:
             for name in (*self.manifest["files"], MANIFEST):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.path / name, folder / name)
-            manifest = _check(folder)
-        return type(self)(Path(path).absolute(), manifest)
+            if secret_key is not None:
+                sign(folder, Path(secret_key), comment)
+            elif (self.path / SIGNATURE).is_file():
+                shutil.copyfile(self.path / SIGNATURE, folder / SIGNATURE)
+
+        _put(path, force, copy)
+        return self.load(path)
 
     @property
     def model_path(self) -> Path:
@@ -135,17 +166,61 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Refuse where no bundle could be written, before any work is done.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or cannot be written.
+    """
+    file = Path(path)
+    if archive_suffix(file) and force and file.is_file() and not file.is_symlink():
+        return
+    check_destination(file, force=force and not archive_suffix(file), is_replaceable=is_bundle)
+
+
+def _put(path: str | os.PathLike[str], force: bool, fill: Callable[[Path], None]) -> None:
+    """Write a bundle as the directory or the file that `path` names; `fill` makes its content."""
+    if archive_suffix(path) is None:
+        with publish(path, force=force, is_replaceable=is_bundle) as folder:
+            fill(folder)
+            _check(folder)
+        return
+    check_output(path, force=force)
+    with scratch_folder() as work:
+        folder = work / "bundle"
+        folder.mkdir()
+        fill(folder)
+        _check(folder)
+        pack(folder, Path(path))
+
+
+def _fill(folder: Path, parts: BundleParts) -> None:
+    model, file = _write_model(parts, folder)
+    _write_texts(parts, folder)
+    _copy_included(parts, folder)
+    for name, content in parts.golden.files().items():
+        _write(folder / name, content)
+    manifest = build_manifest(parts, model, file, folder)
+    _write(folder / MANIFEST, manifest_text(manifest).encode())
+
+
 def _check(folder: Path) -> dict[str, Any]:
-    try:
+    with _explaining(folder):
         manifest = read_manifest(folder)
         check_files(folder, manifest)
+    return manifest
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
     except Broken as error:
         raise BundleError(
-            f"`{folder}` is not a whole bundle",
+            f"`{path}` is not a whole bundle",
             why=str(error),
-            hint=f"look closer with `graphopt validate {folder}`, or make it again",
+            hint=f"look closer with `graphopt validate {path}`, or make it again",
         ) from error
-    return manifest
 
 
 def _write_model(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:

@@ -1,7 +1,8 @@
 """Is a bundle whole? The manifest against its schema, the files against the manifest.
 
-This file, `agreement` and `on_device` become the `validate.py` of every bundle (`validator_text`).
-They therefore keep to Python 3.8, numpy and onnxruntime, and import nothing else of graphopt.
+This file, `signature`, `agreement` and `on_device` become the `validate.py` of every bundle
+(`validator_text`). They therefore keep to Python 3.8, numpy and onnxruntime, and import nothing
+else of graphopt.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Any
 
 __all__ = [
     "MANIFEST",
+    "MAX_MANIFEST_BYTES",
     "SCHEMA",
     "SCHEMA_VERSION",
+    "SIGNATURE",
     "Broken",
     "Wrong",
     "check_files",
@@ -34,6 +37,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.minisig"  # signs the manifest, which therefore cannot list it
 SCHEMA = "manifest.schema.json"  # lies beside this file, in a bundle too
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -127,6 +131,8 @@ def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
     for name in files:
         if not is_safe_name(name):
             yield f"{name!r} is not a plain relative path"
+    if len({name.lower() for name in files}) != len(files):
+        yield "two names differ in case alone, which is one file on some systems"
     for name in [manifest["model"]["file"], *golden_names(manifest)]:
         if name not in files:
             yield f"`{name}` is needed and not among the files"
@@ -146,12 +152,12 @@ def is_safe_name(name: str) -> bool:
     for part in name.split("/"):
         if not part or part.endswith((".", " ")) or re.search(r'[\x00-\x1f\\:*?"<>|]', part):
             return False
-    return name.lower() != MANIFEST
+    return name.lower() not in (MANIFEST, SIGNATURE)
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> str:
     """Check that a bundle holds the files of its manifest, unchanged, and no others."""
-    known = {*manifest["files"], MANIFEST}
+    known = {*manifest["files"], MANIFEST, SIGNATURE}
     for root, folders, files in os.walk(str(folder)):
         for path in [Path(root, name) for name in folders + files]:
             name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode

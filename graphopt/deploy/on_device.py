@@ -8,7 +8,8 @@ Exit status: 0 all is well; 1 wrong numbers or a missed goal; 2 a damaged bundle
 or a device that does not keep the contract, after which nothing more is checked.
 
 The hashes find damage and careless changes. Against a forger, who can write a manifest that fits,
-compare the `manifest_sha256` of ``--json`` with the one known from where the bundle was made.
+compare the `manifest_sha256` of ``--json`` with the one known from where the bundle was made, or
+have it signed: ``--public-key FILE`` checks the signature (minisign's) before anything else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from graphopt.deploy.agreement import Validation
 from graphopt.deploy.integrity import Broken
 
-__all__ = ["OnnxRuntime", "main"]
+__all__ = ["OnnxRuntime", "key_text", "main"]
 
 ERRORS_ONLY = 3
 INTERRUPTED = 130
@@ -114,16 +115,28 @@ class OnnxRuntime:
         return onnxruntime
 
 
+def key_text(given: str | None) -> str | None:
+    """Return what a public key says that was given as a file or as its text."""
+    if given is None:
+        return None
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return given  # a key on the command line; where it is none, its check says so
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Check a bundle, print the report, and return the exit status."""
     parser = argparse.ArgumentParser(prog="validate.py", description=(__doc__ or "").split("\n")[0])
     here = Path(__file__).resolve().parent
     parser.add_argument("bundle", nargs="?", type=Path, default=here, help="default: %(default)s")
     parser.add_argument("--latency", action="store_true", help="measure it too")
+    parser.add_argument("--public-key", metavar="FILE|KEY", help="who must have signed it")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     given = parser.parse_args(arguments)
     try:
-        report = Validation(given.bundle, OnnxRuntime(), given.latency).run()
+        key = key_text(given.public_key)
+        report = Validation(given.bundle, OnnxRuntime(), given.latency, key).run()
     except KeyboardInterrupt:
         return INTERRUPTED
     lines = [f"{item['status']:<7} {item['name']:<9} {item['detail']}" for item in report["checks"]]

@@ -7,7 +7,7 @@ from importlib import resources
 
 __all__ = ["schema_text", "validator_text"]
 
-_PARTS = ("integrity.py", "agreement.py", "on_device.py")
+_PARTS = ("integrity.py", "signature.py", "agreement.py", "on_device.py")
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _NUMPY = """try:
     import numpy as np

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from graphopt.deploy.agreement import Validation
+from graphopt.deploy.archives import archive_suffix, unpack
 from graphopt.deploy.integrity import Broken
 from graphopt.deploy.publishing import recover
 from graphopt.errors import RuntimeFailure
+from graphopt.ir import scratch_folder
 from graphopt.runtime import Session, SessionOptions, Worker, cpu_features
 
 __all__ = ["ValidationReport", "validate"]
@@ -60,19 +62,45 @@ def validate(
     path: str | os.PathLike[str],
     *,
     latency: bool = False,
+    public_key: str | None = None,
     timeout_s: float | None = REQUEST_TIMEOUT_S,
 ) -> ValidationReport:
     """Check a bundle on this machine; nothing in it is executed, the model runs in a worker.
 
     Args:
-        path: Its directory.
+        path: Its directory, `.zip` or `.tar.zst`.
         latency: Measure it too.
+        public_key: Content of a `minisign.pub`: who must have signed it.
         timeout_s: Seconds that loading, or one run, may take.
+
+    Raises:
+        MissingExtraError: It is a `.tar.zst`, and `zstandard` is not installed.
     """
-    recover(path)
     with ExitStack() as stack:
+        folder, opened = Path(path), []
+        if archive_suffix(path):
+            folder = stack.enter_context(scratch_folder()) / "bundle"
+            opened = [_opened(Path(path), folder)]
+            if opened[0]["status"] == "failed":
+                return ValidationReport(_refused(opened))
+        else:
+            recover(path)
         backend = _WorkerRuntime(stack, timeout_s)
-        return ValidationReport(Validation(Path(path), backend, latency).run())
+        document = Validation(folder, backend, latency, public_key).run()
+        return ValidationReport({**document, "checks": [*opened, *document["checks"]]})
+
+
+def _opened(path: Path, folder: Path) -> dict[str, str]:
+    """Unpack an archive; the first check of those that there are of a folder."""
+    try:
+        return {"name": "archive", "status": "passed", "detail": unpack(path, folder)}
+    except Broken as error:
+        return {"name": "archive", "status": "failed", "detail": str(error)}
+
+
+def _refused(checks: list[dict[str, str]]) -> dict[str, Any]:
+    verdict = {"schema_version": 1, "status": "broken", "exit_code": 2}
+    return {**verdict, "checks": checks, "outputs": {}, "latency": None}
 
 
 class _WorkerRuntime:
