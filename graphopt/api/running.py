@@ -106,13 +106,8 @@ def run_pipeline(
         before = summarise(model, shapes=shapes.renewed(model))
         result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
         result.ledger.notes += calibrator.notes if calibrator is not None else []
-        files = (
-            () if output is None else save(result.model, output, progress=_byte_progress(report))
-        )
-        is_same = all(
-            not isinstance(step.contract.numerics, Approximate) for step in steps.passes()
-        )
-        is_known = is_same and shapes.is_complete()
+        files = _saved(result.model, output, report)
+        is_known = _keeps_shapes(steps) and shapes.is_complete()
         after = summarise(model, shapes=shapes if is_known else shapes.renewed(model))
     return RunReport(
         source=path,
@@ -122,6 +117,10 @@ def run_pipeline(
         ledger=result.ledger,
         sample_warnings=warnings,
     )
+
+
+def _keeps_shapes(steps: Pipeline) -> bool:
+    return not any(isinstance(step.contract.numerics, Approximate) for step in steps.passes())
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:
@@ -149,6 +148,10 @@ def _calibrator(
         cache=Path(cache) if cache is not None else None,
         progress=lambda done, total: report("calibrating", done, total),
     )
+
+
+def _saved(model: ir.Model, output: str | Path | None, report: Reporter) -> tuple[Path, ...]:
+    return () if output is None else save(model, output, progress=_byte_progress(report))
 
 
 def _byte_progress(report: Reporter) -> Callable[[int, int], None]:

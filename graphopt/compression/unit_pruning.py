@@ -85,6 +85,7 @@ class UnitPruning(Pass):
         0.01,
         help="pull of least squares towards the weights that stay, where samples do not choose it",
         minimum=0.0,
+        maximum=1e6,
     )
     multiple: int | None = option(
         None,

@@ -144,7 +144,10 @@ class FactorizeWeights(Pass):
         choices=("plain", "whitened", "fitted"),
     )
     ridge: float = option(
-        0.01, help="pull of fitted towards the weight, as part of its inputs", minimum=1e-6
+        0.01,
+        help="pull of fitted towards the weight, as part of its inputs",
+        minimum=1e-6,
+        maximum=1e6,
     )
     multiple: int = option(8, help="ranks are multiples of this", minimum=1)
     minimum_saving: float = option(

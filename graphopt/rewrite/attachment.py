@@ -13,6 +13,7 @@ __all__ = [
     "copy_shape",
     "detach_subgraphs",
     "graph_of",
+    "insert_at_value",
     "is_within_function",
     "take_over_output",
 ]
@@ -31,6 +32,24 @@ def graph_of(node: ir.Node) -> ir.Graph | ir.Function:
             hint="a pass must not act on nodes that it removed; please report this",
         )
     return node.graph
+
+
+def insert_at_value(node: ir.Node, value: ir.Value, graph: ir.Graph | ir.Function) -> bool:
+    """Put ``node`` behind what computes ``value``, else first in ``graph``.
+
+    Returns:
+        Whether later nodes have to follow this one: there are nodes that they could come behind.
+    """
+    producer = value.producer()
+    if producer is not None:
+        graph_of(producer).insert_after(producer, node)
+        return True
+    is_first = not len(graph)
+    if is_first:
+        graph.append(node)
+    else:
+        graph.insert_before(graph[0], node)
+    return not is_first
 
 
 def copy_shape(shape: ir.Shape | None) -> ir.Shape | None:

@@ -15,6 +15,7 @@ from graphopt.rewrite.attachment import (
     copy_shape,
     detach_subgraphs,
     graph_of,
+    insert_at_value,
     is_within_function,
     take_over_output,
 )
@@ -382,24 +383,12 @@ class Change:
         if isinstance(place, ir.Graph):
             place.append(node)
         elif isinstance(place, ir.Value):
-            self._insert_at_value(node, place)
+            if insert_at_value(node, place, place.graph or self._model.graph):
+                self._place = node.outputs[0]  # later nodes follow in order of creation
         elif after is not None:
             graph_of(place).insert_after(place, node)
         else:
             graph_of(place).insert_before(place, node)
-
-    def _insert_at_value(self, node: ir.Node, value: ir.Value) -> None:
-        producer = value.producer()
-        if producer is not None:
-            graph_of(producer).insert_after(producer, node)
-            self._place = node.outputs[0]  # later nodes follow in order of creation
-            return
-        graph = value.graph or self._model.graph
-        if len(graph):
-            graph.insert_before(graph[0], node)
-            self._place = node.outputs[0]
-        else:
-            graph.append(node)
 
     def _place_name(self) -> str:
         if isinstance(self._place, ir.Node):

@@ -117,6 +117,8 @@ def _numerics_hold(passes, before, after, model):
     keeps_types = not any(pass_.contract.changes_interface for pass_ in passes)
     for batch in BATCHES:
         feeds = {name: fed for name, fed in feeds_of(model, batch).items() if name in taken}
+        if not keeps_types and not _fit(candidate, feeds):
+            continue
         try:
             expected = _outputs(reference, feeds)
         except Fail as error:
@@ -134,6 +136,16 @@ def _numerics_hold(passes, before, after, model):
         for name, difference in compare_outputs(expected, found).items():
             fault = contract_fault(difference, numerics)
             _law(not fault, f"numerics hold at output {name}", fault)
+
+
+def _fit(session, feeds):
+    """Tell whether inputs have the sizes that a session declares: a pass may have fixed some."""
+    declared = {spec.name: spec.shape for spec in session.get_inputs()}
+    return all(
+        not isinstance(size, int) or size == given
+        for name, fed in feeds.items()
+        for size, given in zip(declared.get(name, ()), fed.shape, strict=False)
+    )
 
 
 def _outputs(session, feeds):
