@@ -38,6 +38,7 @@ _MOST_ROWS = 65_536
 _LIKELY = frozenset(
     {"Add", "Conv", "DequantizeLinear", "Gemm", "LayerNormalization", "MatMul", "Mul"}
 )
+_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 
 Sums = Mapping[str, npt.NDArray[Any]]
 
@@ -273,7 +274,7 @@ class Gathering:
             output.name: output
             for node in copy.graph
             for output in node.outputs
-            if output.name and (output.name in names or node.op_type in _LIKELY)
+            if output.name and (output.name in names or _is_likely(node, output))
         }
         copy.graph.outputs.clear()
         for name, value in watched.items():
@@ -299,6 +300,12 @@ class Gathering:
                 path = stack.enter_context(self.folder.written(copy))
                 sessions.append(stack.enter_context(self.worker.load(path, _OPTIONS)))
             yield sessions[0], sessions[1] if len(sessions) > 1 else None
+
+
+def _is_likely(node: ir.Node, output: ir.Value) -> bool:
+    return node.op_type in _LIKELY or any(
+        reader.op_type in _LAYERS and not reader.domain for reader, _ in output.uses()
+    )
 
 
 def _taken(feed: Mapping[str, Any], session: Session) -> dict[str, Any]:

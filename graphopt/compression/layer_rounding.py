@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.compression.compensated_rounding import Compensation, compensation_for
 from graphopt.compression.gptq import shrunk_gram
 from graphopt.compression.integer_products import LayerGroup
-from graphopt.rewrite import Asked, Channels, Measure
+from graphopt.compression.spread_columns import plain_channels
+from graphopt.rewrite import Asked, ChannelMoments, Channels, Measure
 
-__all__ = ["covariances"]
+__all__ = ["compensations"]
 
-_MEMORY_BYTES = 1 << 28  # of matrices that are held at once
+# Of matrices that are held at once: less than what values of one run may take, with which they are
+# gathered, so that a model is run once for all of them.
+_MEMORY_BYTES = 3 << 26
 _POSITIONS = 128  # of a sample: neighbours tell much the same, and every row costs as much
 
 
-def covariances(
+def compensations(
     model: ir.Model, measure: Measure, groups: Sequence[LayerGroup]
-) -> Iterator[tuple[LayerGroup, npt.NDArray[np.float64] | None]]:
-    """Yield each group with the covariance of the channels that its layers read.
+) -> Iterator[tuple[LayerGroup, Compensation | None]]:
+    """Yield each group with how weights of what its layers read make up for each other's errors.
 
-    About the mean, as biases make up for what rounding weights does to the mean of outputs. What
-    may be chance is shrunk. ``None`` stands where the samples tell nothing of the activation.
+    By covariances about the mean, as biases make up for what rounding weights does to the mean of
+    outputs. What may be chance is shrunk. ``None`` stands where the samples tell nothing of the
+    activation.
 
     Args:
         model: The model in float.
@@ -34,23 +38,33 @@ def covariances(
     Raises:
         SessionLoadError, RuntimeFailure: The runtime refuses the model, or fails on a sample.
     """
-    batch: list[LayerGroup] = []
-    held = 0
-    for number, group in enumerate(groups, start=1):
-        batch.append(group)
-        held += 8 * len(group.mean) ** 2
-        if held < _MEMORY_BYTES and number < len(groups):
-            continue
+    for batch in _batches(groups):
         asked: list[Asked] = [_rows(one) for one in batch]
         found = measure.moments(model, asked, grams=asked)
         for one in batch:
-            moments = found.pop(_rows(one), None)
-            if moments is None or moments.gram is None or not moments.is_finite:
-                yield one, None
-                continue
-            matrix = moments.gram - np.outer(moments.mean, moments.mean)
-            yield one, shrunk_gram(matrix, moments.count)
-        batch, held = [], 0
+            yield one, _compensation(one, found.pop(_rows(one), None))
+
+
+def _batches(groups: Sequence[LayerGroup]) -> Iterator[list[LayerGroup]]:
+    batch: list[LayerGroup] = []
+    held = 0
+    for group in groups:
+        size = 8 * len(group.mean) ** 2
+        if batch and held + size > _MEMORY_BYTES:
+            yield batch
+            batch, held = [], 0
+        batch.append(group)
+        held += size
+    if batch:
+        yield batch
+
+
+def _compensation(group: LayerGroup, moments: ChannelMoments | None) -> Compensation | None:
+    if moments is None or moments.gram is None or not moments.is_finite:
+        return None
+    matrix = moments.gram - np.outer(moments.mean, moments.mean)
+    plain = plain_channels(len(matrix), group.spread)
+    return compensation_for(shrunk_gram(matrix, moments.count)[np.ix_(plain, plain)])
 
 
 def _rows(group: LayerGroup) -> Channels:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.compression.compensated_rounding import round_compensated
+from graphopt.compression.compensated_rounding import compensation_for, round_compensated
 
 __all__ = [
     "PackedWeight",
@@ -155,7 +155,8 @@ def _rounded(
     flat = (rows * inner, blocks * block)
     weight = seen.transpose(in_rows).reshape(flat)
     size = step.transpose(in_rows).reshape(flat)
-    if gram is not None and (found := round_compensated(weight, size, gram, steps)) is not None:
+    if gram is not None and (compensation := compensation_for(gram)) is not None:
+        found = round_compensated(weight, size, compensation, steps)
         return found.reshape(rows, inner, blocks, block).transpose(0, 2, 3, 1)
     integers = np.rint(weight / size)
     np.clip(integers, -steps, steps, out=integers)

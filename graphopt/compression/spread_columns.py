@@ -20,14 +20,21 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.compression.compensated_rounding import round_compensated
+from graphopt.compression.compensated_rounding import Compensation, round_compensated
 from graphopt.compression.quantization import (
     QuantizationParameters,
     parameters_from_range,
     weight_parameters,
 )
 
-__all__ = ["Spread", "SpreadWeight", "choose_spread", "rounding_sqnr_db", "spread_weight"]
+__all__ = [
+    "Spread",
+    "SpreadWeight",
+    "choose_spread",
+    "plain_channels",
+    "rounding_sqnr_db",
+    "spread_weight",
+]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -204,7 +211,7 @@ def spread_weight(
     spread: Spread,
     *,
     reduce_range: bool = False,
-    gram: npt.NDArray[np.float64] | None = None,
+    compensation: Compensation | None = None,
 ) -> SpreadWeight:
     """Return integer weights for an activation whose outlier channels are set apart.
 
@@ -215,8 +222,8 @@ def spread_weight(
         kind: Integer type, ``u8`` or ``s8``.
         spread: How the inputs are quantized.
         reduce_range: As for `weight_parameters`.
-        gram: Products of the inputs, ``(inputs, inputs)``: each of the other rows is rounded so
-            that it makes up for the errors of those before it; ``None``: to the nearest integer.
+        compensation: For `plain_channels`: each of their rows is rounded so that it makes up for
+            the errors of those before it; ``None``: to the nearest integer.
 
     Raises:
         ValueError: A weight is NaN or infinite.
@@ -229,13 +236,11 @@ def spread_weight(
     limits = parameters.limits[0] - middle, parameters.limits[1] - middle
     steps = in_integers.astype(np.float64) / parameters.scale
     rows = np.clip(np.rint(steps), *limits)
-    if gram is not None:
-        # Not those of outlier channels, which are finer, or not rounded at all.
-        plain = np.setdiff1d(np.arange(len(weight)), spread.channels)
+    if compensation is not None:
+        plain = plain_channels(len(weight), spread)
         columns = np.ascontiguousarray(in_integers[plain].T)
         scales = np.broadcast_to(parameters.scale[:, None], columns.shape)
-        found = round_compensated(columns, scales, gram[np.ix_(plain, plain)], limits[1])
-        rows[plain] = rows[plain] if found is None else found.T
+        rows[plain] = round_compensated(columns, scales, compensation, limits[1]).T
     extra = np.zeros((0 if spread.is_apart else spread.columns, weight.shape[1]))
     for channel in () if spread.is_apart else np.unique(spread.channels):
         places = np.flatnonzero(spread.channels == channel)
@@ -248,6 +253,14 @@ def spread_weight(
         apart=weight[spread.channels if spread.is_apart else []],
         spread=spread,
     )
+
+
+def plain_channels(inputs: int, spread: Spread) -> npt.NDArray[np.int64]:
+    """Return the channels that are not set apart, whose rows are rounded to whole steps.
+
+    Rows of outlier channels are finer, or not rounded at all.
+    """
+    return np.setdiff1d(np.arange(inputs, dtype=np.int64), spread.channels)
 
 
 def _shares(steps: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.float64]:

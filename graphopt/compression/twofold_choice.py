@@ -154,8 +154,18 @@ def _rounded_weights(
     copied = dict(zip(model.graph, copy.graph, strict=True))
     editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
     for layer in (layer for group in groups for layer in group.layers):
-        node, array = copied[layer.node], weight(layer).astype(np.float32)
+        node = copied[layer.node]
         with editor.rewrite(node, because="trial") as change:
-            stored = np.ascontiguousarray(array if layer.axis else array.T)
-            change.set_input(node, 1, change.initializer(stored, name="trial"))
+            stored = change.initializer(_restored(layer, weight), name="trial")
+            change.set_input(node, 1, stored)
     return copy
+
+
+def _restored(layer: Layer, weight: Callable[[Layer], npt.NDArray[np.float64]]) -> ir.LazyTensor:
+    """Return the weight in floats, computed when it is written: all are as large as the model."""
+
+    def compute() -> ir.TensorProtocol:
+        array = weight(layer).astype(np.float32)
+        return ir.Tensor(np.ascontiguousarray(array if layer.axis else array.T))
+
+    return ir.LazyTensor(compute, dtype=ir.DataType.FLOAT, shape=ir.Shape(layer.weight.shape))

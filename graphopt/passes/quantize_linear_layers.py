@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.contrib import CPU_PROVIDER, import_contrib
@@ -17,13 +16,14 @@ from graphopt.compression import (
     parameters_from_range,
     remove_unread,
 )
+from graphopt.compression.compensated_rounding import Compensation
 from graphopt.compression.integer_products import (
     LayerGroup,
     RoundedLayer,
     twofold,
     write_group,
 )
-from graphopt.compression.layer_rounding import covariances
+from graphopt.compression.layer_rounding import compensations
 from graphopt.compression.spread_columns import (
     choose_spread,
     rounding_sqnr_db,
@@ -217,13 +217,13 @@ class QuantizeLinearLayers(Pass):
         self, model: ir.Model, groups: list[LayerGroup], facts: Facts
     ) -> dict[ir.Node, RoundedLayer]:
         """Return the weight of each layer in integers, by its node."""
-        grams: Iterable[tuple[LayerGroup, npt.NDArray[np.float64] | None]]
-        grams = ((group, None) for group in groups)
+        found: Iterable[tuple[LayerGroup, Compensation | None]]
+        found = ((group, None) for group in groups)
         if self.rounding == "compensated" and facts.measure is not None:
-            grams = covariances(model, facts.measure, groups)
+            found = compensations(model, facts.measure, groups)
         return {
-            layer.node: self._rounded(layer, group, facts.target.weight_type, gram)
-            for group, gram in grams
+            layer.node: self._rounded(layer, group, facts.target.weight_type, compensation)
+            for group, compensation in found
             for layer in group.layers
         }
 
@@ -304,13 +304,15 @@ class QuantizeLinearLayers(Pass):
         return LayerGroup(tuple(layers), spread, moments.mean)
 
     def _rounded(
-        self, layer: Layer, group: LayerGroup, kind: str, gram: npt.NDArray[np.float64] | None
+        self, layer: Layer, group: LayerGroup, kind: str, compensation: Compensation | None
     ) -> RoundedLayer:
         """Return the weight of a layer in integers, and a bias that makes up for their means."""
         source = layer.weight.transposed() if _inputs(layer) == 1 else layer.weight
         weight = source.array()
         is_reduced = self.reduce_range or _matches(layer.node, self.reduce_range_layers)
-        rounded = spread_weight(weight, kind, group.spread, reduce_range=is_reduced, gram=gram)
+        rounded = spread_weight(
+            weight, kind, group.spread, reduce_range=is_reduced, compensation=compensation
+        )
         bias = np.zeros(weight.shape[1]) if layer.bias is None else layer.bias.astype(np.float64)
         if self.correct_bias:
             bias = bias + group.mean @ (weight.astype(np.float64) - rounded.effective)

@@ -1,9 +1,11 @@
 """Rounding for the inputs that a weight sees."""
 
 import numpy as np
+import pytest
 
 from graphopt.compression import WeightView, pack_weight, unpack_weight
-from graphopt.compression.compensated_rounding import round_compensated
+from graphopt.compression.compensated_rounding import compensation_for, round_compensated
+from graphopt.compression.inverse_factor import inverse_factor
 
 
 def inputs(rows, length, seed=0):
@@ -16,7 +18,7 @@ def test_outputs_are_nearer_than_those_of_the_nearest_integers():
     x, weight = inputs(400, 32), np.random.default_rng(1).standard_normal((5, 32))
     weight = weight.astype(np.float32)
     size = np.full(weight.shape, np.abs(weight).max() / 127, np.float32)
-    integers = round_compensated(weight, size, x.T @ x / len(x), 127)
+    integers = round_compensated(weight, size, compensation_for(x.T @ x / len(x)), 127)
     assert np.abs(integers).max() <= 127
     assert np.array_equal(integers, np.rint(integers))
 
@@ -27,15 +29,24 @@ def test_outputs_are_nearer_than_those_of_the_nearest_integers():
 
 
 def test_inputs_that_tell_nothing_are_told():
-    weight = np.ones((2, 4), np.float32)
-    assert round_compensated(weight, weight, np.zeros((4, 4)), 127) is None
-    assert round_compensated(weight, weight, np.full((4, 4), np.nan), 127) is None
+    assert compensation_for(np.zeros((4, 4))) is None
+    assert compensation_for(np.full((4, 4), np.nan)) is None
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 200])
+def test_the_factor_is_that_of_the_inverse(length):
+    x = np.random.default_rng(0).standard_normal((2 * length, length))
+    gram = x.T @ x
+    factor = inverse_factor(gram, damping=0.01).astype(np.float64)
+    damped = gram + 0.01 * np.diagonal(gram).mean() * np.eye(length)
+    assert np.array_equal(factor, np.triu(factor))
+    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(length), atol=1e-5)
 
 
 def test_inputs_of_rank_one_do_no_harm():
     weight = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
     size = np.full(weight.shape, 0.05, np.float32)
-    integers = round_compensated(weight, size, np.ones((8, 8)), 127)
+    integers = round_compensated(weight, size, compensation_for(np.ones((8, 8))), 127)
     assert np.abs((integers * size - weight).sum(axis=1)).max() <= 0.05
 
 
