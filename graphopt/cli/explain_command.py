@@ -70,13 +70,15 @@ def _explain_on_model(
     settings: Settings, model: str, pass_text: str, calibration: str | None
 ) -> None:
     from graphopt import api
-    from graphopt.report import decisions_text
+    from graphopt.report import decisions_text, exits_text
 
     found = api.explain(model, pass_text, calibration=calibration)
     journal = found.to_dict()
     text = _journal_text(pass_text, journal)
     if found.decisions:
         text += "\n\n" + decisions_text(found.decisions)
+    if found.exits:
+        text += "\n\n" + exits_text(found.exits)
     print_result(settings, text=text, document={"model": model, "pass": pass_text, **journal})
 
 

@@ -366,7 +366,7 @@ class _Tested:
 def _tested(plan: ExitPlan, rows: _Rows) -> _Tested:
     features, scores = rows.features[2], rows.scores[2]
     head = plan.rule.head
-    own = (features @ head.matrix + head.bias).astype(np.float32)
+    own = features @ head.matrix + head.bias
     leaves = certainty_of(own, plan.certainty) > plan.rule.threshold
     same = ~leaves | (own.argmax(-1) == scores.argmax(-1))
     agreeing = int(same.sum())

@@ -50,12 +50,15 @@ def softmax(scores: Array) -> Array:
 
 
 def certainty_of(scores: Array, certainty: str) -> Array:
-    """Return how sure a head is of each row: the largest probability, or ``sum p log p``."""
+    """Return how sure a head is of each row: the largest probability, or ``sum p log p``.
+
+    In single precision, as the graph has it: there probabilities near to 1 are 1.
+    """
     if certainty == "probability":
-        return np.asarray(softmax(scores).max(-1))
+        return np.asarray(softmax(scores).max(-1), np.float32)
     shifted = scores - scores.max(-1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return np.asarray((np.exp(logs) * logs).sum(-1))
+    return np.asarray((np.exp(logs) * logs).sum(-1), np.float32)
 
 
 def fit_head(features: Array, scores: Array, held: Array, held_scores: Array) -> Affine:
@@ -129,7 +132,8 @@ def choose_exit(
     elif count == 0:
         threshold = math.inf
     else:
-        threshold = float(ranked[count - 1] + ranked[count]) / 2
+        threshold = (float(ranked[count - 1]) + float(ranked[count])) / 2
+    threshold = float(np.float32(threshold))  # as the graph holds it
     return ExitRule(head, threshold, float((sure > threshold).mean()))
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.blocks import Block, find_blocks
 from graphopt.analysis.symbolic_table import SymbolicTable
+from graphopt.compression.layer_ranking import (
+    Chosen,
+    LayerOptions,
+    decision_of,
+    rank_layers,
+    wanted_layers,
+)
 from graphopt.compression.layer_removal import (
     Candidate,
     candidates,
@@ -21,9 +26,7 @@ from graphopt.compression.layer_removal import (
     ends_of,
     obstacle,
     removal_fault,
-    without,
 )
-from graphopt.compression.layer_scores import MEASURED_LAYER_SCORES, output_error, stream_scores
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.stream_fit import (
     emit_affine,
@@ -33,47 +36,20 @@ from graphopt.compression.stream_fit import (
 )
 from graphopt.errors import OptionError
 from graphopt.ir import clone
-from graphopt.rewrite import Channels, Editor, Facts, Measure, ShapeTable
+from graphopt.rewrite import (
+    Channels,
+    Editor,
+    Facts,
+    LayerFit,
+    Measure,
+    ShapeTable,
+    describe,
+)
 from graphopt.runtime import generate_feed_sets, generate_feeds
 
-__all__ = ["LayerOptions", "needs_layer_samples", "prune_layers"]
+__all__ = ["prune_layers"]
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
-
-
-@dataclass(frozen=True)
-class LayerOptions:
-    """What a pass that removes layers is told.
-
-    Attributes:
-        unit: ``blocks``, or ``sub-layers``.
-        count: How many go, where `layers` names none and `ratio` is 0.
-        ratio: Share of all that goes, rounded to the nearest number, at least one.
-        layers: Names of those that go; the others stay.
-        exclude: Patterns of names that stay.
-        score: One of `graphopt.compression.layer_scores.LAYER_SCORES`.
-        replacement: One of `graphopt.compression.stream_fit.REPLACEMENTS`.
-        is_normalized: Normalizations behind sums stay.
-        ridge: Of the fit.
-        seed: Of random scores.
-    """
-
-    unit: str
-    count: int
-    ratio: float
-    layers: tuple[str, ...]
-    exclude: tuple[str, ...]
-    score: str
-    replacement: str
-    is_normalized: bool
-    ridge: float
-    seed: int
-
-
-def needs_layer_samples(options: LayerOptions) -> bool:
-    """Tell whether calibration samples are needed."""
-    is_ranked = not options.layers and options.score in MEASURED_LAYER_SCORES
-    return is_ranked or options.replacement != "off"
 
 
 def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOptions) -> None:
@@ -90,18 +66,20 @@ def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOpti
         return
     shapes = SymbolicTable(model, facts.shapes)
     free, total = _removable(blocks, edit, shapes, options)
-    ranked = _ranked(model, edit, facts.measure, free, options)
-    wanted = len(ranked) if options.layers else _count(total, options)
-    # A model that consists of layers has to keep one.
-    chosen = ranked[: min(wanted, total - 1)]
+    asked = len(free) if options.layers else wanted_layers(total, options)
+    wanted = min(asked, total - 1)
+    if wanted < asked:
+        why = f"{asked} shall go, and one of the {total} has to stay: name them in `layers` instead"
+        edit.refuse(blocks[0].layers[0].node, "last-layer", why=why)
+    ranking = rank_layers(model, edit, facts.measure, free, options, wanted=wanted)
+    chosen = ranking.order[:wanted]
     chosen = _tested(model, chosen, edit, options)
     if not chosen:
         return
-    _Removal(model, edit, shapes, options, facts.measure).run(blocks, chosen)
-
-
-def _count(total: int, options: LayerOptions) -> int:
-    return max(1, round(total * options.ratio)) if options.ratio else options.count
+    where = describe(chosen[0][0].layers[0].node)
+    fits = _Removal(model, edit, shapes, options, facts.measure).run(blocks, chosen)
+    decision = decision_of(edit.pass_name, ranking, [one for one, _ in chosen], options)
+    edit.journal.decisions.append(replace(decision, where=where, fits=tuple(fits)))
 
 
 def _removable(
@@ -147,62 +125,6 @@ def _named(blocks: Sequence[Block], names: Sequence[str]) -> list[Candidate]:
     return [one for one in found if one.name == one.block.name or one.block not in whole]
 
 
-def _ranked(
-    model: ir.Model,
-    edit: Editor,
-    measure: Measure | None,
-    free: Sequence[Candidate],
-    options: LayerOptions,
-) -> list[tuple[Candidate, str]]:
-    """Return what may go with why, what is missed least first."""
-    if options.layers:
-        return [(one, "by name") for one in free]
-    if options.score == "trial":
-        assert measure is not None
-        return _by_trial(model, measure, free, options)
-    if options.score == "random":
-        scores = np.random.default_rng(options.seed).random(len(free)).tolist()
-    else:
-        assert measure is not None
-        scores = stream_scores(model, measure, free, options.score)
-    found = []
-    for one, score in zip(free, scores, strict=True):
-        if math.isfinite(score):
-            found.append((score, one))
-        else:
-            why = f"{one.name}: the stream was empty, zero or not finite on the samples"
-            edit.refuse(one.layers[0].node, "not-measured", why=why)
-    found.sort(key=lambda item: item[0])
-    return [
-        (one, f"{options.score} {score:.3g}, rank {rank} of {len(found)}")
-        for rank, (score, one) in enumerate(found, start=1)
-    ]
-
-
-def _by_trial(
-    model: ir.Model, measure: Measure, free: Sequence[Candidate], options: LayerOptions
-) -> list[tuple[Candidate, str]]:
-    """Choose one after the other by what the outputs lose with those before it gone."""
-    wanted = _count(len(free), options)
-    chosen: list[tuple[Candidate, str]] = []
-    left = list(free)
-    while left and len(chosen) < wanted:
-        gone = [one for one, _ in chosen]
-        errors = [
-            output_error(
-                measure,
-                without(model, [*gone, one], is_normalized=options.is_normalized),
-                model,
-            )
-            for one in left
-        ]
-        if not any(map(math.isfinite, errors)):
-            break
-        place = int(np.nanargmin(errors))
-        chosen.append((left.pop(place), f"trial: outputs off by {errors[place]:.3g}"))
-    return chosen
-
-
 def _tested(
     model: ir.Model,
     chosen: Sequence[tuple[Candidate, str]],
@@ -234,9 +156,6 @@ def _tested(
     return found
 
 
-_Chosen = tuple[Candidate, str]
-
-
 def _smallest_feed(model: ir.Model) -> dict[str, Any]:
     """Return a feed in which all open sizes are 1: where a sum spreads one side, it does there."""
     dims = [dim for value in model.graph.inputs for dim in value.shape or ()]
@@ -255,16 +174,18 @@ class _Removal:
     options: LayerOptions
     measure: Measure | None
 
-    def run(self, blocks: Sequence[Block], chosen: Sequence[_Chosen]) -> None:
-        """Remove what was chosen."""
-        original = clone(self.model)
+    def run(self, blocks: Sequence[Block], chosen: Sequence[Chosen]) -> list[LayerFit]:
+        """Remove what was chosen; return how well each replacement does."""
+        original, fits = clone(self.model), list[LayerFit]()
         for run in _adjoining(blocks, chosen):
             last, _ = run[-1]
             name = last.leave.name or ""
             for one, why in run:
                 held = self._cut(one, why, is_last=one is last)
             if self.options.replacement != "off":
-                self._stand_in(last, held, original, name)
+                fit = self._stand_in(last, held, original, name)
+                fits += [] if fit is None else [fit]
+        return fits
 
     def _cut(self, one: Candidate, why: str, *, is_last: bool) -> ir.Value:
         """Remove one candidate, and return what stands for the stream behind it."""
@@ -287,7 +208,9 @@ class _Removal:
         """
         return self.options.is_normalized and one.leave is not one.layers[-1].exit
 
-    def _stand_in(self, last: Candidate, held: ir.Value, original: ir.Model, name: str) -> None:
+    def _stand_in(
+        self, last: Candidate, held: ir.Value, original: ir.Model, name: str
+    ) -> LayerFit | None:
         """Let an affine map stand where layers went, fitted to the stream that was there.
 
         Args:
@@ -295,13 +218,16 @@ class _Removal:
             held: What stands there now.
             original: The model with all layers.
             name: Of the stream behind the last of them, there.
+
+        Returns:
+            How well it does; ``None`` where nothing could be fitted.
         """
         layer = last.layers[-1]
         known = self.shapes.of(layer.node.outputs[0])
         assert known is not None
         if known.dims is None or known.dtype not in _FLOATS:
             self.edit.refuse(layer.node, "not-measured", why=f"{last.name}: of type {known.dtype}")
-            return
+            return None
         assert self.measure is not None
         axis, full = channel_axis(layer), is_full(self.options.replacement)
         pair = (Channels(held.name or "", axis), Channels(name, axis))
@@ -312,7 +238,7 @@ class _Removal:
         if found is None or moments is None:
             why = f"{last.name}: the stream is empty or not finite on the samples"
             self.edit.refuse(layer.node, "not-measured", why=why)
-            return
+            return None
         before, after = stream_errors(moments, found)
         because = (
             f"{self.options.replacement} behind {last.name}: error {before:.3g} to {after:.3g}"
@@ -326,17 +252,24 @@ class _Removal:
             change.replace(held, new)
             if place is not None:
                 change.remove(place)
+        return LayerFit(
+            layer=last.name,
+            compensation=self.options.replacement,
+            before=before,
+            after=after,
+            rows=moments.first.count,
+        )
 
 
-def _adjoining(blocks: Sequence[Block], chosen: Iterable[_Chosen]) -> list[list[_Chosen]]:
+def _adjoining(blocks: Sequence[Block], chosen: Iterable[Chosen]) -> list[list[Chosen]]:
     """Return what was chosen in order, in runs with nothing of the stream between."""
     layers = [(block, place) for block in blocks for place in range(len(block.layers))]
     places = {pair: place for place, pair in enumerate(layers)}
 
-    def first(item: _Chosen) -> int:
+    def first(item: Chosen) -> int:
         return places[item[0].block, item[0].places[0]]
 
-    runs: list[list[_Chosen]] = []
+    runs: list[list[Chosen]] = []
     end, stream = -1, -1
     for item in sorted(chosen, key=first):
         one = item[0]

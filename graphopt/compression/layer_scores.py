@@ -99,6 +99,7 @@ def output_error(measure: Measure, model: ir.Model, original: ir.Model) -> float
     errors = []
     for found in measure.cross(model, original, pairs, products=False):
         if found is not None and found.error is not None:
-            energy = float(found.second.second.sum())
-            errors.append(float(found.error.sum()) / energy if energy else math.nan)
+            energy, error = float(found.second.second.sum()), float(found.error.sum())
+            # An output of zeros is no reason to judge nothing: it is right, or it is not.
+            errors.append(error / energy if energy else (math.inf if error else 0.0))
     return float(np.mean(errors)) if errors else math.nan

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.compression.layer_pruning import LayerOptions, needs_layer_samples, prune_layers
+from graphopt.compression.layer_pruning import prune_layers
+from graphopt.compression.layer_ranking import LayerOptions, needs_layer_samples
 from graphopt.compression.layer_scores import LAYER_SCORES
 from graphopt.compression.stream_fit import REPLACEMENTS
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, option
@@ -35,7 +36,8 @@ class PruneLayers(Pass):
         `self-test-failed`  without the layer the model does not compute what it computes with zeros
                             in place of the branch: it stays.
         `not-measured`      the stream was empty, zero or not finite on the samples, or is of a type
-                            in which nothing is fitted.
+                            in which nothing is fitted; or no outputs could be compared in a trial.
+        `last-layer`        of the layers of a model one stays, unless it is named in `layers`.
         `excluded`          its name matches `exclude`.
 
     What it keeps

@@ -145,6 +145,7 @@ class Ledger:
         for refusal in journal.refusals:
             self.journal.refuse(refusal)
         self.journal.decisions += journal.decisions
+        self.journal.exits += journal.exits
         self.notes += [note for note in journal.notes if note not in self.notes]
         self.journal.transactions += journal.transactions
 

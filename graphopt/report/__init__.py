@@ -1,7 +1,7 @@
 """Results as a person, a script or a page reads them."""
 
 from graphopt.report.comparison_report import ComparisonReport
-from graphopt.report.decision_tables import decisions_text
+from graphopt.report.decision_tables import decisions_text, exits_text
 from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.html import to_html
 from graphopt.report.latency_report import LatencyReport
@@ -42,6 +42,7 @@ __all__ = [
     "StructureReport",
     "closing_line",
     "decisions_text",
+    "exits_text",
     "format_bytes",
     "format_change",
     "format_fields",

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
-from graphopt.rewrite import GroupDecision
+from graphopt.rewrite import ExitDecision, GroupDecision
 from graphopt.runtime import LatencyComparison, LoadedGraph
 from graphopt.targets import GateResult
 
@@ -219,6 +219,7 @@ class OptimizeResult:
         sample_warnings: What is doubtful about the samples that were given.
         notes: What a reader of the numbers must know.
         decisions: Which units of which groups the chosen recipe removed, and why.
+        exits: Where inputs may leave what the chosen recipe made early.
     """
 
     source: str
@@ -251,6 +252,7 @@ class OptimizeResult:
     sample_warnings: tuple[SampleWarning, ...] = ()
     notes: tuple[str, ...] = ()
     decisions: tuple[GroupDecision, ...] = ()
+    exits: tuple[ExitDecision, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -278,7 +280,7 @@ def result_schema() -> dict[str, Any]:
 
 
 def _plain(item: Any) -> Any:
-    if isinstance(item, GroupDecision):
+    if isinstance(item, GroupDecision | ExitDecision):
         return _plain(item.to_dict())
     if is_dataclass(item):
         return {part.name: _plain(getattr(item, part.name)) for part in fields(item)}

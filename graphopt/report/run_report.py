@@ -9,7 +9,7 @@ from typing import Any
 from graphopt.analysis import ModelSummary
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import Ledger
-from graphopt.report.decision_tables import decisions_text
+from graphopt.report.decision_tables import decisions_text, exits_text
 from graphopt.report.figures import format_bytes, format_change
 from graphopt.report.samples_report import warning_lines
 from graphopt.report.text_table import format_table
@@ -61,6 +61,8 @@ class RunReport:
         parts = [self._passes(), format_table(("", "before", "after", "change"), self._rows())]
         if self.ledger.journal.decisions:
             parts.append(decisions_text(self.ledger.journal.decisions))
+        if self.ledger.journal.exits:
+            parts.append(exits_text(self.ledger.journal.exits))
         if self.sample_warnings:
             parts.append("\n".join(warning_lines(self.sample_warnings)))
         if self.ledger.notes:

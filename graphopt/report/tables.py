@@ -6,7 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graphopt.report.decision_tables import DECISION_HEADERS, DECISION_RIGHT, decision_rows
+from graphopt.report.decision_tables import (
+    DECISION_HEADERS,
+    DECISION_RIGHT,
+    EXIT_HEADERS,
+    EXIT_RIGHT,
+    decision_rows,
+    exit_rows,
+)
 from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.result import CandidateResult, LatencyResult, OptimizeResult
 from graphopt.targets import GATES, GateResult
@@ -46,6 +53,7 @@ def tables_of(result: OptimizeResult) -> list[Table]:
             tuple(decision_rows(result.decisions)),
             DECISION_RIGHT,
         ),
+        Table("Early exits", EXIT_HEADERS, tuple(exit_rows(result.exits)), EXIT_RIGHT),
         Table(
             "Passes of the chosen recipe",
             ("pass", "status", "edits", "refusals", "nodes", "seconds"),

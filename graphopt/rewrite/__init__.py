@@ -4,7 +4,7 @@ from graphopt.rewrite.attachment import can_replace
 from graphopt.rewrite.base import Pass
 from graphopt.rewrite.change import Change
 from graphopt.rewrite.contract import Approximate, Contract, Exact, Numerics, Rounding
-from graphopt.rewrite.decisions import GroupDecision, LayerFit
+from graphopt.rewrite.decisions import ExitDecision, ExitPlace, GroupDecision, LayerFit
 from graphopt.rewrite.editor import Editor, describe
 from graphopt.rewrite.facts import (
     Facts,
@@ -51,6 +51,8 @@ __all__ = [
     "Editor",
     "Either",
     "Exact",
+    "ExitDecision",
+    "ExitPlace",
     "Facts",
     "GroupDecision",
     "Journal",

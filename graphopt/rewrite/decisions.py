@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GroupDecision", "LayerFit"]
+__all__ = ["ExitDecision", "ExitPlace", "GroupDecision", "LayerFit"]
 
 _DIGITS = 6
 
@@ -39,7 +39,7 @@ class GroupDecision:
     Attributes:
         pass_name: The pass that decided.
         group: Name of the group.
-        kind: ``heads``, ``neurons`` or ``channels``.
+        kind: ``heads``, ``neurons``, ``channels``, ``blocks`` or ``sub-layers``.
         where: The node by which reports name it.
         score: How units were ranked.
         scores: One for each unit, in the order of their indices; the least is missed least. Empty
@@ -51,6 +51,8 @@ class GroupDecision:
         fits: Of the layers that read the units.
         curve: What the outputs are off by, ``sqrt(E|y - y0|^2 / E|y0|^2)`` on the samples, with
             this group alone cut by a ratio: pairs of both. Empty where it was not asked for.
+        names: What the units are called, in the order of their indices; empty where they have
+            numbers alone.
     """
 
     pass_name: str
@@ -64,6 +66,12 @@ class GroupDecision:
     reason: str
     fits: tuple[LayerFit, ...] = ()
     curve: tuple[tuple[float, float | None], ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many units there were."""
+        return max(len(self.names), len(self.scores))
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -82,4 +90,60 @@ class GroupDecision:
         plain["removed"] = list(self.removed)
         plain["curve"] = [{"ratio": ratio, "error": error} for ratio, error in self.curve]
         plain["fits"] = [dict(vars(fit)) for fit in self.fits]
+        plain["names"] = list(self.names)
+        return plain
+
+
+@dataclass(frozen=True)
+class ExitPlace:
+    """A place where inputs could leave a model.
+
+    Attributes:
+        block: Name of the block behind which it is.
+        leaving: Share of the rows that chose the threshold which would leave, in [0, 1].
+        spared: Share of the arithmetic that is behind it, in [0, 1].
+    """
+
+    block: str
+    leaving: float
+    spared: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitDecision:
+    """Where inputs may leave a model early, and what says that they may.
+
+    Attributes:
+        pass_name: The pass that decided.
+        where: The node by which reports name it.
+        block: Name of the block behind which the exit is.
+        certainty: What is compared with the threshold: ``probability`` or ``entropy``.
+        threshold: Rows leave where their certainty is larger.
+        rows: Rows that neither the head nor the threshold was made from.
+        leaving: Share of these that leave, in [0, 1].
+        agreeing: How many of these get the class that the whole model gives them.
+        bound: Of the share of all inputs that do, at 95 % confidence (Clopper and Pearson).
+        mean_work: Share of the arithmetic that is done for one of these rows on average, each
+            alone in its batch, in [0, 1].
+        reason: Why this place.
+        places: Every place that was tried, in the order of the graph.
+    """
+
+    pass_name: str
+    where: str
+    block: str
+    certainty: str
+    threshold: float
+    rows: int
+    leaving: float
+    agreeing: int
+    bound: float
+    mean_work: float
+    reason: str
+    places: tuple[ExitPlace, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        plain = dict(vars(self))
+        plain["places"] = [dict(vars(place)) for place in self.places]
         return plain

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.rewrite.decisions import GroupDecision
+from graphopt.rewrite.decisions import ExitDecision, GroupDecision
 
 __all__ = ["Edit", "Journal", "Refusal", "Touched"]
 
@@ -95,6 +95,7 @@ class Journal:
         refusals: Declined rewrites, each place and slug once.
         notes: What passes say of all that they did, each text once.
         decisions: Which units of which groups stayed or went, and why.
+        exits: Where inputs may leave early, and why there.
         transactions: How many rewrites were asked for, discarded ones included.
         weights_dropped: Edits that only removed weights that nobody reads.
         touched: Nodes that the edits changed.
@@ -105,6 +106,7 @@ class Journal:
     refusals: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     decisions: list[GroupDecision] = field(default_factory=list)
+    exits: list[ExitDecision] = field(default_factory=list)
     transactions: int = 0
     weights_dropped: int = 0
     touched: Touched = field(default_factory=Touched, repr=False)
@@ -137,4 +139,5 @@ class Journal:
             "edits": [asdict(edit) for edit in self.edits],
             "refusals": [asdict(refusal) for refusal in self.refusals],
             "decisions": [decision.to_dict() for decision in self.decisions],
+            "exits": [found.to_dict() for found in self.exits],
         }

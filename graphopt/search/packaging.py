@@ -40,6 +40,7 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         options=bench.options,
         worker=bench.worker,
         random_outputs=frozenset(chosen.comparison.random_outputs),
+        is_verified=bench.absence is None,
     )
     # Where things lie on the machine that made it is nobody's business on the device.
     result = replace(result, source=Path(result.source).name, output=None)
@@ -53,6 +54,7 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         pipeline=result.pipeline or "",
         gates=chosen.gates,
         golden=golden,
+        is_verified=bench.absence is None,
         seed=bench.seed,
         calibration_sha256=bench.calibration.digest() if bench.calibration else None,
         measured=_figures(chosen, result) | peaks,
@@ -110,4 +112,5 @@ def _journal(outcome: Outcome, chosen: Measured) -> dict[str, Any]:
     """
     shared, own = outcome.shared.journal.to_dict(), chosen.built.ledger.journal.to_dict()
     whole = {key: [*shared[key], *own[key]] for key in shared}
-    return whole | {"edits": [], "decisions": []} if chosen.built.is_original else whole
+    nothing: dict[str, Any] = {"edits": [], "decisions": [], "exits": []}
+    return whole | nothing if chosen.built.is_original else whole

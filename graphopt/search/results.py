@@ -18,7 +18,7 @@ from graphopt.report import (
     OptimizeResult,
     PassResult,
 )
-from graphopt.rewrite import GroupDecision
+from graphopt.rewrite import Journal
 from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
 from graphopt.search.give_back import is_quantized
@@ -65,7 +65,8 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
         versions=tool_versions(),
         sample_warnings=bench.sample_warnings,
         notes=_notes(outcome),
-        decisions=_decisions(outcome),
+        decisions=tuple(one for journal in _shipped(outcome) for one in journal.decisions),
+        exits=tuple(one for journal in _shipped(outcome) for one in journal.exits),
     )
 
 
@@ -178,16 +179,21 @@ def _passes(outcome: Outcome) -> tuple[PassResult, ...]:
     return tuple(PassResult.of(entry) for entry in entries)
 
 
-def _decisions(outcome: Outcome) -> tuple[GroupDecision, ...]:
-    """Return what is shipped of them: none where the original is."""
+def _shipped(outcome: Outcome) -> tuple[Journal, ...]:
+    """Return the journals of what is shipped: none where the original is."""
     chosen = outcome.chosen
     if chosen is None or chosen.built.is_original:
         return ()
-    return (*outcome.shared.journal.decisions, *chosen.built.ledger.journal.decisions)
+    return outcome.shared.journal, chosen.built.ledger.journal
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     notes = list(outcome.shared.notes)
+    if outcome.bench.absence is not None:
+        notes.append(
+            f"not verified here: {outcome.bench.absence}; numbers are those of ONNX Runtime's CPU "
+            "provider without optimizations, and nothing was timed"
+        )
     if not outcome.bench.feeds_are_real:
         notes.append(
             "outputs were compared on generated inputs; real samples (`--calibration`) say more"

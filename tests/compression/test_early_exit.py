@@ -71,6 +71,17 @@ def test_nobody_and_everybody(made, tmp_path):
     assert np.allclose(outputs(model, x, tmp_path, threshold=-1.0), head, atol=1e-5)
 
 
+def test_the_record_tells_who_leaves_and_what_is_spared(made):
+    (record,) = made[1].journal.exits
+    assert record.block == "block-0"
+    assert record.rows == 128  # a quarter of the samples
+    assert 0.9 * record.rows <= record.agreeing <= record.rows
+    assert record.bound < record.agreeing / record.rows
+    (place,) = record.places
+    assert record.mean_work == 1.0 - record.leaving * place.spared
+    assert made[1].to_dict()["journal"]["exits"] == [record.to_dict()]
+
+
 def test_one_row_that_is_not_sure_keeps_the_batch(made, tmp_path):
     model, _ = made
     (feed,) = feeds(1, rows=200, seed=6)

@@ -43,10 +43,19 @@ def test_nobody_leaves_where_the_surest_is_wrong():
     assert rule.leaving == 0.0
 
 
+def test_certainty_that_single_precision_cannot_tell_lets_nobody_leave():
+    # Both probabilities are 1 to seven digits: what the graph computes cannot tell them apart.
+    scores = np.array([[30.0, 0.0], [20.0, 0.0]])
+    wanted = scores * [[1.0], [-1.0]]
+    head = Affine(np.eye(2), np.zeros(2))
+    rule = choose_exit(head, scores, wanted, certainty="probability", agreement=1.0)
+    assert rule.leaving == 0.0
+
+
 def test_certainties():
     scores = np.array([[0.0, 0.0], [50.0, 0.0]])
     assert certainty_of(scores, "probability") == pytest.approx([0.5, 1.0])
-    assert certainty_of(scores, "entropy") == pytest.approx([-np.log(2), 0.0], abs=1e-12)
+    assert certainty_of(scores, "entropy") == pytest.approx([-np.log(2), 0.0], abs=1e-6)
     assert softmax(np.array([[1000.0, 0.0]])) == pytest.approx(np.array([[1.0, 0.0]]))
 
 

@@ -180,3 +180,42 @@ def test_broadcast_sum_is_an_obstacle():
     slug, why = obstacle(Candidate(block.name, block, (0,)), shapes)
     assert slug == "changes-shape"
     assert "(1, 2)" in why
+
+
+class Provider:
+    def __init__(self):
+        self.measure = measure()
+
+    def __call__(self, *_):
+        return {}
+
+    def moments(self, *_):
+        return {}
+
+
+@pytest.mark.parametrize("score", ["cosine", "trial"])
+def test_what_went_is_recorded_with_its_scores_and_how_it_was_made_up_for(score):
+    text = f"prune-layers{{score={score} replacement=affine}}"
+    ledger = Pipeline.parse(text).run(from_text(TWO), statistics_provider=Provider()).ledger
+    (record,) = ledger.journal.decisions
+    assert record.kind == "blocks"
+    assert record.names == ("block-0", "block-1")
+    assert record.removed == (1,)  # the weak one
+    assert record.scores[1] < record.scores[0]
+    (fit,) = record.fits
+    assert (fit.layer, fit.compensation, fit.rows) == ("block-1", "affine", 256)
+    assert fit.after < fit.before
+
+
+def test_layers_that_were_named_are_recorded_without_scores():
+    text = "prune-layers{layers=[block-0]}"
+    (record,) = Pipeline.parse(text).run(from_text(TWO)).ledger.journal.decisions
+    assert (record.names, record.scores, record.predicted) == (("block-0",), (), None)
+
+
+def test_an_output_of_zeros_does_not_keep_trials_from_being_judged():
+    text = TWO.replace("=> (float[B,3] y)", "=> (float[B,3] y, float[B,3] z)")
+    text = text.replace("y = Neg(f)", "y = Neg(f)  z = Sub(x, x)")
+    pipeline = Pipeline.parse("prune-layers{score=trial}")
+    ledger = pipeline.run(from_text(text), statistics_provider=Provider()).ledger
+    assert ledger.journal.decisions[0].removed == (1,)

@@ -10,8 +10,8 @@ import pytest
 
 from graphopt.report import result_schema
 from graphopt.report.decision_figures import heat_map, sensitivity_curves
-from graphopt.report.decision_tables import decision_rows
-from graphopt.rewrite import GroupDecision, LayerFit
+from graphopt.report.decision_tables import decision_rows, exit_rows
+from graphopt.rewrite import ExitDecision, ExitPlace, GroupDecision, LayerFit
 
 HEADS = GroupDecision(
     pass_name="prune-heads",
@@ -30,6 +30,29 @@ HEADS = GroupDecision(
 )
 
 
+BLOCKS = replace(
+    HEADS,
+    pass_name="prune-layers",
+    kind="blocks",
+    names=("block-0", "block-1", "block-2", "block-3"),
+    reason="by cosine",
+)
+EXIT = ExitDecision(
+    pass_name="exit-early",
+    where="Add `sum`",
+    block="block-1",
+    certainty="entropy",
+    threshold=-0.25,
+    rows=200,
+    leaving=0.5,
+    agreeing=199,
+    bound=0.97,
+    mean_work=0.7,
+    reason="spares the most",
+    places=(ExitPlace("block-0", 0.25, 0.8), ExitPlace("block-1", 0.4, 0.6)),
+)
+
+
 def test_ranks_count_from_the_unit_that_is_missed_least() -> None:
     assert HEADS.ranks == (4, 1, 3, 2)
 
@@ -45,12 +68,34 @@ def test_a_row_without_measurements_has_dashes() -> None:
     assert decision_rows([bare])[0][4:] == ("0.2", "-", "-", "-", "-")
 
 
+def test_units_that_have_names_are_named() -> None:
+    assert decision_rows([BLOCKS])[0][2:4] == ("1 of 4", "by cosine: block-1")
+    named = replace(BLOCKS, names=("block-7",), scores=(), removed=(0,), reason="by name")
+    assert decision_rows([named])[0][2:6] == ("1 of 1", "by name: block-7", "-", "-")
+
+
+def test_of_an_exit_held_out_rows_are_told_and_of_other_places_what_chose_them() -> None:
+    assert exit_rows([EXIT]) == [
+        ("block-0", "25.0%", "80.0%", "80.0%", "-", "-"),
+        ("block-1 (chosen)", "50.0%", "60.0%", "70.0%", "99.50%", "97.00%"),
+    ]
+
+
+def test_the_json_form_of_an_exit_is_what_the_schema_says() -> None:
+    schema = result_schema()
+    only = {"$defs": schema["$defs"], **schema["$defs"]["exit"]}
+    jsonschema.validate(EXIT.to_dict(), only)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**EXIT.to_dict(), "rows": 0}, only)
+
+
 def test_the_json_form_is_what_the_schema_says() -> None:
     schema = result_schema()
     only = {"$defs": schema["$defs"], **schema["$defs"]["decision"]}
     document = replace(HEADS, curve=((0.25, 0.125), (0.5, None))).to_dict()
     jsonschema.validate(document, only)
     assert document["ranks"] == [4, 1, 3, 2]
+    assert document["names"] == []
     assert document["fits"][0]["before"] == 0.5
     assert document["curve"] == [{"ratio": 0.25, "error": 0.125}, {"ratio": 0.5, "error": None}]
     with pytest.raises(jsonschema.ValidationError):
