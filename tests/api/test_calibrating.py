@@ -54,7 +54,7 @@ def test_optimize_says_what_is_doubtful_and_what_the_cache_held(model, tmp_path)
     Draft202012Validator(result_schema()).validate(document)
     assert document["sample_warnings"][0]["evidence"]["correlation"] < 0.1
     chosen = [report.chosen for report in (first, second)]
-    assert chosen == ["static", "static"]
+    assert chosen == ["static", "static"], first.to_dict()["candidates"]
     note = "calibration: all of 2 values from the cache"
     assert note not in first.notes
     assert note in second.notes
