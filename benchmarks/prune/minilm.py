@@ -27,7 +27,7 @@ import fnmatch
 import json
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,16 +108,19 @@ class Judge:
     """Compares models with the original on passages."""
 
     def __init__(self, original: Path, samples: Path) -> None:
-        self._feeds = [
+        self.feeds = [
             dict(np.load(path)) for side in SIDES for path in sorted((samples / side).glob("*.npz"))
         ]
-        self._wanted = embeddings(original, self._feeds)
+        self._wanted = embeddings(original, self.feeds)
         self._all = similarities(self._wanted)
         self._pairs = spread(self._all)
 
     def of(self, path: Path) -> dict[str, float]:
         """Return the figures of a model."""
-        found = embeddings(path, self._feeds)
+        return self.figures(embeddings(path, self.feeds))
+
+    def figures(self, found: Floats) -> dict[str, float]:
+        """Return the figures of embeddings of the feeds, in their order."""
         values, pairs = similarities(found), self._pairs
         return {
             "pairs": correlation(self._all[pairs], values[pairs]),
@@ -132,10 +135,19 @@ def embeddings(path: Path, feeds: Feeds) -> Floats:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = {item.name for item in session.get_inputs()}
+
+    def states(feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        given = {name: array for name, array in feed.items() if name in names}
+        return np.asarray(session.run(None, given)[0])
+
+    return pooled(states, feeds)
+
+
+def pooled(states_of: Callable[[dict[str, NDArray[Any]]], NDArray[Any]], feeds: Feeds) -> Floats:
+    """Return one embedding of length 1 for each feed, by the function that runs the model."""
     found = []
     for feed in feeds:
-        given = {name: array for name, array in feed.items() if name in names}
-        states = session.run(None, given)[0]
+        states = states_of(feed)
         mask = feed["attention_mask"][..., None]
         found.append(((states * mask).sum(axis=1) / mask.sum(axis=1))[0].astype(np.float64))
     matrix = np.array(found)
