@@ -84,8 +84,10 @@ def shrunk_gram(gram: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.floa
         rows: How many rows the mean is over.
     """
     inputs = len(gram)
-    scale = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(np.float64).tiny))
-    squares = float(np.square(gram / scale / scale[:, None]).sum())
+    # An input without energy, or with what rounding left of none, has nothing to do with any other.
+    scale = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
+    ones = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0.0)
+    squares = float(np.square(np.clip(gram * ones * ones[:, None], -1.0, 1.0)).sum())
     excess = squares - inputs
     numerator = (1.0 - 2.0 / inputs) * squares + float(inputs) ** 2
     denominator = (rows + 1.0 - 2.0 / inputs) * excess

@@ -43,6 +43,9 @@ __all__ = ["FactorizeWeights"]
 _RATIO = 0.6
 _MOST_LENGTH = 8192
 _FLOAT_BYTES = 4
+_NOISE = 1e-12
+"""Of a mean square: a variance below is what rounding left of none."""
+
 Array = npt.NDArray[Any]
 
 
@@ -277,10 +280,15 @@ class FactorizeWeights(Pass):
         now, before = moments.first.mean, moments.second.mean
         # What a bias can make up for is no error.
         centre = 0.0 if bias.node is None else 1.0
-        covariance = gram.reshape(shape) - centre * np.outer(now, now)
+        uncentred = gram.reshape(shape)
+        covariance = uncentred - centre * np.outer(now, now)
+        # Of inputs that never change the difference is what rounding left.
+        varies = np.diagonal(covariance) > _NOISE * np.diagonal(uncentred)
+        covariance = covariance * np.outer(varies, varies)
         matrix: Array = whole
         if self.method == "fitted":
             cross = product.reshape(shape) - centre * np.outer(now, before)
+            cross *= varies[:, None]
             matrix = followed_matrix(whole, covariance, cross, ridge=self.ridge)
         if not np.isfinite(matrix).all():
             return None

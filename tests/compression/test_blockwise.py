@@ -110,6 +110,14 @@ def test_few_rows_of_unrelated_inputs_do_no_harm():
     assert quality(shrunk_gram(gram, len(seen))) > rounded - 0.1
 
 
+def test_inputs_without_energy_have_nothing_to_do_with_others():
+    gram = np.array([[4.0, 1e-9, 2.0], [1e-9, -1e-300, 1e-9], [2.0, 1e-9, 1.0]])
+    with np.errstate(all="raise"):
+        shrunk = shrunk_gram(gram, 3)
+    assert np.isfinite(shrunk).all()
+    assert np.array_equal(np.diagonal(shrunk), np.diagonal(gram))
+
+
 def test_a_matrix_without_inputs_is_refused():
     with pytest.raises(ValueError, match="0 or not finite"):
         quantize_compensated(
