@@ -43,8 +43,8 @@ __all__ = ["FactorizeWeights"]
 _RATIO = 0.6
 _MOST_LENGTH = 8192
 _FLOAT_BYTES = 4
-_NOISE = 1e-12
-"""Of a mean square: a variance below is what rounding left of none."""
+_NOISE = 1e-6
+"""Of a mean square: a variance below is what rounding left, of products in single precision."""
 
 Array = npt.NDArray[Any]
 
