@@ -84,6 +84,7 @@ def optimize(
     gates: Mapping[str, float | None] | None = None,
     stages: Mapping[str, bool] | None = None,
     threads: int | None = None,
+    dims: Sequence[str] = (),
     seed: int = 0,
     latency_budget_s: float | None = 10.0,
     repair_budget_s: float | None = 120.0,
@@ -107,6 +108,7 @@ def optimize(
         gates: Limits by name, which replace those of the target; ``None`` takes one away.
         stages: Stages and candidates of the target to switch on or off.
         threads: Threads inside one operator; ``None`` for the target's choice, 0 for the runtime's.
+        dims: Sizes to fix, ``SYMBOL=SIZE`` or ``INPUT:AXIS=SIZE``; samples must have them.
         seed: Seed of everything random.
         latency_budget_s: Seconds to time each candidate; ``None``: latency is not measured.
         repair_budget_s: Seconds to find which operators must stay in float where no quantized
@@ -125,7 +127,7 @@ def optimize(
     start = time.monotonic()
     if output is not None:
         check_output(output, force=force)
-    profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
+    profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
     report = Reporter(progress, "prepare")
     with scratch_folder() as work:
         workbench = prepare(
@@ -170,6 +172,7 @@ def resolve_target(
     gates: Mapping[str, float | None] | None = None,
     stages: Mapping[str, bool] | None = None,
     threads: int | None = None,
+    dims: Sequence[str] = (),
 ) -> Target:
     """Return a target profile with overrides applied.
 
@@ -177,7 +180,7 @@ def resolve_target(
         UsageError: The target, a gate or a stage is unknown, or a value is out of range.
     """
     profile = target if isinstance(target, Target) else load_target(target)
-    profile = profile.with_gates(gates or {}).with_stages(stages or {})
+    profile = profile.with_gates(gates or {}).with_stages(stages or {}).with_dims(dims)
     return profile if threads is None else profile.with_threads(threads)
 
 
@@ -190,6 +193,7 @@ def plan(
     gates: Mapping[str, float | None] | None = None,
     stages: Mapping[str, bool] | None = None,
     threads: int | None = None,
+    dims: Sequence[str] = (),
     arguments: Sequence[str] = (),
 ) -> PlanReport:
     """Return what `optimize` would do, without measuring or writing anything.
@@ -202,13 +206,14 @@ def plan(
         gates: Limits by name.
         stages: Stages and candidates to switch on or off.
         threads: Threads inside one operator.
+        dims: Sizes to fix.
         arguments: The command that does it, word by word.
 
     Raises:
         UsageError: The target, a gate or a stage is unknown.
         InputError: The model cannot be used.
     """
-    profile = resolve_target(target, gates=gates, stages=stages, threads=threads)
+    profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
     stages_only = Pipeline.parse(profile.stage_text()) if profile.stage_text() else Pipeline()
     manager = PassManager(verify="off", target=profile.to_facts())
     skipped = {

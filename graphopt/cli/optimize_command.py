@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from graphopt.cli.options import (
+    DIMS,
     GATE,
     LATENCY,
     STAGE,
@@ -76,6 +77,13 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
     metavar="N",
     help="Threads inside one operator. Default: the target's.",
 )
+@click.option(
+    "--dims",
+    type=DIMS,
+    metavar="SYMBOL=SIZE,...",
+    default=(),
+    help="Sizes to fix, for targets that take no open ones.",
+)
 @seed_option
 @click.option(
     "--latency",
@@ -115,7 +123,8 @@ def command(
     given |= {"gates": parse_gates(given["gates"]), "stages": dict(given["stages"])}
     place = output or api.default_output(model, load_target(given["target"]))
     if dry_run:
-        kept = {key: given[key] for key in ("target", "calibration", "gates", "stages", "threads")}
+        names = ("target", "calibration", "gates", "stages", "threads", "dims")
+        kept = {key: given[key] for key in names}
         words = [word for word in settings.arguments if word != "--dry-run"]
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())

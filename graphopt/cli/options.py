@@ -13,6 +13,7 @@ from graphopt.cli.settings import COLOR_CHOICES
 from graphopt.errors import OptionError
 
 __all__ = [
+    "DIMS",
     "GATE",
     "LATENCY",
     "PASS",
@@ -101,6 +102,27 @@ class _Latency(click.ParamType[float | None]):
         return seconds
 
 
+class _Dims(click.ParamType[tuple[str, ...]]):
+    name = "SYMBOL=SIZE,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the settings one by one; raise `OptionError` where the text has another form."""
+        if isinstance(value, tuple):
+            return value
+        settings = tuple(part.strip() for part in str(value).split(","))
+        for setting in settings:
+            name, _, size = setting.rpartition("=")
+            if not name or not size.isdecimal():
+                raise OptionError(
+                    f"`{value}` does not fit `--dims`",
+                    why="expected `SYMBOL=SIZE` or `INPUT:AXIS=SIZE`, several with commas between",
+                    hint="for example `--dims batch=1,sequence=128`",
+                )
+        return settings
+
+
 class _Named(click.ParamType[str]):
     """A name that the shell can complete."""
 
@@ -137,6 +159,7 @@ def _pass_names() -> tuple[str, ...]:
 GATE = _Named("NAME=VALUE|off", _gate_names)
 STAGE = _Stage()
 LATENCY = _Latency()
+DIMS = _Dims()
 TARGET = _Named("NAME|FILE", _target_names)
 PASS = _Named("PASS", _pass_names)
 

@@ -218,6 +218,8 @@ class OptimizeResult:
         versions: Of the tools that made and measured it.
         sample_warnings: What is doubtful about the samples that were given.
         notes: What a reader of the numbers must know.
+        not_verified: Why the target is not on this machine, where it is not; numbers are then
+            those of the CPU provider without optimizations.
         decisions: Which units of which groups the chosen recipe removed, and why.
         exits: Where inputs may leave what the chosen recipe made early.
     """
@@ -251,6 +253,7 @@ class OptimizeResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     sample_warnings: tuple[SampleWarning, ...] = ()
     notes: tuple[str, ...] = ()
+    not_verified: str | None = None
     decisions: tuple[GroupDecision, ...] = ()
     exits: tuple[ExitDecision, ...] = ()
     schema_version: int = SCHEMA_VERSION

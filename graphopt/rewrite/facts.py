@@ -110,6 +110,7 @@ class TargetFacts:
         placement: Where quantizers stand: a name in `graphopt.compression.PLACEMENTS`.
         features: Instruction-set features of the device, named as by `graphopt.runtime`.
         maximum_opset: Newest default-domain opset that the device's runtime takes; ``None``: any.
+        maximum_ir_version: Newest IR version that it takes; ``None``: any.
     """
 
     name: str = "generic"
@@ -119,6 +120,7 @@ class TargetFacts:
     placement: str = "x86-cpu"
     features: frozenset[str] = frozenset()
     maximum_opset: int | None = None
+    maximum_ir_version: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from graphopt.runtime.client import Worker
 from graphopt.runtime.cold_start import ColdStart, measure_cold_start
-from graphopt.runtime.cpu import cpu_features, cpu_name
+from graphopt.runtime.cpu import architecture, cpu_features, cpu_name
 from graphopt.runtime.feed_sets import generate_feed_sets, representative_feed
 from graphopt.runtime.feeds import generate_feeds, input_specs
 from graphopt.runtime.histograms import CELLS, Histogram
@@ -31,6 +31,7 @@ __all__ = [
     "Values",
     "Watched",
     "Worker",
+    "architecture",
     "available_providers",
     "cpu_features",
     "cpu_name",

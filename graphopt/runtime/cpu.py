@@ -8,7 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["cpu_features", "cpu_name", "features_from_cpuinfo", "features_from_sysctl"]
+__all__ = [
+    "architecture",
+    "cpu_features",
+    "cpu_name",
+    "features_from_cpuinfo",
+    "features_from_sysctl",
+]
+
+# Windows and macOS have names of their own for the two.
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "x64": "x86_64"}
 
 _CPUINFO = Path("/proc/cpuinfo")
 _FEATURE_KEYS = frozenset({"flags", "features"})  # x86 and Arm
@@ -48,6 +57,12 @@ def cpu_features() -> frozenset[str]:
     if sys.platform == "darwin":
         return features_from_sysctl(_sysctl())
     return frozenset()
+
+
+def architecture() -> str:
+    """Return the processor's architecture by one name on every system: `x86_64`, `aarch64`."""
+    name = platform.machine().lower()
+    return _ARCHITECTURES.get(name, name)
 
 
 @functools.cache

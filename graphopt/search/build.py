@@ -146,9 +146,7 @@ def manager_for(
 
 def run_stages(bench: Workbench) -> Shared:
     """Run the stages that all candidates share on the workbench's model, in place."""
-    pipeline = (
-        Pipeline.parse(bench.target.stage_text()) if bench.target.stage_text() else Pipeline()
-    )
+    pipeline = _parsed(bench.target.stage_text())
     report = bench.report.at("shared stages")
     report("running")
     manager = manager_for(bench, report)
@@ -186,11 +184,11 @@ def _build(
     report("building")
     model = shared.state.new_model()
     calibrator = bench.calibrator(lambda done, total: report("calibrating", done, total))
-    pipeline = Pipeline.parse(candidate.pipeline) if candidate.pipeline else Pipeline()
+    own, last = _parsed(candidate.pipeline), _parsed(bench.target.last_text())
     try:
         result = manager_for(
             bench, report, feeds=bench.feeds[:DRIFT_SAMPLES], calibrator=calibrator
-        ).run(model, pipeline)
+        ).run(model, own + last)
     except (PassError, RuntimeFailure, VerificationError) as error:
         return Rejected(candidate=candidate, reason=error.message, error=error)
     ledger = result.ledger
@@ -198,7 +196,7 @@ def _build(
     if dropped := ledger.rolled_back():
         reasons = "; ".join(f"{entry.pass_name}: {entry.reason}" for entry in dropped)
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
-    if not _has_effect(pipeline, ledger):
+    if not _has_effect(own, ledger):
         return Rejected(candidate=candidate, reason="its passes found nothing to change")
     is_changed = bool(shared.ledger.edits or ledger.edits)
     digest = structure_digest(model)  # before the recipe, which differs, is written into it
@@ -241,6 +239,10 @@ def keep_original(bench: Workbench, built: Built, why: str) -> Built:
         is_original=True,
         is_for_speed=False,
     )
+
+
+def _parsed(text: str) -> Pipeline:
+    return Pipeline.parse(text) if text else Pipeline()
 
 
 # What is left out or left open for the runtime to place its memory by; a file is no better for it.

@@ -91,7 +91,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         shared=shared.ledger,
         measured=tuple(measured),
         rejected=tuple(rejected),
-        chosen=choose(measured, bench.target.worth_of_3_db),
+        chosen=choose(measured, bench.target.worth_of_3_db, in_order=bench.absence is not None),
     )
 
 

@@ -22,7 +22,9 @@ ENOUGH_DB = 40.0
 _HALF_DB = 10 * math.log10(2.0)
 
 
-def choose(candidates: Iterable[Measured], worth_of_3_db: float = 1.0) -> Measured | None:
+def choose(
+    candidates: Iterable[Measured], worth_of_3_db: float = 1.0, *, in_order: bool = False
+) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
@@ -34,12 +36,18 @@ def choose(candidates: Iterable[Measured], worth_of_3_db: float = 1.0) -> Measur
         candidates: All that were measured.
         worth_of_3_db: Latencies are compared as if those of outputs with half the error were so
             many times shorter, up to a signal-to-noise ratio of 40 dB.
+        in_order: The first one is the best, as the target names them: for targets that are not on
+            this machine, where size alone would prefer what is only small.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
     pool = [candidate for candidate in correct if candidate.meets_gates] or correct
     if not pool:
         return None
-    bonus = {id(item): _accuracy_bonus(item, worth_of_3_db) for item in pool}
+    if in_order:
+        return pool[0]
+    # Accuracy is worth time, and where nobody timed anything there is none to pay with.
+    worth = worth_of_3_db if any(item.latency is not None for item in pool) else 1.0
+    bonus = {id(item): _accuracy_bonus(item, worth) for item in pool}
     fastest = min(pool, key=lambda item: _latency_ratio(item) / bonus[id(item)])
     similar = [
         item for item in pool if _is_as_fast(item, fastest, bonus[id(fastest)] / bonus[id(item)])

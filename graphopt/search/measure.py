@@ -153,9 +153,10 @@ def _judged(bench: Workbench, measured: Measured) -> Measured:
     values = _error_values(measured) | {
         "max_metric_drop": _metric_drop(bench, measured),
         "max_size_ratio": _size_ratio(measured),
-        "max_latency_ratio": _latency_ratio(measured),
-        "max_peak_memory_ratio": _memory_ratio(measured),
+        "max_latency_ratio": _latency_ratio(bench, measured),
+        "max_peak_memory_ratio": _memory_ratio(bench, measured),
         "max_partitions": NOT_REQUESTED,
+        "max_share_off_accelerator": NOT_REQUESTED,
     }
     results = judge(bench.target.gates, values, demanded=bench.target.demanded_gates)
     return replace(measured, gates=tuple(results))
@@ -199,18 +200,22 @@ def _size_ratio(measured: Measured) -> GateMeasurement:
     return GateMeasurement(ratio)
 
 
-def _latency_ratio(measured: Measured) -> GateMeasurement:
+def _untimed(bench: Workbench) -> GateMeasurement:
+    return GateMeasurement(None, "not-requested", reason=bench.absence)
+
+
+def _latency_ratio(bench: Workbench, measured: Measured) -> GateMeasurement:
     if measured.built.is_original:
         return GateMeasurement(1.0, reason="nothing was changed: it is the original")
     if measured.latency is None:
-        return NOT_REQUESTED
+        return _untimed(bench)
     return GateMeasurement.latency(measured.latency.bound, measured.latency.verdict)
 
 
-def _memory_ratio(measured: Measured) -> GateMeasurement | float:
+def _memory_ratio(bench: Workbench, measured: Measured) -> GateMeasurement | float:
     if measured.built.is_original:
         return 1.0
     if measured.cold_starts is None:
-        return NOT_REQUESTED
+        return _untimed(bench)
     before, after = measured.cold_starts
     return after.peak_rss_bytes / before.peak_rss_bytes

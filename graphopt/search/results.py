@@ -65,6 +65,7 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
         versions=tool_versions(),
         sample_warnings=bench.sample_warnings,
         notes=_notes(outcome),
+        not_verified=bench.absence,
         decisions=tuple(one for journal in _shipped(outcome) for one in journal.decisions),
         exits=tuple(one for journal in _shipped(outcome) for one in journal.exits),
     )

@@ -19,23 +19,41 @@ from graphopt.calibration import (
     lint_samples,
     load_samples,
 )
-from graphopt.errors import MetricError, RuntimeFailure, SessionLoadError, UnsupportedModelError
-from graphopt.ir import load
+from graphopt.errors import (
+    MetricError,
+    OptionError,
+    RuntimeFailure,
+    SessionLoadError,
+    TargetError,
+    UnsupportedModelError,
+)
+from graphopt.ir import clone, load
+from graphopt.pipeline import PassManager, Pipeline
 from graphopt.runtime import (
     Session,
     SessionOptions,
     TensorSpec,
     Worker,
     generate_feed_sets,
+    input_specs,
     representative_feed,
     shared_worker,
 )
+from graphopt.search.absence import stand_in, why_absent
 from graphopt.search.progress import Reporter
 from graphopt.search.remembered import Known, RememberingCalibrator
 from graphopt.targets import Target
 from graphopt.verification import Metric, evaluate, load_metric
 
-__all__ = ["Feeds", "MetricSource", "SampleSource", "Workbench", "load_original", "prepare"]
+__all__ = [
+    "Feeds",
+    "MetricSource",
+    "SampleSource",
+    "Workbench",
+    "load_original",
+    "prepare",
+    "with_fixed_sizes",
+]
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 SampleSource = str | Path | Iterable[Feeds] | Callable[[], Iterable[Feeds]]
@@ -54,7 +72,9 @@ class Workbench:
         source: File of the original model.
         model: The original, loaded and normalised.
         target: The profile, with every override applied.
-        options: Session options of the deployment.
+        options: Session options of the deployment; those of its stand-in where it is absent.
+        absence: Why the target is not on this machine, so that numbers are those of a stand-in and
+            nothing is timed; ``None`` where it is here.
         feeds: Inputs on which numbers are compared, real ones where there are samples.
         feeds_are_real: Whether `feeds` come from samples.
         latency_feed: The input that is timed: the middle one by size of the real ones, or one
@@ -89,6 +109,7 @@ class Workbench:
     sample_warnings: tuple[SampleWarning, ...]
     seed: int
     repair_budget_s: float | None = None
+    absence: str | None = None
     known: Known = field(default_factory=Known, repr=False)
     report: Reporter = field(default_factory=Reporter)
 
@@ -151,16 +172,19 @@ def prepare(
     path = Path(source).absolute()
     report("reading the model")
     model = load(path)
-    options = target.session_options()
+    sized = with_fixed_sizes(model, target)
+    absence = why_absent(target)
+    options = target.session_options() if absence is None else stand_in(target.session_options())
     if is_metric_function(evaluation) and metric is None:
         evaluation, metric = None, str(evaluation)
     with load_original(path, options) as session:
         report("checking the samples")
-        calibration_samples = _checked(calibration, session.inputs)
-        evaluation_samples = _checked(evaluation, session.inputs)
+        specs = session.inputs if sized is model else input_specs(sized)
+        calibration_samples = _checked(calibration, specs)
+        evaluation_samples = _checked(evaluation, specs)
         real = evaluation_samples if calibration_samples is None else calibration_samples
-        feeds = _feeds(model, real, seed, session)
-        timed = latency_feed(model, feeds if real is not None else None, seed, session)
+        feeds = _feeds(sized, real, seed, session)
+        timed = latency_feed(sized, feeds if real is not None else None, seed, session)
     chosen = _metric(metric, evaluation_samples)
     bench = Workbench(
         source=path,
@@ -175,7 +199,8 @@ def prepare(
         evaluation=evaluation_samples,
         metric=chosen,
         metric_before=None,
-        latency_budget_s=latency_budget_s,
+        latency_budget_s=latency_budget_s if absence is None else None,
+        absence=absence,
         repair_budget_s=repair_budget_s,
         sample_warnings=_doubts(model, calibration_samples, evaluation_samples),
         seed=seed,
@@ -190,6 +215,44 @@ def is_metric_function(evaluation: SampleSource | None) -> bool:
     """Tell whether ``--eval`` names a metric, as ``module:function``, and not a file."""
     is_text = isinstance(evaluation, str | Path)
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
+
+
+def with_fixed_sizes(model: ir.Model, target: Target) -> ir.Model:
+    """Return a model whose inputs have the sizes that a run fixes; the model itself without any.
+
+    Raises:
+        OptionError: A size names a dimension that no input has, or that has another size.
+        TargetError: The target takes no open sizes, and some are left.
+    """
+    sized = model
+    if target.dims:
+        sized = clone(model)
+        manager = PassManager(verify="off", target=target.to_facts())
+        ledger = manager.run(sized, Pipeline.parse(target.dims_text())).ledger
+        for refusal in ledger.journal.refusals:
+            raise OptionError(
+                "a size of `--dims` cannot be set", where=refusal.where, why=refusal.why
+            )
+    open_dims = _open_dims(sized)
+    if target.device.static_shapes and open_dims:
+        example = ",".join(f"{name}=1" for name in open_dims)
+        raise TargetError(
+            f"target `{target.name}` takes no open sizes, and the model has some",
+            where=", ".join(f"`{name}`" for name in open_dims),
+            why="its provider plans the whole graph before it has seen an input",
+            hint=f"fix them, for example with `--dims {example}`",
+        )
+    return sized
+
+
+def _open_dims(model: ir.Model) -> list[str]:
+    """Return what `--dims` must name so that every size of the inputs is known."""
+    found: dict[str, None] = {}
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int):
+                found[dim.value or f"{value.name}:{axis}"] = None
+    return list(found)
 
 
 def load_original(path: Path, options: SessionOptions) -> Session:

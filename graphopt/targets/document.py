@@ -26,13 +26,12 @@ def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
     """Return the target that a checked document describes."""
     runtime = dict(document["runtime"])
     providers = tuple(Provider(**item) for item in runtime.pop("providers"))
-    device = dict(document.get("device", {}))
     package = dict(document.get("package", {}))
     return Target(
         name=document["name"],
         summary=document["summary"],
         runtime=RuntimeProfile(providers=providers, **runtime),
-        device=DeviceProfile(**{**device, "features": tuple(device.get("features", ()))}),
+        device=_device(document.get("device", {})),
         precision=Precision(**document.get("precision", {})),
         stages=tuple(_stage(name, item) for name, item in document.get("pipeline", {}).items()),
         candidates=tuple(
@@ -47,6 +46,11 @@ def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
         worth_of_3_db=float(document.get("worth_of_3_db", 1.0)),
         path=path,
     )
+
+
+def _device(fields: Mapping[str, Any]) -> DeviceProfile:
+    arrays = {key: tuple(fields.get(key, ())) for key in ("architectures", "features")}
+    return DeviceProfile(**{**fields, **arrays})
 
 
 def _stage(name: str, item: str | Mapping[str, Any]) -> Stage:
@@ -69,10 +73,11 @@ def document_of(target: Target) -> dict[str, Any]:
                 {"name": item.name, "options": dict(item.options)} for item in runtime.providers
             ],
         },
-        "device": _known(vars(target.device)),
+        "device": {key: item for key, item in _known(vars(target.device)).items() if item},
         "precision": _known(vars(target.precision)),
         "pipeline": {
-            item.name: {"passes": item.passes, "enabled": item.enabled} for item in target.stages
+            item.name: {key: part for key, part in vars(item).items() if key != "name"}
+            for item in target.stages
         },
         "candidates": {
             item.name: {key: part for key, part in vars(item).items() if key != "name"}

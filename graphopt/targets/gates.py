@@ -60,6 +60,7 @@ class Gate:
 
 _NO_METRIC = "no evaluation data (`--eval`) was given"
 _NO_LATENCY = "measuring was switched off (`--latency off`)"
+_NO_PLACEMENT = "the target's provider is not on this machine"
 
 GATES: Mapping[str, Gate] = {
     gate.name: gate
@@ -125,8 +126,17 @@ GATES: Mapping[str, Gate] = {
             help="pieces into which the execution providers cut the graph",
             unit="pieces",
             minimum=1.0,
-            waiver="the target's provider is not on this machine",
+            waiver=_NO_PLACEMENT,
             example=1,
+        ),
+        Gate(
+            name="max_share_off_accelerator",
+            kind="goal",
+            help="share of the work that the first provider of the target does not do",
+            unit="fraction",
+            maximum=1.0,
+            waiver=_NO_PLACEMENT,
+            example=0.1,
         ),
     )
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from graphopt.errors import OptionError, UnknownNameError
 from graphopt.targets.gates import check_gate
+from graphopt.targets.releases import newest_ir_version, newest_opset
 
 if TYPE_CHECKING:
     from graphopt.rewrite import TargetFacts
@@ -56,13 +57,48 @@ class RuntimeProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """What the device must have and where it ends; ``None`` sets no limit."""
+    """What the device must have and where it ends; ``None`` sets no limit.
 
+    Attributes:
+        architectures: Processors that the model is for, named as by `graphopt.runtime`:
+            ``x86_64``, ``aarch64``, ``wasm32``; empty: any.
+        features: Instruction-set features that the processor must have.
+        minimum_onnxruntime: Oldest release that may run the model.
+        maximum_onnxruntime: Release that must be able to load the model: the one on the device.
+        maximum_opset: Newest opset of the default domain that the device takes.
+        maximum_ir_version: Newest IR version that it takes.
+        maximum_memory_bytes: What the process may need at most.
+        static_shapes: Every size must be known before the model runs.
+    """
+
+    architectures: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     minimum_onnxruntime: str | None = None
+    maximum_onnxruntime: str | None = None
     maximum_opset: int | None = None
     maximum_ir_version: int | None = None
     maximum_memory_bytes: int | None = None
+    static_shapes: bool = False
+
+    def opset_ceiling(self) -> int | None:
+        """Return the newest opset of the default domain; ``None`` where any will do.
+
+        Raises:
+            OptionError: Nothing is known of `maximum_onnxruntime`.
+        """
+        release = self.maximum_onnxruntime
+        limits = [self.maximum_opset, newest_opset(release) if release else None]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def ir_version_ceiling(self) -> int | None:
+        """Return the newest IR version; ``None`` where any will do.
+
+        Raises:
+            OptionError: Nothing is known of `maximum_onnxruntime`.
+        """
+        release = self.maximum_onnxruntime
+        limits = [self.maximum_ir_version, newest_ir_version(release) if release else None]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +119,19 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Passes that every candidate goes through, as pipeline text."""
+    """Passes that every candidate goes through.
+
+    Attributes:
+        name: Its name, for `with_stages`.
+        passes: Pipeline text.
+        enabled: Switched off, it is left out.
+        last: It comes after the passes of the candidate, not before them.
+    """
 
     name: str
     passes: str
     enabled: bool = True
+    last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +188,7 @@ class Target:
         worth_of_3_db: How many times as long a candidate may take whose outputs have half the
             error of another's, to be as good; 1: the faster one is better whatever the error.
         demanded_gates: Gates set for this run by `with_gates`; no waiver excuses them.
+        dims: Sizes fixed for this run by `with_dims`.
         path: The file that it was loaded from.
     """
 
@@ -158,6 +203,7 @@ class Target:
     package: Package = field(default_factory=Package)
     worth_of_3_db: float = 1.0
     demanded_gates: frozenset[str] = frozenset()
+    dims: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
 
     def enabled_candidates(self) -> tuple[Candidate, ...]:
@@ -165,12 +211,21 @@ class Target:
         return tuple(candidate for candidate in self.candidates if candidate.enabled)
 
     def stage_text(self) -> str:
-        """Return the pipeline text of the stages that are on; empty where none is."""
-        return ",".join(stage.passes for stage in self.stages if stage.enabled)
+        """Return the pipeline text of the stages that come first; empty where none is on."""
+        first = (stage.passes for stage in self.stages if stage.enabled and not stage.last)
+        return _joined((self.dims_text(), *first))
+
+    def last_text(self) -> str:
+        """Return the pipeline text of the stages that come last; empty where none is on."""
+        return _joined(stage.passes for stage in self.stages if stage.enabled and stage.last)
+
+    def own_text(self, candidate: Candidate) -> str:
+        """Return what follows the shared stages: a candidate's own passes, then the last stages."""
+        return _joined((candidate.pipeline, self.last_text()))
 
     def pipeline_text(self, candidate: Candidate) -> str:
-        """Return the whole recipe of a candidate: the stages, then its own passes."""
-        return ",".join(text for text in (self.stage_text(), candidate.pipeline) if text)
+        """Return the whole recipe of a candidate: the stages, with its own passes between them."""
+        return _joined((self.stage_text(), self.own_text(candidate)))
 
     def with_gates(self, gates: Mapping[str, float | None]) -> Self:
         """Return this target with limits set, or taken away where ``None``.
@@ -229,6 +284,25 @@ class Target:
             raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
         return replace(self, runtime=replace(self.runtime, threads=threads))
 
+    def with_dims(self, dims: Sequence[str]) -> Self:
+        """Return this target for fixed sizes: every candidate starts with `specialize-shapes`.
+
+        Args:
+            dims: ``SYMBOL=SIZE`` or ``INPUT:AXIS=SIZE``, as that pass reads them; may be empty.
+
+        Raises:
+            OptionError: A text holds what cannot be written in pipeline text.
+        """
+        for text in dims:
+            if '"' in text or "\\" in text or not text.isprintable():
+                raise OptionError(f"size `{text}` cannot be read", why="expected `SYMBOL=SIZE`")
+        return replace(self, dims=tuple(dims))
+
+    def dims_text(self) -> str:
+        """Return the pipeline text that fixes the sizes of `with_dims`; empty without any."""
+        listed = ",".join(f'"{text}"' for text in self.dims)
+        return f"specialize-shapes{{dims=[{listed}]}}" if listed else ""
+
     def with_order(self, order: Literal["default", "priority"]) -> Self:
         """Return this target with another order in which operators run."""
         return replace(self, runtime=replace(self.runtime, order=order))
@@ -256,7 +330,8 @@ class Target:
             weight_type=self.precision.weight,
             placement=self.precision.placement,
             features=frozenset(self.device.features),
-            maximum_opset=self.device.maximum_opset,
+            maximum_opset=self.device.opset_ceiling(),
+            maximum_ir_version=self.device.ir_version_ceiling(),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -270,3 +345,7 @@ class Target:
         from graphopt.targets.document import toml_text
 
         return toml_text(self.to_dict())
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return ",".join(text for text in texts if text)

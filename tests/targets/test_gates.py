@@ -51,6 +51,7 @@ def test_which_gates_are_waivable():
         "max_latency_ratio",
         "max_peak_memory_ratio",
         "max_partitions",
+        "max_share_off_accelerator",
     }
 
 

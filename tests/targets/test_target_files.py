@@ -7,6 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from graphopt.errors import OptionError, TargetError, UnknownNameError
+from graphopt.pipeline import Pipeline
 from graphopt.targets import GATES, Target, load_target, target_names, target_schema
 
 MINIMAL = """
@@ -25,9 +26,40 @@ def write(folder: Path, text: str, name: str = "board.toml") -> Path:
     return path
 
 
+def test_the_targets_that_there_are():
+    assert target_names() == (
+        "cpu-arm64-int8",
+        "cpu-fp32",
+        "cpu-int4",
+        "cpu-int8",
+        "cpu-int8-portable",
+        "cpu-int8-pruned",
+        "cuda-fp16",
+        "cuda-fp32",
+        "directml-fp16",
+        "edge-arm64",
+        "edge-coreml",
+        "edge-nnapi",
+        "edge-qnn-htp",
+        "edge-xnnpack",
+        "openvino-int8",
+        "tensorrt-fp16",
+        "tensorrt-int8",
+        "web-wasm-int8",
+        "web-webgpu-fp16",
+    )
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_recipe_of_every_target_can_be_read(name):
+    target = load_target(name)
+    for candidate in target.candidates:
+        Pipeline.parse(target.pipeline_text(candidate))
+
+
 def test_the_targets_load():
-    assert target_names() == ("cpu-fp32", "cpu-int4", "cpu-int8", "cpu-int8-pruned")
-    float_target, int4, int8, pruned = (load_target(name) for name in target_names())
+    names = ("cpu-fp32", "cpu-int4", "cpu-int8", "cpu-int8-pruned")
+    float_target, int4, int8, pruned = (load_target(name) for name in names)
     assert [item.name for item in pruned.enabled_candidates()] == [
         "dynamic",
         "float",
