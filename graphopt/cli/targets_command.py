@@ -16,7 +16,7 @@ __all__ = ["command"]
     "targets",
     examples=(
         "graphopt targets                 one line for each",
-        "graphopt targets show cpu-int8   everything it says, with what it inherits",
+        "graphopt targets show cpu-int8   everything it says and inherits, and why",
     ),
 )
 @click.argument("action", required=False, metavar="[show]")
@@ -45,7 +45,8 @@ def _list(settings: Settings) -> None:
 
 
 def _show(settings: Settings, name: str) -> None:
-    from graphopt.targets import load_target
+    from graphopt.targets import explained, load_target
 
     target = load_target(name)
-    print_result(settings, text=str(target), document={"target": target.to_dict()})
+    text, reasons = explained(target, name)
+    print_result(settings, text=text, document={"target": target.to_dict(), "reasons": reasons})

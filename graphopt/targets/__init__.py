@@ -11,7 +11,7 @@ from graphopt.targets.gates import (
     judge,
     parse_gates,
 )
-from graphopt.targets.loading import load_target, target_names
+from graphopt.targets.loading import explained, load_target, target_names
 from graphopt.targets.profile import (
     Candidate,
     DeviceProfile,
@@ -22,10 +22,19 @@ from graphopt.targets.profile import (
     Stage,
     Target,
 )
+from graphopt.targets.releases import (
+    NEWEST_IR_VERSION,
+    NEWEST_OPSET,
+    newest_ir_version,
+    newest_opset,
+    release_key,
+)
 from graphopt.targets.schema import target_schema
 
 __all__ = [
     "GATES",
+    "NEWEST_IR_VERSION",
+    "NEWEST_OPSET",
     "Candidate",
     "DeviceProfile",
     "Gate",
@@ -38,11 +47,15 @@ __all__ = [
     "Stage",
     "Target",
     "check_gate",
+    "explained",
     "gates_met",
     "is_correct",
     "judge",
     "load_target",
+    "newest_ir_version",
+    "newest_opset",
     "parse_gates",
+    "release_key",
     "target_names",
     "target_schema",
 ]

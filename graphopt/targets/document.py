@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from graphopt.targets.profile import (
 )
 
 __all__ = ["document_of", "target_of", "toml_text"]
+
+_COMMENT_WIDTH = 96
 
 
 def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
@@ -76,7 +79,11 @@ def document_of(target: Target) -> dict[str, Any]:
         "device": {key: item for key, item in _known(vars(target.device)).items() if item},
         "precision": _known(vars(target.precision)),
         "pipeline": {
-            item.name: {key: part for key, part in vars(item).items() if key != "name"}
+            item.name: {
+                "passes": item.passes,
+                "enabled": item.enabled,
+                **({"last": True} if item.last else {}),
+            }
             for item in target.stages
         },
         "candidates": {
@@ -97,27 +104,51 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def toml_text(document: Mapping[str, Any]) -> str:
-    """Write a document as TOML: values first, then tables, then arrays of tables."""
-    return "\n".join(_table_lines(document, ())).strip() + "\n"
+def toml_text(
+    document: Mapping[str, Any], reasons: Mapping[tuple[str, ...], str] | None = None
+) -> str:
+    """Write a document as TOML: values first, then tables, then arrays of tables.
+
+    Args:
+        document: Of a target.
+        reasons: Comments by key or table, which go above it.
+    """
+    return "\n".join(_table_lines(document, (), reasons or {})).strip() + "\n"
 
 
-def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _table_lines(
+    table: Mapping[str, Any], path: tuple[str, ...], reasons: Mapping[tuple[str, ...], str]
+) -> list[str]:
     tables = {key: item for key, item in table.items() if isinstance(item, Mapping)}
     arrays = {key: item for key, item in table.items() if _is_array_of_tables(item)}
-    plain = [key for key in table if key not in tables and key not in arrays]
-    lines = [f"{_toml_key(key)} = {_toml_value(table[key])}" for key in plain]
+    lines: list[str] = []
+    for key in table:
+        if key not in tables and key not in arrays:
+            lines += _comment((*path, key), reasons)
+            lines.append(f"{_toml_key(key)} = {_toml_value(table[key])}")
     for key, item in tables.items():
-        if not item:
-            continue
-        inner = _table_lines(item, (*path, key))
-        has_own = any(not isinstance(part, Mapping) for part in item.values())
-        lines += ["", f"[{_toml_path(*path, key)}]", *inner] if has_own else inner
+        if item:
+            lines += _inner_table((*path, key), item, reasons)
     for key, items in arrays.items():
-        for item in items:
+        for number, item in enumerate(items):
+            place = (*path, key, str(number))
             header = f"[[{_toml_path(*path, key)}]]"
-            lines += ["", header, *_table_lines(item, (*path, key))]
+            lines += ["", *_comment(place, reasons), header, *_table_lines(item, place, reasons)]
     return lines
+
+
+def _inner_table(
+    path: tuple[str, ...], table: Mapping[str, Any], reasons: Mapping[tuple[str, ...], str]
+) -> list[str]:
+    inner = _table_lines(table, path, reasons)
+    if all(isinstance(part, Mapping) for part in table.values()):
+        return inner
+    named = [key for key in path if not key.isdecimal()]  # a table in one of an array: TOML's way
+    return ["", *_comment(path, reasons), f"[{_toml_path(*named)}]", *inner]
+
+
+def _comment(path: tuple[str, ...], reasons: Mapping[tuple[str, ...], str]) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(reasons.get(path, ""), _COMMENT_WIDTH)]
 
 
 def _is_array_of_tables(item: Any) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from graphopt.errors import TargetError, UnknownNameError
-from graphopt.targets.document import target_of
+from graphopt.targets.document import target_of, toml_text
 from graphopt.targets.profile import Target
+from graphopt.targets.reasons import load_reasons
 from graphopt.targets.schema import check_document
 
-__all__ = ["load_target", "target_names"]
+__all__ = ["explained", "inheritance", "load_target", "target_names"]
 
 SUFFIX = ".toml"
 
@@ -44,6 +45,47 @@ def load_target(name_or_path: str | Path) -> Target:
     document = _resolve(path, ())
     check_document(document, path)
     return target_of(document, path)
+
+
+def explained(target: Target, name_or_path: str | Path) -> tuple[str, dict[str, str]]:
+    """Return the text of a target file with a comment above each line that its files explain.
+
+    Args:
+        target: What `load_target` returned.
+        name_or_path: What it was loaded by.
+
+    Returns:
+        The text, which loads as an equal target; and the comments by dotted key.
+    """
+    document = target.to_dict()
+    said = load_reasons(inheritance(name_or_path))
+    reasons = {path: why for path, why in said.items() if _is_in(document, path)}
+    return toml_text(document, reasons), {".".join(path): why for path, why in reasons.items()}
+
+
+def _is_in(item: Any, path: Sequence[str]) -> bool:
+    """Tell whether a document says anything at a place; what sets no limit is not in it."""
+    for key in path:
+        if isinstance(item, list) and key.isdecimal():
+            item = item[int(key)] if int(key) < len(item) else None
+        else:
+            item = item.get(key) if isinstance(item, Mapping) else None
+        if item is None:
+            return False
+    return True
+
+
+def inheritance(name_or_path: str | Path) -> tuple[Path, ...]:
+    """Return the file of a target and all that it extends, the innermost parent first.
+
+    Raises:
+        UnknownNameError, TargetError: As `load_target` does.
+    """
+    files = [_find(str(name_or_path), Path.cwd(), where=None)]
+    _resolve(files[0], ())  # a circle is an error there, and would have no end here
+    while (parent := _read(files[0]).get("extends")) is not None:
+        files.insert(0, _find(str(parent), files[0].parent, where=str(files[0])))
+    return tuple(files)
 
 
 def _find(name: str, folder: Path, where: str | None) -> Path:
