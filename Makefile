@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto
+# Half a gigabyte of unpacked packages, kept between runs.
+DEVICES ?= $(HOME)/.cache/graphopt-devices
 
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml LICENSE README.md $(shell find graphopt -type f -not -path '*/__pycache__/*')
@@ -11,7 +13,7 @@ SOURCE := env PYTHONPATH=$(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check new-pass wheel clean
+.PHONY: help demo test test-devices lint types check new-pass wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +23,10 @@ demo: $(VENV)/wheel-installed ## build, install, and optimize the model that com
 
 test: $(VENV)/wheel-installed ## build, install, and test the installed package
 	$(INSTALLED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-devices: $(VENV)/wheel-installed ## test bundles on ARM64 (emulated), Node.js, a browser, over SSH: DEVICES=FOLDER
+	@$(BIN)/python tools/devices.py '$(DEVICES)'
+	$(INSTALLED) GRAPHOPT_DEVICES='$(DEVICES)' $(BIN)/python -m pytest $(PYTEST_ARGS) tests/devices
 
 lint: $(VENV)/dependencies-installed ## style, format, and which room may import which
 	$(BIN)/ruff check

@@ -25,7 +25,7 @@ from graphopt.deploy.integrity import (
 )
 from graphopt.deploy.manifest import BundleParts, build_manifest, manifest_text
 from graphopt.deploy.publishing import check_destination, publish, recover
-from graphopt.deploy.shipped_validator import schema_text, validator_text
+from graphopt.deploy.shipped_validator import schema_text, validator_text, web_files
 from graphopt.deploy.signing import sign
 from graphopt.errors import BudgetExceeded, BundleError, TargetError
 from graphopt.ir import (
@@ -249,6 +249,8 @@ def _write_texts(parts: BundleParts, folder: Path) -> None:
     _write(folder / "report.html", parts.report_html.encode())
     _write(folder / VALIDATOR, validator_text().encode())
     _write(folder / SCHEMA, schema_text().encode())
+    for name, text in web_files().items():
+        _write(folder / name, text.encode())
 
 
 def _copy_included(parts: BundleParts, folder: Path) -> None:

@@ -1,13 +1,21 @@
-"""The `validate.py` of a bundle: one readable file, joined from files that graphopt runs too."""
+"""The validators of a bundle: each one readable file, joined from several.
+
+Those of `validate.py` are what `graphopt validate` runs too; those of `validate.mjs` lie in `web`.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from importlib import resources
 
-__all__ = ["schema_text", "validator_text"]
+__all__ = ["schema_text", "validator_text", "web_files"]
 
 _PARTS = ("integrity.py", "signature.py", "agreement.py", "on_device.py")
+_WEB_PARTS = (
+    "integrity.mjs", "signature.mjs", "arrays.mjs", "agreement.mjs", "runtimes.mjs", "sources.mjs",
+    "on_device.mjs",
+)  # fmt: skip
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _NUMPY = """try:
     import numpy as np
@@ -34,6 +42,18 @@ def validator_text() -> str:
 def schema_text() -> str:
     """Return the JSON schema of manifests, which lies beside `validate.py` in a bundle."""
     return _read("manifest.schema.json")
+
+
+def web_files() -> dict[str, str]:
+    """Return the validator for JavaScript and the page that runs it, by their names in a bundle."""
+    sources = [_read(f"web/{name}") for name in _WEB_PARTS]
+    joined = [
+        re.sub(r'^import [^;]* from "\./.*";\n', "", text, flags=re.MULTILINE) for text in sources
+    ]
+    # The program's own comment, which the last part has, goes first.
+    head, command = joined[-1].split("\n\n", 1)
+    whole = "\n".join([f"{head}\n", *joined[:-1], command])
+    return {"validate.mjs": whole, "validate.html": _read("web/validate.html")}
 
 
 def _read(name: str) -> str:

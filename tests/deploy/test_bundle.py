@@ -26,7 +26,7 @@ def test_holds_what_the_design_lists(bundle):
     assert names_in(bundle.path) == sorted(
         [
             *golden, "journal.json", "manifest.json", "manifest.schema.json", "model.onnx",
-            "report.html", "report.json", "validate.py",
+            "report.html", "report.json", "validate.html", "validate.mjs", "validate.py",
         ]
     )  # fmt: skip
     assert bundle.model_path == bundle.path / "model.onnx"

@@ -1,0 +1,230 @@
+// Does a bundle work here? The device against the contract, the numbers against the records.
+
+import { Broken, MANIFEST, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA_VERSION, SIGNATURE, Wrong,
+  readManifest, sha256 } from "./integrity.mjs";
+import { difference, fromTensor, readNpz } from "./arrays.mjs";
+
+const STATUS = ["ok", "wrong", "broken"]; // by exit status
+const LATENCY_BUDGET_MS = 2000;
+const [WARM_UP_RUNS, FEWEST_RUNS, MOST_RUNS] = [3, 10, 1000];
+const LIMITS = [["max_rel_error", "error", 1], ["min_cosine", "cosine", -1], ["min_sqnr_db", "sqnr_db", -1]];
+const KERNEL_FEATURES =
+  /^(?:ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*)$/;
+
+const CHECKS = ["manifest", "files", "device", "load", "numbers", "memory", "gates", "latency"];
+
+export class Validation {
+  constructor(bundle, device, { latency = false, publicKey = null } = {}) {
+    Object.assign(this, { bundle, device, wantsLatency: latency, publicKey, bound: "bound" });
+    this.report = { checks: [], outputs: {}, latency: null };
+  }
+
+  async run() {
+    let code = 0;
+    for (const name of [...(this.publicKey === null ? [] : ["signature"]), ...CHECKS]) {
+      const entry = { name, status: "passed", detail: "" };
+      this.report.checks.push(entry);
+      try {
+        entry.detail = await this[`check${name[0].toUpperCase()}${name.slice(1)}`]();
+      } catch (error) {
+        if (!(error instanceof Broken || error instanceof Wrong)) throw error;
+        Object.assign(entry, { status: "failed", detail: error.message });
+        code = Math.max(code, error instanceof Wrong ? 1 : 2);
+      }
+      if (STATUS[code] === "broken") break;
+    }
+    const report = { schema_version: 1, status: STATUS[code], exit_code: code, ...this.report };
+    return JSON.parse(JSON.stringify(report)); // infinities become null
+  }
+
+  async checkSignature() {
+    const manifest = await this.bundle.read(MANIFEST, MAX_MANIFEST_BYTES);
+    const signature = await this.bundle.read(SIGNATURE, MAX_SIGNATURE_BYTES);
+    return this.device.checkSignature(manifest, signature, this.publicKey);
+  }
+
+  async checkManifest() {
+    const bytes = await this.bundle.read(MANIFEST, MAX_MANIFEST_BYTES);
+    this.contract = readManifest(bytes, await this.bundle.readSchema());
+    this.report.manifest_sha256 = await sha256(bytes);
+    return `schema version ${SCHEMA_VERSION}, target ${this.contract.target}`;
+  }
+
+  async checkFiles() {
+    const { files } = this.contract;
+    const found = await this.bundle.list([...Object.keys(files), MANIFEST, SIGNATURE]);
+    for (const name of Object.keys(files).sort()) {
+      const { size, digest } = await this.bundle.facts(name, files[name].size_bytes);
+      if (size !== files[name].size_bytes || digest !== files[name].sha256)
+        throw new Broken(`\`${name}\` was changed: it is not what the manifest says`);
+    }
+    const unchecked = this.publicKey === null && (await this.bundle.has(SIGNATURE));
+    const note = unchecked ? "; signed, which was not checked: no public key was given" : "";
+    return `${Object.keys(files).length} files are unchanged${found}${note}`;
+  }
+
+  async checkDevice() {
+    const { device, session, files } = this.contract;
+    const version = this.device.version();
+    if (isOlder(version, device.minimum_onnxruntime))
+      throw new Broken(`onnxruntime ${device.minimum_onnxruntime} or newer is needed, here is ${version}`);
+    const known = await this.device.providers();
+    const names = session.providers.map((provider) => provider.name);
+    const missing = names.filter((name) => !known.includes(name)).sort();
+    if (missing.length)
+      throw new Broken(`${missing.join(", ")} is needed, here are only ${known.join(", ")}`);
+    for (const options of [session.config, ...session.providers.map((provider) => provider.options)])
+      for (const text of Object.values(options))
+        // Some options name a library, which the runtime then executes.
+        if (/[/\\]/.test(text) || Object.hasOwn(files, text))
+          throw new Broken(`the session option ${JSON.stringify(text)} names a file, which is not allowed`);
+    const features = this.device.cpuFeatures();
+    const lacking = features ? device.cpu_features.filter((name) => !features.includes(name)).sort() : [];
+    if (lacking.length) throw new Broken(`the CPU lacks ${lacking.join(", ")}`);
+    const note = features ? "" : "; this system does not tell what its CPU can do";
+    return `onnxruntime ${version}, ${names.join(", ")}${note}`;
+  }
+
+  async checkLoad() {
+    const { model, session } = this.contract;
+    try {
+      this.session = await this.device.open(await this.bundle.model(model.file), session);
+    } catch (error) {
+      throw new Broken(`the runtime does not load the model: ${error.message ?? error}`);
+    }
+    const note = session.order ? "; the order of the file cannot be asked for here" : "";
+    return `\`${model.file}\` loads with the recorded session options${note}`;
+  }
+
+  async checkNumbers() {
+    const { golden, verified_on: verified } = this.contract;
+    const same = verified !== null && this.contract.session.threads > 0
+      && verified.onnxruntime === this.device.version() && verified.platform === this.device.platform()
+      && verified.cpu_features.join() === this.kernelFeatures().join();
+    this.bound = same ? "same_kernels_bound" : "bound";
+    const faults = new Set();
+    for (let index = 0; index < golden.samples; index += 1) {
+      const values = await this.outputs(await this.golden("inputs", index));
+      for (const kind of verified ? ["model", "original"] : ["original"])
+        for (const fault of this.compare(kind, await this.golden(kind, index), values)) faults.add(fault);
+    }
+    if (faults.size) throw new Wrong([...faults].join("; ") + this.suspicion());
+    const note = golden.note ? ` (${golden.note})` : "";
+    return `${same ? "the same" : "other"} kernels, recorded samples that agree: ${golden.samples}${note}`;
+  }
+
+  kernelFeatures() {
+    return (this.device.cpuFeatures() ?? []).filter((name) => KERNEL_FEATURES.test(name)).sort();
+  }
+
+  async golden(kind, index) {
+    const name = `golden/${kind}/${index}.npz`;
+    try {
+      return await readNpz(await this.bundle.read(name, this.contract.files[name].size_bytes));
+    } catch (error) {
+      throw new Broken(`\`${name}\` cannot be read: ${error.message}`);
+    }
+  }
+
+  async outputs(arrays) {
+    try {
+      return await this.device.run(this.session, arrays);
+    } catch (error) {
+      throw new Broken(`the runtime does not run the model: ${error.message ?? error}`);
+    }
+  }
+
+  /** Yield what is too far from what `kind` gave when the bundle was made. */
+  * compare(kind, recorded, values) {
+    const limits = Object.fromEntries(this.contract.gates.map((gate) => [gate.name, gate.limit]));
+    const allowed = kind === "model" ? { max_rel_error: 0 } : limits;
+    for (const [name, rule] of Object.entries(this.contract.golden.outputs)) {
+      if (rule.compare === "nothing") continue;
+      if (!values[name] || !recorded[name]) throw new Broken(`the output \`${name}\` is missing`);
+      const [expected, array] = [recorded[name], fromTensor(values[name], rule.stride)];
+      if (rule.compare === "shape" && array.dims.join() === expected.dims.join()) continue;
+      const found = difference(expected, array);
+      this.report.outputs[name] ??= {};
+      const worst = (this.report.outputs[name][kind] ??= { ...found });
+      for (const [, key, sign] of LIMITS) worst[key] = sign * Math.max(sign * worst[key], sign * found[key]);
+      if (found.mismatch) {
+        yield `\`${name}\` against the ${kind}: ${found.mismatch}`;
+        continue;
+      }
+      for (const [gate, key, sign] of LIMITS) {
+        // Every comparison leaves room for the kernels of another CPU.
+        const limit = allowed[gate] + (key === "error" ? rule[this.bound] : 0);
+        if (Object.hasOwn(allowed, gate) && sign * found[key] > sign * (key === "error" ? limit : allowed[gate]))
+          yield `\`${name}\` against the ${kind}: ${key} is ${short(found[key])}, allowed ${short(limit)}`;
+      }
+    }
+  }
+
+  suspicion() {
+    const [verified, here] = [this.contract.verified_on, this.device.cpuFeatures()];
+    const lacking = verified && here ? verified.cpu_features.filter((name) => !here.includes(name)).sort() : [];
+    return lacking.length ? `; this CPU lacks ${lacking.join(", ")} of the one before` : "";
+  }
+
+  async checkMemory() {
+    const [limit, peak] = [this.contract.device.maximum_memory_bytes, this.device.peakBytes()];
+    if (limit && peak && peak > limit)
+      throw new Broken(`${peak} bytes were resident, the device contract allows ${limit}`);
+    return peak ? `${peak} bytes resident at most` : "this system does not tell";
+  }
+
+  async checkGates() {
+    const { gates, gates_met: met } = this.contract;
+    const missed = gates.filter((gate) => gate.passed === false);
+    if (!met)
+      throw new Wrong(`made with a missed goal: ${missed.map((gate) => `${gate.name} is ${gate.value}, limit ${gate.limit}`).join("; ")}`);
+    const unknown = gates.filter((gate) => gate.passed === null).map((gate) => gate.name).join(", ");
+    return `met where the bundle was made${unknown ? `; not measured: ${unknown}` : ""}`;
+  }
+
+  async checkLatency() {
+    if (!this.wantsLatency || !this.contract.golden.samples) return "not measured";
+    const arrays = await this.golden("inputs", 0);
+    for (let index = 0; index < WARM_UP_RUNS; index += 1) await this.outputs(arrays);
+    const taken = [];
+    const end = performance.now() + LATENCY_BUDGET_MS;
+    while (taken.length < FEWEST_RUNS || (taken.length < MOST_RUNS && performance.now() < end)) {
+      const start = performance.now();
+      await this.outputs(arrays);
+      taken.push(performance.now() - start);
+    }
+    const [p10, median, p99] = [0.1, 0.5, 0.99].map((share) => quantile(taken, share));
+    const tenth = Math.max(1, Math.floor(taken.length / 10));
+    const drift = quantile(taken.slice(-tenth), 0.5) / quantile(taken.slice(0, tenth), 0.5);
+    this.report.latency = { p10_ms: p10, median_ms: median, p99_ms: p99, runs: taken.length, drift_ratio: drift, reference: null };
+    return `median ${short(median)} ms, p99 ${short(p99)} ms, ${taken.length} runs`;
+  }
+}
+
+export function quantile(values, share) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const place = share * (sorted.length - 1);
+  const below = Math.floor(place);
+  return sorted[below] + (place - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+}
+
+export function short(value) {
+  return String(Number(value.toPrecision(4)));
+}
+
+export function isOlder(version, minimum) {
+  const [a, b] = [version, minimum].map((text) => (text.match(/[0-9]+/g) ?? []).slice(0, 3).map(Number));
+  for (let index = 0; index < Math.max(a.length, b.length); index += 1)
+    if ((a[index] ?? -1) !== (b[index] ?? -1)) return (a[index] ?? -1) < (b[index] ?? -1);
+  return false;
+}
+
+/**
+ * Check a bundle and return the report that `validate.py --json` prints.
+ *
+ * `bundle` says where the files are (`Folder`, `Served`), `device` what runs them (`NodeRuntime`,
+ * `WebRuntime`); `options` are `latency` and `publicKey`, the text of a `minisign.pub`.
+ */
+export async function validate(bundle, device, options = {}) {
+  return new Validation(bundle, device, options).run();
+}

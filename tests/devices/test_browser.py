@@ -1,0 +1,84 @@
+"""The page of a bundle in a browser, with onnxruntime-web; and what pages must keep to be read."""
+
+import struct
+
+import pytest
+from device_bundles import rewrite
+
+from graphopt.deploy import validate
+
+
+@pytest.fixture
+def page(browser, device, serve, tmp_path):
+    """Open the page of a bundle, and return what the check reports."""
+
+    def check(folder):
+        site = tmp_path / "site"
+        site.mkdir()
+        (site / "bundle").symlink_to(folder)
+        (site / "ort").symlink_to(device("node") / "node_modules/onnxruntime-web/dist")
+        browser.open(f"{serve(site)}/bundle/validate.html?ort=/ort")
+        browser.wait_for("globalThis.report !== undefined && document.readyState === 'complete'")
+        return browser.run("globalThis.report")
+
+    return check
+
+
+def png_size(picture):
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", picture[16:24])
+
+
+def test_a_good_bundle_is_ok_in_webassembly(page, browser, bundle):
+    report, ours = page(bundle), validate(bundle).to_dict()
+    assert report["status"] == "ok", report
+    assert report["manifest_sha256"] == ours["manifest_sha256"]
+    assert [item["name"] for item in report["checks"]] == [item["name"] for item in ours["checks"]]
+    assert report["outputs"]["label"] == ours["outputs"]["label"]
+    assert report["outputs"]["y"]["original"] == pytest.approx(
+        ours["outputs"]["y"]["original"], abs=1e-6
+    )
+    assert browser.run("document.title") == "ok: bundle check"
+    assert "everything holds" in browser.run("document.getElementById('verdict').textContent")
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_verdict_is_in_the_picture(page, browser, bundle, width, tmp_path):
+    browser.size(width)
+    page(bundle)
+    shown = browser.run("document.getElementById('verdict').getBoundingClientRect().toJSON()")
+    assert 0 < shown["top"] < shown["bottom"] < 900
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    picture = browser.screenshot()
+    assert png_size(picture)[0] == width
+    blank = len(picture) < 3000  # one colour shrinks to nothing
+    assert not blank
+
+
+def test_a_changed_file_is_refused(page, browser, copy):
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[50] ^= 1
+    (copy / "model.onnx").write_bytes(content)
+    report = page(copy)
+    assert (report["status"], report["checks"][-1]["name"]) == ("broken", "files")
+    assert "`model.onnx` was changed" in browser.run("document.body.textContent")
+
+
+def test_a_file_without_end_is_not_read_to_the_end(page, copy):
+    (copy / "report.html").write_bytes(bytes(1 << 20))
+    report = page(copy)
+    assert "is larger than it may be" in report["checks"][-1]["detail"]
+
+
+def test_wrong_numbers_are_wrong(page, copy):
+    rewrite(copy, lambda manifest: manifest["golden"]["outputs"].update())
+    (copy / "golden/model/0.npz").write_bytes((copy / "golden/model/1.npz").read_bytes())
+    rewrite(copy, rehash=["golden/model/0.npz"])
+    report = page(copy)
+    assert (report["status"], report["exit_code"]) == ("wrong", 1)
+
+
+def test_another_server_is_not_asked(browser, serve, bundle):
+    browser.open(f"{serve(bundle)}/validate.html?ort=https://example.org/x")
+    report = browser.wait_for("globalThis.report")
+    assert report["error"] == "ort must lie on this server"
