@@ -6,9 +6,10 @@ Usage:
         --out distill.json --table benchmarks/prune/results_distill.md
 
 `model.onnx` is all-MiniLM-L6-v2; torch must be installed (`pip install 'graphopt[torch]'`). A
-quarter of the heads and of the neurons is cut and compensated, on as many feeds as `--few` says;
-then `distill` trains what is left on all passages. Judged as by minilm.py: by 800 passages of
-subjects that were not calibrated on. CPU time is that of the process and of its workers.
+quarter of the heads and of the neurons, or as much as `--heads` and `--neurons` say, is cut and
+compensated, on as many feeds as `--few` says; then `distill` trains what is left on all passages.
+Both are quantized as well, as the target cpu-int8-pruned does. Judged as by minilm.py: by 800
+passages of subjects that were not calibrated on. CPU time is that of the process and its workers.
 
 Models that are in `--work` already are not made again, nor figures that are in `--out`.
 """
@@ -30,9 +31,10 @@ import graphopt
 from graphopt.runtime import cpu_name, shared_worker
 
 CUT = (
-    "prune-heads{{ratio=0.25 score={score} compensation=off}},"
-    "prune-neurons{{ratio=0.25 score={score} compensation={compensation}}}"
+    "prune-heads{{ratio={heads} score={score} compensation=off}},"
+    "prune-neurons{{ratio={neurons} score={score} compensation={compensation}}}"
 )
+INTEGERS = "quantize-dynamic,clear-value-info"
 FIGURES = ("pairs", "all", "cosine")
 
 
@@ -76,13 +78,13 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"{results['machine']}; {versions}. `python benchmarks/prune/distill.py --help` explains.",
         "",
-        "| model | pairs | all | cosine | CPU minutes |",
-        "|---|---|---|---|---|",
+        "| model | pairs | all | cosine | size | CPU minutes |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found in results["rows"].items():
         figures = " | ".join(f"{found[key]:.4f}" for key in FIGURES)
         minutes = f"{found['minutes']:.1f}" if "minutes" in found else "-"
-        lines.append(f"| {name} | {figures} | {minutes} |")
+        lines.append(f"| {name} | {figures} | {found['size_ratio']:.3f} | {minutes} |")
     lines.append("")
     for name, found in results["rows"].items():
         said = [note for note in found.get("notes", ()) if note.startswith("distill")]
@@ -100,11 +102,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keeps the models")
     parser.add_argument("--few", type=int, default=100, help="feeds to prune by")
     parser.add_argument("--taught", type=int, default=10**6, help="feeds to distil by")
-    parser.add_argument("--score", default="wanda", help="of units")
+    parser.add_argument("--heads", type=float, default=0.25, help="share of heads that goes")
+    parser.add_argument("--neurons", type=float, default=0.25, help="share of neurons that goes")
+    parser.add_argument("--score", default="obs", help="of units")
     parser.add_argument("--compensation", default="least-squares", help="before distillation")
     parser.add_argument(
         "--options",
-        default="steps=1000 batch=64 pool=mean loss=cosine similarity=1.0 minutes=10",
+        default="steps=1200 batch=48 pool=mean loss=cosine similarity=1.0 minutes=9.5",
         help="of distill",
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
@@ -112,9 +116,9 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work
     work.mkdir(parents=True, exist_ok=True)
-    names = ("onnxruntime", "torch", "numpy")
+    packages = ("onnxruntime", "torch", "numpy")
     results: dict[str, Any] = {
-        "versions": {name: version(name) for name in names},
+        "versions": {name: version(name) for name in packages},
         "machine": f"{cpu_name()}, Python {platform.python_version()}",
         "rows": {},
     }
@@ -122,20 +126,24 @@ def main() -> None:
         results["rows"] = json.loads(arguments.out.read_text())["rows"]
     judge = Judge(arguments.model, arguments.samples)
     few = part_of(arguments.samples, arguments.few, work / "few")
-    cut = CUT.format(score=arguments.score, compensation=arguments.compensation)
-    exact, pruned, taught = (work / f"{name}.onnx" for name in ("exact", "pruned", "distilled"))
+    cut = CUT.format(**vars(arguments))
+    names = ("exact", "pruned", "pruned_integers", "distilled", "distilled_integers")
+    exact, pruned, small, taught, both = (work / f"{name}.onnx" for name in names)
     distill = f'distill{{teacher="{exact}" {arguments.options}}}'
     lessons = part_of(arguments.samples, arguments.taught, work / f"taught_{arguments.taught}")
     steps = (
         ("after @exact", arguments.model, "@exact", None, exact),
-        ("a quarter of heads and neurons cut", exact, cut, few, pruned),
+        ("pruned", exact, cut, few, pruned),
+        ("pruned, in integers", pruned, INTEGERS, None, small),
         ("distilled", pruned, distill, lessons, taught),
+        ("distilled, in integers", taught, INTEGERS, None, both),
     )
     for name, base, pipeline, samples, path in steps:
         found = made(base, pipeline, samples, path)
         row = results["rows"].setdefault(name, {})
         if found or not set(FIGURES) <= set(row):
             row |= found | judge.of(path)
+            row["size_ratio"] = path.stat().st_size / arguments.model.stat().st_size
         print(name, {key: row[key] for key in FIGURES}, row.get("minutes"), flush=True)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.table is not None:
