@@ -213,6 +213,21 @@ def strided_convolution(scope):
     return scope.node("Conv", inputs, FLOAT, (1, 2, *spans), pads=pads, strides=[step, step])
 
 
+def masked_softmax(scope):
+    """A Softmax over some axis of scores to which a mask was added, perhaps behind a Reshape."""
+    rows, width = scope.draw(st.integers(1, 3)), scope.draw(st.integers(2, 4))
+    scores = scope.node("Tanh", [_weight(scope, (rows, width))], FLOAT, (rows, width))
+    entries = st.sampled_from([0.0, -100.0, -100.0, -3.0, -1e4])
+    mask = [scope.draw(entries) for _ in range(rows * width)]
+    mask = scope.weight(np.array(mask, np.float32).reshape(rows, width))
+    y = _in_any_order(scope, "Add", scores, mask)
+    if _coin(scope):
+        dims = scope.draw(st.sampled_from([(1, rows, width), (rows, 1, width), (width, rows)]))
+        y = scope.node("Reshape", [y, shape_constant(scope, list(dims))], FLOAT, dims)
+    axis = scope.draw(st.sampled_from([-1, -1, 0]))
+    return scope.node("Softmax", [y], FLOAT, y.dims, axis=axis)
+
+
 def flattened_linear(scope):
     """A Gemm on a tensor flattened for it, and the Reshape back."""
     where = lambda v: len(v.dims) in (3, 4) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
@@ -318,6 +333,7 @@ ALGEBRA = {
     "fuse-gemm": (affine_matrix,),
     "unflatten-gemm": (flattened_linear,),
     "deepen-convolutions": (strided_convolution,),
+    "deepen-masks": (masked_softmax,),
     "fold-padding": (padded_convolution,),
     "fold-input-scales": (scaled_input,),
     "fold-scales": (affine_layer, normalized_layer, scaled_scores),
