@@ -1,6 +1,7 @@
 """What is shipped: bundles, how they are written, and how they are checked on a device."""
 
 from graphopt.deploy.bundle import Bundle, check_output, is_bundle
+from graphopt.deploy.contract import contract_faults
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
 from graphopt.deploy.publishing import check_destination, publish, recover
@@ -16,6 +17,7 @@ __all__ = [
     "ValidationReport",
     "check_destination",
     "check_output",
+    "contract_faults",
     "is_bundle",
     "publish",
     "record_golden",

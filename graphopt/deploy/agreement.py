@@ -55,6 +55,12 @@ def platform_name() -> str:
     return f"{platform.system()}-{platform.machine()}"
 
 
+def architecture() -> str:
+    """Return the processor's architecture by one name on every system: `x86_64`, `aarch64`."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
 def check_device(manifest: dict[str, Any], backend: Any) -> str:
     """Check the device contract, before anything is loaded."""
     device, session = manifest["device"], manifest["session"]
@@ -70,6 +76,9 @@ def check_device(manifest: dict[str, Any], backend: Any) -> str:
         # Some options name a library, which the runtime then executes.
         if re.search(r"[/\\]", text) or text in manifest["files"]:
             raise Broken(f"the session option {text!r} names a file, which is not allowed")
+    wanted, here = device.get("architectures", []), architecture()
+    if wanted and here not in wanted:
+        raise Broken(f"it is for {' or '.join(wanted)}, this machine is {here}")
     features = backend.cpu_features()
     if lacking := sorted(set(device["cpu_features"]) - set(features or device["cpu_features"])):
         raise Broken(f"the CPU lacks {', '.join(lacking)}")

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from graphopt.deploy.integrity import version_key
-from graphopt.ir import nodes
-from graphopt.targets import DeviceProfile
+from graphopt.ir import nodes, opset_version
+from graphopt.targets import NEWEST_IR_VERSION, NEWEST_OPSET, DeviceProfile
 
-__all__ = ["device_contract", "minimum_onnxruntime"]
+__all__ = ["contract_faults", "device_contract", "minimum_onnxruntime"]
 
 OLDEST_ONNXRUNTIME = "1.16"
 """The oldest version with which `validate.py` is tested."""
-
-# Newest opset and IR version that a release of ONNX Runtime loads. Measured with its wheels: the
-# release itself, or the first one tried that does (1.25 and 1.27 to 1.31 were not).
-_NEWEST_OPSET = {
-    "1.16": 19, "1.17": 20, "1.18": 21, "1.21": 22, "1.23": 23, "1.24": 25, "1.26": 26, "1.32": 27,
-}  # fmt: skip
-_NEWEST_IR_VERSION = {"1.16": 9, "1.18": 10, "1.23": 11, "1.24": 13, "1.32": 14}
 
 _CONTRIB = "com.microsoft"
 
@@ -58,6 +52,7 @@ def device_contract(
         "ir_version": model.ir_version,
         "opsets": dict(sorted(model.opset_imports.items())),
         "operators": _operators(model),
+        "architectures": sorted(device.architectures),
         "cpu_features": sorted(device.features),
         "maximum_memory_bytes": device.maximum_memory_bytes,
     }
@@ -70,14 +65,83 @@ def minimum_onnxruntime(model: ir.Model, device: DeviceProfile, verified_runtime
     opset, IR version and operators need.
     """
     needed = [OLDEST_ONNXRUNTIME, device.minimum_onnxruntime or OLDEST_ONNXRUNTIME]
-    needed.append(_first(_NEWEST_OPSET, model.opset_imports.get("", 0), verified_runtime))
-    needed.append(_first(_NEWEST_IR_VERSION, model.ir_version, verified_runtime))
+    needed.append(_first(NEWEST_OPSET, model.opset_imports.get("", 0), verified_runtime))
+    needed.append(_first(NEWEST_IR_VERSION, model.ir_version, verified_runtime))
+    needed += [
+        _first_release(domain, operator) or verified_runtime
+        for domain, operators in _operators(model).items()
+        for operator in (operators if domain not in _STANDARD_DOMAINS else ())
+    ]
+    return max(needed, key=version_key)
+
+
+def contract_faults(model: ir.Model, device: DeviceProfile) -> list[str]:
+    """Return what a device cannot take of a model, each with the operators and the way out.
+
+    Args:
+        model: What would be shipped.
+        device: The profile of the target; what it does not limit is not looked at.
+    """
+    return [
+        *_version_faults(model, device),
+        *_operator_faults(model, device),
+        *_open_sizes(model, device),
+    ]
+
+
+def _version_faults(model: ir.Model, device: DeviceProfile) -> Iterator[str]:
+    opset, ceiling = opset_version(model), device.opset_ceiling()
+    if ceiling is not None and opset > ceiling:
+        new = sorted(_newer_than(model, ceiling))
+        which = f", for {', '.join(f'`{name}`' for name in new)}" if new else ""
+        yield (
+            f"it is of opset {opset}{which}, and the device ends at {ceiling}: export it with "
+            f"opset {ceiling}, or look at what `lower-opset` refuses"
+        )
+    ceiling = device.ir_version_ceiling()
+    if ceiling is not None and model.ir_version > ceiling:
+        yield (
+            f"it is of IR version {model.ir_version}, and the device ends at {ceiling}: add "
+            "`lower-opset` to the pipeline"
+        )
+
+
+def _newer_than(model: ir.Model, ceiling: int) -> set[str]:
+    """Return the operators whose version did not exist in an older opset."""
+    current = opset_version(model)
+    found = set()
+    for name in _operators(model).get("", ()):
+        if onnx.defs.has(name) and onnx.defs.get_schema(name, current).since_version > ceiling:
+            found.add(name)
+    return found
+
+
+def _operator_faults(model: ir.Model, device: DeviceProfile) -> Iterator[str]:
+    release = device.maximum_onnxruntime
+    if release is None:
+        return
     for domain, operators in _operators(model).items():
         for operator in operators if domain not in _STANDARD_DOMAINS else ():
-            if domain != _CONTRIB or operator not in _IN_OLDEST:
-                known = _FIRST_RELEASE.get(operator) if domain == _CONTRIB else None
-                needed.append(known or verified_runtime)
-    return max(needed, key=version_key)
+            first = _first_release(domain, operator)
+            if first is None or version_key(first) > version_key(release):
+                since = f"came with {first}" if first else "may be newer"
+                yield (
+                    f"it has `{domain}::{operator}`, which {since}, and the device has onnxruntime "
+                    f"{release}: leave out the pass that made it, or set `maximum_onnxruntime`"
+                )
+
+
+def _open_sizes(model: ir.Model, device: DeviceProfile) -> Iterator[str]:
+    for value in model.graph.inputs if device.static_shapes else ():
+        if value.shape is None or not value.shape.is_static():
+            yield f"the input `{value.name}` has open sizes: fix them with `--dims`"
+
+
+def _first_release(domain: str, operator: str) -> str | None:
+    """Return the first release that has an operator outside the standard; None: nobody knows."""
+    if domain != _CONTRIB:
+        return None
+    return OLDEST_ONNXRUNTIME if operator in _IN_OLDEST else _FIRST_RELEASE.get(operator)
 
 
 def _first(newest: Mapping[str, int], version: int, verified_runtime: str) -> str:

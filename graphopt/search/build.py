@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt._version import __version__
 from graphopt.calibration import Calibrator
+from graphopt.deploy import contract_faults
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
 from graphopt.ir import (
     Checkpoint,
@@ -198,6 +199,10 @@ def _build(
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
     if not _has_effect(own, ledger):
         return Rejected(candidate=candidate, reason="its passes found nothing to change")
+    if faults := contract_faults(model, bench.target.device):
+        return Rejected(
+            candidate=candidate, reason=f"the device cannot run it: {'; '.join(faults)}"
+        )
     is_changed = bool(shared.ledger.edits or ledger.edits)
     digest = structure_digest(model)  # before the recipe, which differs, is written into it
     files = _write(bench, candidate, model, folder, is_changed=is_changed)
