@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import re
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +32,11 @@ __all__ = ["OnnxRuntime", "key_text", "main"]
 
 ERRORS_ONLY = 3
 INTERRUPTED = 130
+# Entry of the auxiliary vector and bit: `asm/hwcap.h` of Linux for arm64.
+HARDWARE_BITS = {
+    "asimd": (16, 1), "fphp": (16, 9), "asimdhp": (16, 10), "asimddp": (16, 20), "sve": (16, 22),
+    "sve2": (26, 1), "i8mm": (26, 13), "bf16": (26, 14),
+}  # fmt: skip
 
 
 class OnnxRuntime:
@@ -49,8 +56,13 @@ class OnnxRuntime:
             text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         except OSError:
             return None
-        lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+        # An emulator may show the processor that it runs on, which has another word for them.
+        is_arm = platform.machine() in ("aarch64", "arm64")
+        word = "Features" if is_arm else "flags"
+        lines = re.findall(rf"^{word}\s*:(.*)$", text, re.MULTILINE)
         found = set.intersection(*(set(line.split()) for line in lines)) if lines else set()
+        if is_arm and not found:
+            found = _arm_features(Path("/proc/self/auxv"))
         found |= {new for old, new in (("pni", "sse3"), ("asimd", "neon")) if old in found}
         return found or None
 
@@ -113,6 +125,16 @@ class OnnxRuntime:
         except ImportError as error:
             raise Broken(f"onnxruntime cannot be imported: {error}") from None
         return onnxruntime
+
+
+def _arm_features(path: Path) -> set[str]:
+    """Return what the kernel tells a 64-bit Arm process about the CPU, in its auxiliary vector."""
+    try:
+        words = struct.iter_unpack("=QQ", path.read_bytes())
+        values = dict(words)
+    except (OSError, struct.error):
+        return set()
+    return {name for name, (key, bit) in HARDWARE_BITS.items() if values.get(key, 0) >> bit & 1}
 
 
 def key_text(given: str | None) -> str | None:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 from graphopt.deploy import validate, validator_text
 from graphopt.deploy.agreement import Validation
-from graphopt.deploy.on_device import OnnxRuntime
+from graphopt.deploy.on_device import OnnxRuntime, _arm_features
 
 
 def run_shipped(folder, *arguments):
@@ -318,6 +319,14 @@ def test_no_part_of_the_shipped_program_hides_a_name_of_another():
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     ]
     assert len(names) == len(set(names)) > 20
+
+
+def test_features_of_arm_are_read_from_what_the_kernel_tells(tmp_path):
+    words = {16: 1 << 20 | 1 << 1, 26: 1 << 13, 6: 4096}
+    (tmp_path / "auxv").write_bytes(b"".join(struct.pack("=QQ", *pair) for pair in words.items()))
+    assert _arm_features(tmp_path / "auxv") == {"asimd", "asimddp", "i8mm"}
+    (tmp_path / "auxv").write_bytes(b"half")
+    assert _arm_features(tmp_path / "auxv") == _arm_features(tmp_path / "none") == set()
 
 
 def test_shipped_program_says_what_it_takes(bundle):

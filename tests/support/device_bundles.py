@@ -11,7 +11,7 @@ from graphopt.runtime import shared_worker
 from graphopt.targets import load_target
 
 TEXT = """
-<ir_version: 8, opset_import: ["" : 17]>
+<ir_version: 8, opset_import: ["" : %d]>
 tiny (float[N, 3] x, int64[N] row) => (float[N, 2] y, float16[N, 2] half, int64[N] label, bool[N, 2] sign)
 <float[3, 2] weight = {%s}, float[4, 2] table = {1, 2, 3, 4, 5, 6, 7, 8}>
 {
@@ -26,11 +26,11 @@ tiny (float[N, 3] x, int64[N] row) => (float[N, 2] y, float16[N, 2] half, int64[
 """
 
 
-def make_bundle(folder, name="tiny"):
+def make_bundle(folder, name="tiny", opset=17):
     """Write a bundle whose model is almost its original, with outputs of four types."""
     original, candidate = folder / "original.onnx", folder / "candidate.onnx"
-    save(from_text(TEXT % "0.5, -1, 2, 0.25, -0.75, 1"), original)
-    save(from_text(TEXT % "0.501, -1, 2, 0.25, -0.75, 1.002"), candidate)
+    save(from_text(TEXT % (opset, "0.5, -1, 2, 0.25, -0.75, 1")), original)
+    save(from_text(TEXT % (opset, "0.501, -1, 2, 0.25, -0.75, 1.002")), candidate)
     generator = np.random.default_rng(7)
     feeds = [
         {
