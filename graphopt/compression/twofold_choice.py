@@ -41,6 +41,7 @@ def choose_twofold(
     moments: Mapping[Asked, ChannelMoments],
     *,
     price_db: float,
+    share: float,
     kind: str,
 ) -> list[LayerGroup]:
     """Return the groups, those whose activation is to be held in two integers marked as such.
@@ -52,6 +53,7 @@ def choose_twofold(
         weight: Returns what a layer multiplies by when it is: `SpreadWeight.effective`.
         moments: Of the activations.
         price_db: By how much the error of the outputs must fall for a tenth of the work.
+        share: Of the work, the most that may be done twice.
         kind: Integer type of activations, ``u8`` or ``s8``.
 
     Raises:
@@ -60,7 +62,7 @@ def choose_twofold(
     work = [_work(group, moments) for group in groups]
     noise, rest = _measured(model, measure, groups, weight)
     found = list(groups)
-    for number in worth_twice(noise, rest, work, price_db):
+    for number in worth_twice(noise, rest, work, price_db, most=share):
         name = groups[number].activation.name or ""
         found[number] = twofold(groups[number], moments[name], kind)
     return found

@@ -66,7 +66,7 @@ class QuantizeLinearLayers(Pass):
         hardly makes the product slower. Layers that read one activation share its quantization.
         Activations named by `twofold`, or worth `twofold_price_db` when each is rounded alone and
         the outputs are compared, are held in two integers per element, which are as precise as
-        one of 16 bits, and multiplied twice.
+        one of 16 bits, and multiplied twice: at most `twofold_share` of all products.
         What rounding the weights does to the mean of each output goes into the bias; with
         `rounding=compensated` each row of a weight makes up for the errors of those before it.
 
@@ -158,6 +158,13 @@ class QuantizeLinearLayers(Pass):
         unit="dB",
         minimum=0.0,
     )
+    twofold_share: float = option(
+        0.34,
+        help="most products that `twofold_price_db` lets be done twice",
+        unit="share of all products",
+        minimum=0.0,
+        maximum=1.0,
+    )
     minimum_elements: int = option(
         1024, help="smaller weights stay in float", unit="elements", minimum=1
     )
@@ -244,6 +251,7 @@ class QuantizeLinearLayers(Pass):
                 lambda layer: weights[layer.node].weight.effective,
                 facts.moments,
                 price_db=self.twofold_price_db,
+                share=self.twofold_share,
                 kind=kind,
             )
         return [

@@ -24,3 +24,10 @@ def test_noise_that_is_not_finite_chooses_nothing():
 
 def test_silence_needs_nothing():
     assert worth_twice([0.0, 0.0], 0.0, [1.0, 1.0], 0.1) == frozenset()
+
+
+def test_no_more_is_done_twice_than_asked_for():
+    noise, work = [4.0, 2.0, 1.0], [1.0, 1.0, 1.0]
+    assert worth_twice(noise, 0.01, work, 0.1) == {0, 1, 2}
+    assert worth_twice(noise, 0.01, work, 0.1, most=0.7) == {0, 1}
+    assert worth_twice(noise, 0.01, work, 0.1, most=0.3) == frozenset()
