@@ -50,12 +50,17 @@ class Contraction:
         """The axis of the weight along which its outputs lie."""
         return 0 if self.node.op_type == "Conv" else 1 - self.use.axis
 
+    @property
+    def factor(self) -> float:
+        """What the products are multiplied by: the ``alpha`` of a ``Gemm``; not 0."""
+        return self.node.attributes.get_float("alpha", 1.0) if self.node.op_type == "Gemm" else 1.0
+
     def matrix(self) -> Array:
-        """Return the weight as (indices x kernel, outputs), index by index."""
+        """Return what inputs are multiplied by, (indices x kernel, outputs), index by index."""
         return self._moved().reshape(self._indices() * self.kernel, -1)
 
     def rows(self) -> Array:
-        """Return the weight as (indices, kernel x outputs)."""
+        """Return what inputs are multiplied by, (indices, kernel x outputs)."""
         return self._moved().reshape(self._indices(), -1)
 
     def _moved(self) -> Array:
@@ -64,7 +69,8 @@ class Contraction:
         array = tensor.numpy()
         if self.node.op_type == "Conv":  # (outputs, indices, *kernel)
             return np.moveaxis(array, 0, -1)
-        return np.moveaxis(array, self.use.axis, 0)
+        array = np.moveaxis(array, self.use.axis, 0)
+        return array if self.factor == 1.0 else array * array.dtype.type(self.factor)
 
     def _indices(self) -> int:
         tensor = constant_tensor(self.weight)
@@ -72,7 +78,9 @@ class Contraction:
         return int(tensor.shape.numpy()[self.use.axis])
 
     def stored(self, matrix: Array) -> Array:
-        """Return a matrix like `matrix` in the form in which the weight is stored, in its type."""
+        """Return the weight for a matrix like `matrix`, as it is stored, in its type."""
+        if self.factor != 1.0:
+            matrix = matrix / self.factor
         tensor = constant_tensor(self.weight)
         assert tensor is not None
         shape = tensor.shape.numpy()
@@ -84,10 +92,10 @@ class Contraction:
 
     def entering(self) -> Asked:
         """Return how to ask for what enters, in the order of the rows of `matrix`."""
+        if self.node.op_type != "Conv":
+            return self.channels()
         name = self.node.inputs[0].name if self.node.inputs[0] is not None else None
         assert name is not None
-        if self.node.op_type != "Conv":
-            return name
         return Channels(
             name, window=_window(self.node, self._kernel_shape()), positions=_MOST_POSITIONS
         )
@@ -108,7 +116,10 @@ class Contraction:
         """Return how to ask for what enters by index."""
         name = self.node.inputs[0].name if self.node.inputs[0] is not None else None
         assert name is not None
-        return Channels(name, axis=1) if self.node.op_type == "Conv" else name
+        if self.node.op_type == "Conv":
+            return Channels(name, axis=1)
+        is_turned = self.node.op_type == "Gemm" and self.node.attributes.get_int("transA", 0)
+        return Channels(name, axis=0) if is_turned else name
 
     def _kernel_shape(self) -> tuple[int, ...]:
         tensor = constant_tensor(self.weight)
@@ -139,6 +150,8 @@ def contraction_of(use: Use) -> Contraction | None:
     ``Gemm``, and ``Conv`` in one group with explicit padding.
     """
     node, tensor = use.node, constant_tensor(use.node.inputs[use.operand])
+    if node.op_type == "Gemm" and not node.attributes.get_float("alpha", 1.0):
+        return None  # nothing comes of what it sums
     if tensor is None or use.role != "contracts" or use.operand != 1:
         return None
     shape = tensor.shape.numpy()

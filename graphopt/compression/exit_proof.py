@@ -46,6 +46,8 @@ def exit_fault(model: ir.Model, plan: ExitPlan, measure: Measure) -> str | None:
             found = compare_models(*paths, feeds, worker=shared_worker())
         except (SessionLoadError, RunError) as error:
             return f"the model with an exit does not run: {error.message}"
+    if not found.outputs:
+        return "there is nothing to compare: the scores depend on chance"
     for name, difference in found.outputs.items():
         # Of half precision the runtime rounds less where it sees more of a graph at once.
         is_same = difference.is_identical if plan.is_single else difference.max_rel <= _HALF_ERROR

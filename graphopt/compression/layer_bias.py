@@ -26,13 +26,15 @@ class LayerBias:
         layer: The layer.
         node: What adds it: the layer itself, or an ``Add`` behind it; ``None``: nothing does.
         operand: Which input of `node` it is.
-        values: float[outputs]; zeros where there is none.
+        values: float[outputs], as they are added; zeros where there is none.
+        factor: What `node` multiplies them by, the ``beta`` of a ``Gemm``; not 0.
     """
 
     layer: ir.Node
     node: ir.Node | None
     operand: int
     values: npt.NDArray[np.float64]
+    factor: float = 1.0
 
     @property
     def value(self) -> ir.Value | None:
@@ -43,7 +45,7 @@ class LayerBias:
 
     def put(self, change: Change, values: npt.NDArray[Any], dtype: npt.DTypeLike) -> None:
         """Add other numbers instead."""
-        array = np.asarray(values, dtype)
+        array = np.asarray(np.asarray(values, np.float64) / self.factor, dtype)
         name = f"{self.layer.name or self.layer.op_type}_bias"
         if self.node is not None:
             old = self.value
@@ -68,9 +70,10 @@ def bias_of(layer: ir.Node, outputs: int) -> LayerBias:
     if layer.op_type in ("Gemm", "Conv"):
         has_one = len(layer.inputs) > _BIAS_OPERAND and layer.inputs[_BIAS_OPERAND] is not None
         array = constant_array(layer.inputs[_BIAS_OPERAND]) if has_one else none
-        plain = layer.attributes.get_float("alpha", 1.0) == layer.attributes.get_float("beta", 1.0)
-        if array is not None and array.size == outputs and plain:
-            return LayerBias(layer, layer, _BIAS_OPERAND, array.reshape(-1).astype(np.float64))
+        beta = layer.attributes.get_float("beta", 1.0) if layer.op_type == "Gemm" else 1.0
+        if array is not None and array.size == outputs and beta:
+            values = beta * array.reshape(-1).astype(np.float64)
+            return LayerBias(layer, layer, _BIAS_OPERAND, values, beta)
         return LayerBias(layer, None, 0, none)
     reader = only_reader(layer.outputs[0])
     if reader is not None and reader.op_type == "Add":

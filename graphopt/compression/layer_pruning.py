@@ -66,6 +66,8 @@ def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOpti
         return
     shapes = SymbolicTable(model, facts.shapes)
     free, total = _removable(blocks, edit, shapes, options)
+    if not free:  # each was refused
+        return
     asked = len(free) if options.layers else wanted_layers(total, options)
     wanted = min(asked, total - 1)
     if wanted < asked:

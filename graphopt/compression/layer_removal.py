@@ -199,6 +199,8 @@ def removal_fault(
             found = compare_models(*paths, feeds, worker=shared_worker())
         except (SessionLoadError, RunError) as error:
             return f"the model without them does not run: {error.message}"
+    if not found.outputs:
+        return "there is nothing to compare: all outputs depend on chance"
     for name, difference in found.outputs.items():
         if difference.mismatch is not None:
             return f"output `{name}`: {difference.mismatch}"

@@ -193,3 +193,33 @@ def test_gram_scores_choose_by_what_others_cannot_make_up_for() -> None:
     result = pruned(BLOCKS, "prune-neurons{ratio=0.5 multiple=1 score=obs}", samples)
     random = pruned(BLOCKS, "prune-neurons{ratio=0.5 multiple=1 score=random}", samples)
     assert error(BLOCKS, result.model, samples) < error(BLOCKS, random.model, samples)
+
+
+GEMMS = """g (float[B,4] x) => (float[B,3] y) <{weights}>
+  { h = MatMul(x, a)  r = Relu(h)  y = Gemm(r, b, c) }"""
+SCALED = """g (float[B,4] x) => (float[B,3] y) <{weights}>
+  { h = MatMul(x, a)  r = Relu(h)  y = Gemm<alpha = 0.25, beta = 4.0>(r, b, c) }"""
+TURNED = """g (float[B,4] x) => (float[B,3] y) <{weights}>
+  { h = MatMul(x, a)  r = Relu(h)  t = Transpose<perm = [1, 0]>(r)  y = Gemm<transA = 1>(t, b, c) }"""
+for _text in (GEMMS, SCALED, TURNED):
+    WEIGHTS[_text] = {"a": (4, 12), "b": (12, 3), "c": (3,)}
+
+
+@pytest.mark.parametrize("compensation", ["bias", "least-squares", "best"])
+@pytest.mark.parametrize("text", [SCALED, TURNED])
+def test_what_a_gemm_multiplies_by_and_how_it_reads_makes_no_difference(
+    text: str, compensation: str
+) -> None:
+    plain, other = made(GEMMS), made(text)
+    if text is SCALED:  # the same function
+        for name, factor in (("b", 4.0), ("c", 0.25)):
+            held = other.graph.initializers[name]
+            assert held.const_value is not None
+            held.const_value = ir.tensor(held.const_value.numpy() * np.float32(factor), name=name)
+    samples = feeds((40, 4))
+    outputs = []
+    for model in (plain, other):
+        pipeline = Pipeline.parse(f"prune-neurons{{count=5 compensation={compensation}}}")
+        pipeline.run(model, statistics_provider=Calibrator(samples=load_samples(samples)))
+        outputs.append(shared_worker().evaluate(model_bytes(model), samples[0])["y"])
+    assert outputs[0] == pytest.approx(outputs[1], rel=1e-3, abs=1e-3)

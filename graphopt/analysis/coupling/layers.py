@@ -63,19 +63,32 @@ def find_loose_layers(
 
 
 def _kind(node: ir.Node) -> str | None:
-    """Return what a layer with constant weights computes, or ``None`` for other nodes."""
+    """Return what a layer with weights computes, or ``None`` for other nodes."""
     kind = "neurons" if node.op_type in _LINEAR else "channels"
     if kind == "channels" and node.op_type not in _CONVOLUTIONS:
         return None
-    tensors = [constant_tensor(value) for value in node.inputs if value is not None]
-    ranks = [len(tensor_dims(tensor)) for tensor in tensors if tensor is not None]
+    ranks = [len(dims) for value in node.inputs if (dims := _weight_dims(value)) is not None]
     return kind if any(rank >= _MATRIX_RANK for rank in ranks) else None
+
+
+def _weight_dims(value: ir.Value | None) -> Sequence[int] | None:
+    """Return the dimensions of a weight, of one that callers may replace, too."""
+    tensor = None if value is None else constant_tensor(value)
+    if value is not None and tensor is None and value.is_initializer():
+        tensor = value.const_value
+    return None if tensor is None else tensor_dims(tensor)
+
+
+def _is_overridable(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer() and value.is_graph_input()
 
 
 def _reason(node: ir.Node, coupling: Coupling, *, is_main: bool) -> Pin:
     where = name_of(node)
     if not is_main:
         return Pin("in-subgraph", "it lies in the body of an operator or function", where)
+    if any(_is_overridable(value) for value in node.inputs[1:]):
+        return Pin("overridable", "callers may replace its weight", where)
     if coupling.layouts.get(node.outputs[0]) is None:
         return Pin("unclear-shape", "the shape of what it computes is not known", where)
     if not any(use.node is node for use in coupling.uses):
