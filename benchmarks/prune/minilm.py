@@ -16,7 +16,8 @@ Judged by passages of subjects that were not calibrated on, 800 of them:
 - `cosine`: mean cosine of an embedding with the original's.
 
 Results are written as they come, and what is there already is not measured again. `--only` takes
-patterns of the names of rows. `--latency` adds the ratio of CPU time to the original's at batch 1
+patterns of the names of rows. `--also NAME=FILE` judges a model that was made otherwise, such as
+that of a bundle. `--latency` adds the ratio of CPU time to the original's at batch 1
 and 128 tokens, measured in turns, twice.
 """
 
@@ -28,6 +29,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +81,7 @@ def pruned(scores: tuple[str, str], compensation: str, ratios: tuple[float, floa
 
 # Scores and ratios of heads and of neurons: what is quantized afterwards.
 CHAINS = {
-    "heads 0.25, neurons 0.25": (("wanda", "obs"), (0.25, 0.25)),
+    "heads 0.25, neurons 0.25": (("obs", "obs"), (0.25, 0.25)),
     "heads 0.33, neurons 0.5": (("obs", "obs"), (0.33, 0.5)),
     "heads 0.5, neurons 0.5": (("obs", "obs"), (0.5, 0.5)),
 }
@@ -195,8 +197,11 @@ class Bench:
 
     def measure(self, row: Row, *, has_latency: bool) -> dict[str, Any]:
         """Return the figures of a row."""
-        path = self._made(row)
-        found: dict[str, Any] = {"pipeline": row.pipeline, **self._judge.of(path)}
+        return {"pipeline": row.pipeline} | self.figures(self._made(row), has_latency=has_latency)
+
+    def figures(self, path: Path, *, has_latency: bool) -> dict[str, Any]:
+        """Return the figures of a model."""
+        found: dict[str, Any] = dict(self._judge.of(path))
         found["size_ratio"] = path.stat().st_size / self._original.stat().st_size
         if has_latency:
             found["latency"] = [self._latency(path) for _ in range(2)]
@@ -258,6 +263,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=60, help="feeds that rows of the grid see")
     parser.add_argument("--most", type=int, help="feeds that the other rows see; all by default")
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names of rows")
+    parser.add_argument("--also", nargs="*", default=[], help="NAME=FILE of models to judge")
     parser.add_argument("--latency", action="store_true", help="measure latency, too")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
     parser.add_argument("--table", type=Path, help="Markdown file to write")
@@ -268,17 +274,28 @@ def main() -> None:
             folder = arguments.work or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
             bench = Bench(arguments, folder)
-            for row in rows():
-                is_wanted = any(fnmatch.fnmatchcase(row.name, one) for one in arguments.only)
-                known = results["rows"].get(row.name)
-                if not is_wanted or (known and ("latency" in known or not arguments.latency)):
+            for name, measure in wanted(bench, arguments):
+                known = results["rows"].get(name)
+                if known and ("latency" in known or not arguments.latency):
                     continue
-                found = bench.measure(row, has_latency=arguments.latency)
-                results["rows"][row.name] = (known or {}) | found
-                print(row.name, {key: found[key] for key in ("pairs", "all", "cosine")}, flush=True)
+                found = measure()
+                results["rows"][name] = (known or {}) | found
+                print(name, {key: found[key] for key in ("pairs", "all", "cosine")}, flush=True)
                 arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.table is not None:
         arguments.table.write_text(page(results))
+
+
+def wanted(
+    bench: Bench, arguments: argparse.Namespace
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield the name of each row that is asked for, and what measures it."""
+    has_latency = arguments.latency
+    for row in rows():
+        if any(fnmatch.fnmatchcase(row.name, one) for one in arguments.only):
+            yield row.name, partial(bench.measure, row, has_latency=has_latency)
+    for name, path in (item.split("=", 1) for item in arguments.also):
+        yield name, partial(bench.figures, Path(path), has_latency=has_latency)
 
 
 def fresh() -> dict[str, Any]:
@@ -303,6 +320,7 @@ def page(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     order = [row.name for row in rows() if row.name in results["rows"]]
+    order += [name for name in results["rows"] if name not in order]
     for name in order:
         found = results["rows"][name]
         latency = " / ".join(f"{value:.3f}" for value in found.get("latency", ()))
