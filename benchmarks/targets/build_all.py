@@ -118,13 +118,18 @@ def _summary(document: Record) -> Record:
         "gates": document["gates"],
         "latency": {key: latency[key] for key in ("verdict", "ratio", "p10_ms")},
         "not_verified": document.get("not_verified"),
-        "placement": document.get("placement"),
+        "placement": _placement_of_chosen(document),
         "candidates": [
             {key: one[key] for key in ("name", "status", "reason")}
             for one in document["candidates"]
         ],
         "notes": document["notes"],
     }
+
+
+def _placement_of_chosen(document: Record) -> Record | None:
+    chosen = (one for one in document["candidates"] if one["name"] == document["chosen"])
+    return next((one["placement"] for one in chosen), None)
 
 
 def rows_of(records: Iterable[Record]) -> list[tuple[str, ...]]:

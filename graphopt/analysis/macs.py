@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from graphopt.analysis.shapes import infer_shapes
 from graphopt.ir import clone, nodes_of_types, operators_of
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["count_macs"]
+__all__ = ["count_macs", "macs_by_node"]
 
 Dims = tuple[int, ...]
 
@@ -36,22 +36,46 @@ def count_macs(
     Returns:
         The count, or ``None`` where the shapes of one such node are not known.
     """
+    total = 0
+    for _, count in _counts(model, shapes, bindings):
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def macs_by_node(
+    model: ir.Model, bindings: Mapping[str, int] | None = None
+) -> dict[str | None, int]:
+    """Count the multiply-accumulate operations of each node that `count_macs` counts.
+
+    Args:
+        model: The model.
+        bindings: Sizes of symbolic dimensions of its inputs; a dimension without one counts as 1.
+
+    Returns:
+        Counts by name of the node; a node whose shapes are not known is left out.
+    """
+    found: dict[str | None, int] = {}
+    for node, count in _counts(model, None, bindings):
+        if count is not None:
+            found[node.name] = found.get(node.name, 0) + count
+    return found
+
+
+def _counts(
+    model: ir.Model, shapes: ShapeTable | None, bindings: Mapping[str, int] | None
+) -> Iterator[tuple[ir.Node, int | None]]:
     sizes = dict(bindings or {})
     if shapes is None:
         model = _bound(model, sizes)
         shapes = infer_shapes(model)
     counter = _Counter(shapes, _named_sizes(model, sizes))
-    total = 0
     for domain, op_type in operators_of(model):
         rule = _RULES.get(op_type)
-        if rule is None:
-            continue
-        for node in nodes_of_types(model, {op_type}, domain=domain, with_functions=True):
-            count = rule(node, counter)
-            if count is None:
-                return None
-            total += count
-    return total
+        if rule is not None:
+            for node in nodes_of_types(model, {op_type}, domain=domain, with_functions=True):
+                yield node, rule(node, counter)
 
 
 def _bound(model: ir.Model, bindings: Mapping[str, int]) -> ir.Model:

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
 from graphopt.rewrite import ExitDecision, GroupDecision
-from graphopt.runtime import LatencyComparison, LoadedGraph
+from graphopt.runtime import LatencyComparison, LoadedGraph, Placement
 from graphopt.targets import GateResult
 
 __all__ = [
@@ -128,6 +128,7 @@ class CandidateResult:
         error: Per output the worst difference from the original.
         gates: Every gate with its value.
         loaded: What the runtime made of it; ``None`` where it was not timed.
+        placement: Which provider runs what; ``None`` where the CPU provider runs all.
     """
 
     name: str
@@ -141,6 +142,7 @@ class CandidateResult:
     error: Errors = field(default_factory=dict)
     gates: tuple[GateResult, ...] = ()
     loaded: LoadedGraph | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from graphopt.runtime.histograms import CELLS, Histogram
 from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
 from graphopt.runtime.loaded_graph import LoadedGraph, inspect_loaded
 from graphopt.runtime.options import SessionOptions, TensorSpec
+from graphopt.runtime.placement import Placement, measure_placement
 from graphopt.runtime.session import NodeTiming, Observed, Padding, Pair, Session, Watched
 from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
 from graphopt.runtime.values import Feeds, Values
@@ -25,6 +26,7 @@ __all__ = [
     "Observed",
     "Padding",
     "Pair",
+    "Placement",
     "Session",
     "SessionOptions",
     "TensorSpec",
@@ -41,6 +43,7 @@ __all__ = [
     "inspect_loaded",
     "measure_cold_start",
     "measure_latency",
+    "measure_placement",
     "representative_feed",
     "runtime_version",
     "shared_worker",

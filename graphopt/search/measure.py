@@ -10,12 +10,14 @@ from graphopt.runtime import (
     ColdStart,
     LatencyComparison,
     LoadedGraph,
+    Placement,
     SessionOptions,
     inspect_loaded,
     measure_cold_start,
     measure_latency,
 )
 from graphopt.search.build import Built, Rejected
+from graphopt.search.placing import placement_of
 from graphopt.search.workbench import Workbench
 from graphopt.targets import GateResult, gates_met, is_correct, judge
 from graphopt.targets import Measured as GateMeasurement
@@ -45,6 +47,7 @@ class Measured:
         cold_starts: Of the original and of the candidate, where they were measured.
         gates: Every gate of the target with its value.
         loaded: What the runtime made of it; ``None`` where latency was not measured.
+        placement: Which provider runs what; ``None`` where the CPU provider runs all.
     """
 
     built: Built
@@ -55,6 +58,7 @@ class Measured:
     cold_starts: tuple[ColdStart, ColdStart] | None = None
     gates: tuple[GateResult, ...] = ()
     loaded: LoadedGraph | None = None
+    placement: Placement | None = None
 
     @property
     def is_correct(self) -> bool:
@@ -116,6 +120,7 @@ def _numbers(bench: Workbench, built: Built, original_bytes: int) -> Measured:
         comparison=comparison,
         metric=bench.metric_of(built.path),
         size_ratio=built.size_bytes / original_bytes,
+        placement=placement_of(bench, built.path),
     )
     return _judged(bench, measured)
 
@@ -155,8 +160,7 @@ def _judged(bench: Workbench, measured: Measured) -> Measured:
         "max_size_ratio": _size_ratio(measured),
         "max_latency_ratio": _latency_ratio(bench, measured),
         "max_peak_memory_ratio": _memory_ratio(bench, measured),
-        "max_partitions": NOT_REQUESTED,
-        "max_share_off_accelerator": NOT_REQUESTED,
+        **_placement_values(bench, measured.placement),
     }
     results = judge(bench.target.gates, values, demanded=bench.target.demanded_gates)
     return replace(measured, gates=tuple(results))
@@ -198,6 +202,26 @@ def _size_ratio(measured: Measured) -> GateMeasurement:
         reason = f"{growth} bytes more are as good as none"
         return GateMeasurement(ratio, judged_as=1.0, reason=reason)
     return GateMeasurement(ratio)
+
+
+def _placement_values(
+    bench: Workbench, placement: Placement | None
+) -> dict[str, GateMeasurement | float]:
+    """Return what the gates on placement measure; an estimate is told, and judges nothing."""
+    names = ("max_partitions", "max_share_off_accelerator")
+    if placement is None:
+        if bench.absence is None:  # all of it is one piece on the CPU
+            return {"max_partitions": 1.0, "max_share_off_accelerator": 0.0}
+        return dict.fromkeys(names, _untimed(bench))
+    values = (float(placement.partitions), placement.share_off_accelerator)
+    if not placement.is_estimate:
+        return dict(zip(names, values, strict=True))
+    return {
+        name: GateMeasurement(
+            None, "not-requested", reason=f"estimated {value:.3g}; {bench.absence}"
+        )
+        for name, value in zip(names, values, strict=True)
+    }
 
 
 def _untimed(bench: Workbench) -> GateMeasurement:

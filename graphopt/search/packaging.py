@@ -100,6 +100,13 @@ def _figures(chosen: Measured, result: OptimizeResult) -> dict[str, float | str 
             "load_ms": after.load_ms,
             "first_run_ms": after.first_run_ms,
         }
+    if chosen.placement is not None:
+        figures |= {
+            "placement": "estimated" if chosen.placement.is_estimate else "measured",
+            "partitions": chosen.placement.partitions,
+            "copies": chosen.placement.copies,
+            "share_off_accelerator": chosen.placement.share_off_accelerator,
+        }
     if result.metric is not None:
         figures |= {"metric_before": result.metric.before, "metric_after": result.metric.after}
     return figures

@@ -146,6 +146,7 @@ def _candidate(
         error=item.comparison.errors.to_dict(),
         gates=item.gates,
         loaded=item.loaded,
+        placement=item.placement,
     )
 
 
@@ -204,6 +205,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
     notes += [f"candidate `{item.candidate.name}`: {item.reason}" for item in outcome.rejected]
     if (shown := _shown(outcome)) is not None:
         notes += shown.comparison.notes()
+    if outcome.chosen is not None and outcome.chosen.placement is not None:
+        notes.append(f"placement {outcome.chosen.placement.summary()}")
     if outcome.chosen is not None:
         notes += outcome.chosen.built.ledger.notes
     return tuple(dict.fromkeys(notes))

@@ -22,6 +22,7 @@ from graphopt.targets.profile import (
     Stage,
     Target,
 )
+from graphopt.targets.provider_rules import ProviderRules, provider_rules
 from graphopt.targets.releases import (
     NEWEST_IR_VERSION,
     NEWEST_OPSET,
@@ -43,6 +44,7 @@ __all__ = [
     "Package",
     "Precision",
     "Provider",
+    "ProviderRules",
     "RuntimeProfile",
     "Stage",
     "Target",
@@ -55,6 +57,7 @@ __all__ = [
     "newest_ir_version",
     "newest_opset",
     "parse_gates",
+    "provider_rules",
     "release_key",
     "target_names",
     "target_schema",
