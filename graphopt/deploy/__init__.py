@@ -2,15 +2,20 @@
 
 from graphopt.deploy.bundle import Bundle, check_output, is_bundle
 from graphopt.deploy.contract import contract_faults
+from graphopt.deploy.fleet import FleetReport, load_fleet
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
 from graphopt.deploy.publishing import check_destination, publish, recover
+from graphopt.deploy.remote import DeviceResult, FleetDevice, validate_on
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.deploy.validation import ValidationReport, validate
 
 __all__ = [
     "Bundle",
     "BundleParts",
+    "DeviceResult",
+    "FleetDevice",
+    "FleetReport",
     "Golden",
     "GoldenSample",
     "OutputRule",
@@ -19,10 +24,12 @@ __all__ = [
     "check_output",
     "contract_faults",
     "is_bundle",
+    "load_fleet",
     "publish",
     "record_golden",
     "recover",
     "schema_text",
     "validate",
+    "validate_on",
     "validator_text",
 ]

@@ -41,6 +41,11 @@ class ValidationReport:
         return int(self.document["exit_code"])
 
     @property
+    def checks(self) -> list[dict[str, str]]:
+        """`name`, `status` and `detail` of each check that was made, in their order."""
+        return list(self.document["checks"])
+
+    @property
     def status(self) -> str:
         """`ok`, `wrong` or `broken`."""
         return str(self.document["status"])

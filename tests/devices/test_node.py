@@ -81,6 +81,7 @@ DAMAGE = {
     "none": (lambda folder: (folder / "manifest.json").unlink(), "`manifest.json` cannot be read"),
     "runtime": (require(minimum_onnxruntime="99.0"), "onnxruntime 99.0 or newer is needed"),
     "feature": (require(cpu_features=["abacus"]), "the CPU lacks abacus"),
+    "architecture": (require(architectures=["mips", "vax"]), "it is for mips or vax, this machine"),
     "memory": (require(maximum_memory_bytes=1), "the device contract allows 1"),
     "provider": (
         lambda folder: rewrite(

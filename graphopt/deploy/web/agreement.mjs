@@ -78,6 +78,9 @@ export class Validation {
         // Some options name a library, which the runtime then executes.
         if (/[/\\]/.test(text) || Object.hasOwn(files, text))
           throw new Broken(`the session option ${JSON.stringify(text)} names a file, which is not allowed`);
+    const [wanted, here] = [device.architectures ?? [], this.device.architecture()];
+    if (wanted.length && !wanted.includes(here))
+      throw new Broken(`it is for ${wanted.join(" or ")}, this machine is ${here}`);
     const features = this.device.cpuFeatures();
     const lacking = features ? device.cpu_features.filter((name) => !features.includes(name)).sort() : [];
     if (lacking.length) throw new Broken(`the CPU lacks ${lacking.join(", ")}`);

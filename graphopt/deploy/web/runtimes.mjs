@@ -54,6 +54,11 @@ export class NodeRuntime extends Runtime {
     return `${systems[platform] ?? platform}-${{ x64: "x86_64", arm64: arm }[arch] ?? arch}`;
   }
 
+  architecture() {
+    const { arch } = this.node.process;
+    return { x64: "x86_64", arm64: "aarch64" }[arch] ?? arch;
+  }
+
   /** What Linux says that every core of this machine can do; null elsewhere. */
   cpuFeatures() {
     const lines = [...this.proc("cpuinfo").matchAll(/^(?:flags|Features)\s*:(.*)$/gm)].map((found) => found[1].trim().split(/\s+/));
@@ -96,6 +101,10 @@ export class WebRuntime extends Runtime {
 
   platform() {
     return "browser";
+  }
+
+  architecture() {
+    return "wasm32";
   }
 
   cpuFeatures() {

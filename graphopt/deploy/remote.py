@@ -1,0 +1,226 @@
+"""`graphopt validate --device`: the checks of a bundle on a machine that is elsewhere.
+
+The bundle goes there with the validator of this graphopt, never its own: nothing that lies in a
+bundle is executed. What comes back is one JSON document, and what was sent is removed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from graphopt.deploy.bundle import Bundle
+from graphopt.deploy.integrity import MANIFEST, SCHEMA, SIGNATURE
+from graphopt.deploy.shipped_validator import schema_text, validator_text
+from graphopt.deploy.tar_stream import write_member, write_tar_end
+from graphopt.deploy.transports import Lost, Transport, transport_of
+
+__all__ = ["DeviceResult", "FleetDevice", "validate_on"]
+
+MOST_AT_ONCE = 8
+_SHORT_S = 30.0
+_PLACE = re.compile(r"/[^\0\n]*/graphopt-[A-Za-z0-9]{8,}")
+_STATUSES = ("ok", "wrong", "broken")
+_ROOM = 1.1
+"""Filesystems need more than the bytes of files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetDevice:
+    """A device that can be asked.
+
+    Attributes:
+        name: What tables call it.
+        address: How it is reached, see `transport_of`.
+        timeout_s: Seconds that pushing, and checking, may take each.
+    """
+
+    name: str
+    address: str
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceResult:
+    """What one device says of a bundle.
+
+    Attributes:
+        name: The device.
+        address: How it was reached.
+        status: `ok`, `wrong` or `broken` as on any machine; `lost` where it did not answer.
+        exit_code: 0, 1 or 2; 2 where it did not answer.
+        reason: Why there is no report, or what could not be cleaned up.
+        report: What its validator printed; None where it did not get so far.
+        seconds: The whole visit.
+    """
+
+    name: str
+    address: str
+    status: str
+    exit_code: int
+    reason: str | None
+    report: dict[str, Any] | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return dict(self.__dict__)
+
+
+def validate_on(
+    bundle: Bundle, devices: Sequence[FleetDevice], *, latency: bool = False
+) -> list[DeviceResult]:
+    """Check a bundle on devices, several at once.
+
+    Args:
+        bundle: It is whole, which was checked when it was loaded.
+        devices: Where to.
+        latency: Measure it there too.
+
+    Returns:
+        One result for each device, in their order; nothing about a device raises.
+
+    Raises:
+        OptionError: An address is none.
+    """
+    transports = [transport_of(device.address) for device in devices]  # before anybody is visited
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        visits = [_Visit(bundle, *pair, latency) for pair in zip(devices, transports, strict=True)]
+        return list(pool.map(_Visit.run, visits))
+
+
+class _Refused(Exception):
+    """The device answers, and cannot do what is asked."""
+
+
+class _Visit:
+    def __init__(
+        self, bundle: Bundle, device: FleetDevice, transport: Transport, latency: bool
+    ) -> None:
+        self._bundle, self._device, self._transport = bundle, device, transport
+        self._latency = latency
+
+    def run(self) -> DeviceResult:
+        start = time.monotonic()
+        report, status, reason, left = None, "lost", None, None
+        try:
+            place = self._make_place()
+            try:
+                self._push(place)
+                report = self._check(place)
+                status = str(report["status"])
+            finally:
+                left = self._remove(place)
+        except Lost as error:
+            reason = str(error)
+        except _Refused as error:
+            status, reason = "broken", str(error)
+        code = int(report["exit_code"]) if report else 2
+        return DeviceResult(
+            name=self._device.name,
+            address=self._device.address,
+            status=status,
+            exit_code=code,
+            reason="; ".join(filter(None, (reason, left))) or None,
+            report=report,
+            seconds=round(time.monotonic() - start, 3),
+        )
+
+    def _make_place(self) -> str:
+        pattern = f"{self._transport.folder}/graphopt-XXXXXXXXXX"
+        place = self._shell(f"umask 077; mktemp -d {shlex.quote(pattern)}").decode().strip()
+        # It is removed at the end, whatever it is: it must be what was asked for.
+        if not _PLACE.fullmatch(place):
+            raise _Refused(f"no temporary folder could be made: {place!r}")
+        return place
+
+    def _push(self, place: str) -> None:
+        names = [MANIFEST, *self._bundle.manifest["files"]]
+        names += [SIGNATURE] if (self._bundle.path / SIGNATURE).is_file() else []
+        needed = sum((self._bundle.path / name).stat().st_size for name in names)
+        free = self._free_bytes(place)
+        if free is not None and free < _ROOM * needed:
+            raise _Refused(f"the disk is full: {free} bytes are free, the bundle has {needed}")
+        with tempfile.TemporaryFile() as stream:
+            for name in names:
+                with (self._bundle.path / name).open("rb") as source:
+                    size = (self._bundle.path / name).stat().st_size
+                    write_member(stream, f"bundle/{name}", size, source)
+            for name, text in (("validate.py", validator_text()), (SCHEMA, schema_text())):
+                content = text.encode()
+                write_member(stream, name, len(content), io.BytesIO(content))
+            write_tar_end(stream)
+            stream.seek(0)
+            command = f"tar -x -f - -C {shlex.quote(place)}"
+            self._shell(command, timeout_s=self._device.timeout_s, source=stream)
+
+    def _free_bytes(self, place: str) -> int | None:
+        """Return the room there; None where `df` tells nothing that is understood."""
+        answer = self._transport.run(f"df -Pk {shlex.quote(place)}", timeout_s=_SHORT_S)
+        columns = answer.stdout.decode(errors="replace").strip().splitlines()[-1:]
+        words = columns[0].split() if columns else []
+        return int(words[3]) * 1024 if len(words) > 3 and words[3].isdigit() else None  # noqa: PLR2004 - POSIX
+
+    def _check(self, place: str) -> dict[str, Any]:
+        seconds = int(self._device.timeout_s)
+        words = [self._transport.python, f"{place}/validate.py", f"{place}/bundle", "--json"]
+        command = shlex.join([*words, "--latency"] if self._latency else words)
+        # Where the connection ends, the program there must end too.
+        guarded = (
+            f"if command -v timeout >/dev/null; then timeout {seconds} {command}; "
+            f"else {command}; fi"
+        )
+        done = self._transport.run(guarded, timeout_s=self._device.timeout_s)
+        report = _parse(done.stdout)
+        if report is None or done.returncode != report["exit_code"]:
+            said = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
+            last = said.splitlines()[-1] if said else "nothing"
+            raise _Refused(f"no report, exit status {done.returncode}: {last[:200]}")
+        return report
+
+    def _remove(self, place: str) -> str | None:
+        try:
+            self._shell(f"rm -rf {shlex.quote(place)}")
+        except (Lost, _Refused) as error:
+            return f"`{place}` is left there: {error}"
+        return None
+
+    def _shell(
+        self, command: str, *, timeout_s: float = _SHORT_S, source: BinaryIO | None = None
+    ) -> bytes:
+        done = self._transport.run(command, timeout_s=timeout_s, source=source)
+        if done.returncode != 0:
+            lines = done.stderr.decode(errors="backslashreplace").strip().splitlines()
+            full = next((line for line in lines if "No space left" in line), None)
+            if full is not None:
+                raise _Refused(f"the disk is full: {full}")
+            raise _Refused(f"refused: {lines[-1] if lines else command}")
+        return done.stdout
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """Return the report in what a device printed; None where it is none."""
+    try:
+        report = json.loads(text)
+        checks = [(item["name"], item["status"], item["detail"]) for item in report["checks"]]
+        figures = [
+            found[key]
+            for kinds in report["outputs"].values()
+            for found in kinds.values()
+            for key in ("error", "cosine", "sqnr_db")
+        ]
+        figures += (report["latency"] or {}).values()
+        is_known = report["status"] == _STATUSES[report["exit_code"]]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    is_text = all(isinstance(word, str) for check in checks for word in check)
+    is_number = all(figure is None or isinstance(figure, int | float | dict) for figure in figures)
+    return report if is_known and is_text and is_number else None
