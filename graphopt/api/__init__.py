@@ -2,6 +2,7 @@
 
 from graphopt.api.comparing import bench, verify
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
+from graphopt.api.racing import race
 from graphopt.api.running import (
     explain,
     inspect,
@@ -24,6 +25,7 @@ __all__ = [
     "inspect_structure",
     "optimize",
     "plan",
+    "race",
     "run_pipeline",
     "verify",
 ]

@@ -39,6 +39,7 @@ SECTIONS = {
         "inspect": "Show what a model is made of.",
         "verify": "Compare the outputs of two models.",
         "bench": "Compare the latency of two models.",
+        "race": "Run all optimizers that are installed on one model.",
         "validate": "Check a bundle on this machine.",
     },
     "Look up": {

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError, PostconditionError, RuntimeFailure, VerificationError
+from graphopt.errors import (
+    GraphoptError,
+    MissingExtraError,
+    PostconditionError,
+    RuntimeFailure,
+    VerificationError,
+)
 from graphopt.pipeline.bisection import find_guilty
 from graphopt.pipeline.execution import Execution, Limits, Place, StepFailure
 from graphopt.pipeline.facts_source import FactsSource
@@ -142,11 +148,13 @@ class GroupRun:
     def _drop(self, failure: Failure) -> None:
         """Leave the guilty pass out of the next attempt, or raise; it is written down before."""
         manager = self.whole.manager
+        if isinstance(failure.error, MissingExtraError) and manager.on_error == "raise":
+            raise failure.error  # nothing to reproduce
         reproducer = self._write_reproducer(failure)
         entry = failure.entry(self.group.number, reproducer)
         self._rolled_back.append(entry)
         self._announce(entry)
-        if manager.on_error == "raise":
+        if manager.on_error == "raise" and not failure.pass_.is_foreign:
             raise failure.to_error(reproducer) from failure.error
         self._dropped |= {failure.place}
 

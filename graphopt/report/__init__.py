@@ -8,6 +8,7 @@ from graphopt.report.latency_report import LatencyReport
 from graphopt.report.layers_report import LayersReport
 from graphopt.report.optimize_text import to_text
 from graphopt.report.plan_report import PlanReport
+from graphopt.report.race_report import RaceEntry, RaceReport
 from graphopt.report.result import (
     BeforeAfter,
     CandidateResult,
@@ -37,6 +38,8 @@ __all__ = [
     "OptimizeResult",
     "PassResult",
     "PlanReport",
+    "RaceEntry",
+    "RaceReport",
     "RunReport",
     "SamplesReport",
     "StructureReport",

@@ -87,6 +87,9 @@ class RunReport:
         if quiet := len(runs) - len(told):
             runs_text = "1 run of a pass" if quiet == 1 else f"{quiet} runs of passes"
             table.append(f"{runs_text} found nothing to change")
+        for entry in self.ledger.rolled_back():
+            reproducer = f"; `graphopt reproduce {entry.reproducer}`" if entry.reproducer else ""
+            table.append(f"rolled back: {entry.pass_name}: {entry.reason}{reproducer}")
         return "\n".join(table)
 
     def _rows(self) -> list[Row]:
@@ -106,7 +109,8 @@ class RunReport:
         edits = "1 edit" if self.ledger.edits == 1 else f"{self.ledger.edits} edits"
         outcome = edits if self.changed else "nothing to change"
         rolled_back = len(self.ledger.rolled_back())
-        dropped = f", {rolled_back} passes rolled back" if rolled_back else ""
+        what = "1 pass" if rolled_back == 1 else f"{rolled_back} passes"
+        dropped = f", {what} rolled back" if rolled_back else ""
         place = f" -> {self.files[0]}" if self.files else ""
         return (
             f"{outcome}{dropped}: {self.before.nodes} -> {self.after.nodes} nodes, "

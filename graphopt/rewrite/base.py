@@ -30,6 +30,7 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         contract: What it promises.
         is_preparation: It is approximate in name only: it makes the model easier to approximate,
             and what it makes is what later passes are held against (`Facts.original`).
+        is_foreign: It is a program of others: that it fails is told, and is no error.
         anchors: Operator types (of any domain) without which it has nothing to do, so that the
             manager need not ask; ``None``: it always runs.
     """
@@ -37,6 +38,7 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     name: ClassVar[str]
     contract: ClassVar[Contract]
     is_preparation: ClassVar[bool] = False
+    is_foreign: ClassVar[bool] = False
     anchors: ClassVar[frozenset[str] | None] = None
 
     def __post_init__(self) -> None:

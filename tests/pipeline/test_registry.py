@@ -64,7 +64,7 @@ def test_plug_in_under_a_wrong_name_is_refused(monkeypatch, attribute):
 def test_unknown_name_is_answered_with_the_nearest(name):
     with pytest.raises(UnknownNameError) as caught:
         find_pass(name)
-    assert caught.value.hint == "did you mean `external-onnx-ir`?"
+    assert caught.value.hint.startswith("did you mean `external-onnx-ir`")
 
 
 def test_listing_passes_imports_nothing_heavy():
