@@ -76,8 +76,7 @@ def run_ort_transformers(model: str, out: str, options: dict[str, Any]) -> None:
 
 def run_graphopt(model: str, out: str, options: dict[str, Any]) -> None:
     """Run `graphopt run MODEL --pipeline P --verify structure -o OUT`."""
-    from graphopt import api
-
+    api = importlib.import_module("graphopt.api")
     api.run_pipeline(model, options["pipeline"], out, verify="structure")
 
 
