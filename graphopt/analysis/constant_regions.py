@@ -12,7 +12,14 @@ from graphopt.analysis.foldability import FoldableNodes, tensor_bytes
 from graphopt.ir import constant_tensor, tensor_dims
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["ConstantRegion", "FoldingPart", "FoldingPlan", "plan_folding", "total_weight_bytes"]
+__all__ = [
+    "ConstantRegion",
+    "FoldingPart",
+    "FoldingPlan",
+    "frame_bytes",
+    "plan_folding",
+    "total_weight_bytes",
+]
 
 _SHARED_BYTES = 1024
 """A weight of at least this size ties its readers together: it is freed by all or by none.
@@ -159,8 +166,8 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
         # Most are single Constants, which everything that reads them is outside of.
         results = tuple([value for value in nodes[0].outputs if value.uses()])
         if nodes[0].op_type == "Constant" and "value" in nodes[0].attributes.data:
-            # What is stored is the same tensor; the frame of the node is saved.
-            return ConstantRegion(nodes, results, -len(nodes[0].name or "") - _FRAME_BYTES)
+            # What is stored is the same tensor.
+            return ConstantRegion(nodes, results, -frame_bytes(nodes[0]))
         inside = set(nodes)
     else:
         inside = set(nodes)
@@ -176,8 +183,12 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
     return ConstantRegion(nodes, results, growth)
 
 
+def frame_bytes(node: ir.Node) -> int:
+    """Return what a ``Constant`` takes beyond its tensor and the name of its output, or more."""
+    return len(node.name or "") + _FRAME_BYTES
+
+
 _FRAME_BYTES = 24
-"""A Constant beyond its tensor and its names, without which an initializer does."""
 
 
 def _freed_by(nodes: Iterable[ir.Node], inside: set[ir.Node]) -> list[ir.Value]:

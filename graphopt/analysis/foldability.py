@@ -17,12 +17,13 @@ from graphopt.ir import (
     HAS_NO_ANNOTATIONS,
     constant_array,
     constant_tensor,
+    nodes_of_types,
     ordered_nodes,
     subgraphs_of,
 )
 from graphopt.rewrite import ShapeTable, is_overwritten
 
-__all__ = ["FoldableNodes", "tensor_bytes"]
+__all__ = ["FoldableNodes", "liftable_constants", "tensor_bytes"]
 
 _QUANTIZERS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 _MAX_CHECKED_ELEMENTS = 1 << 16
@@ -40,6 +41,35 @@ def tensor_bytes(value: ir.Value, shapes: ShapeTable) -> int | None:
     if len(sizes) < len(known.dims) or known.dtype == ir.DataType.STRING:
         return None
     return (math.prod(sizes) * known.dtype.bitwidth + 7) // 8
+
+
+def liftable_constants(model: ir.Model) -> list[ir.Node]:
+    """Return the ``Constant`` nodes outside of functions that hold a tensor as it is.
+
+    To make them initializers is to leave away the frame around each: the file cannot grow.
+    """
+    if model.ir_version < _INITIALIZERS_ALONE_SINCE:
+        return []
+    has_annotations = not model.meta.get(HAS_NO_ANNOTATIONS)
+    return [
+        node
+        for node in nodes_of_types(model, {"Constant"})
+        if "value" in node.attributes.data
+        and constant_tensor(node.outputs[0]) is not None
+        and _place_refusal(node, has_annotations=has_annotations) is None
+    ]
+
+
+def _place_refusal(node: ir.Node, *, has_annotations: bool) -> tuple[str, str] | None:
+    """Tell why what ``node`` computes has to come from that node, if it has to."""
+    for value in node.outputs:
+        if value.is_graph_output():
+            return "names-an-output", f"the graph returns `{value.name}`"
+        if has_annotations and is_annotated(value):
+            return "annotated", f"`{value.name}`"
+        if is_overwritten(value):
+            return "overwritten", f"`{value.name}` holds statistics that are updated in place"
+    return None
 
 
 class FoldableNodes:
@@ -88,14 +118,14 @@ class FoldableNodes:
     def _lift_refusal(self, node: ir.Node) -> tuple[str, str] | None:
         if constant_tensor(node.outputs[0]) is None:
             return "not-a-tensor", "a sparse constant"
-        return self._place_refusal(node)
+        return _place_refusal(node, has_annotations=self._has_annotations)
 
     def _refusal(self, node: ir.Node, array: np.ndarray[Any, Any] | None) -> tuple[str, str] | None:
         if array is None:
             refusal = self._operator_refusal(node) or self._size_refusal(node)
             if refusal is not None:
                 return refusal
-        return self._place_refusal(node)
+        return _place_refusal(node, has_annotations=self._has_annotations)
 
     def _operator_refusal(self, node: ir.Node) -> tuple[str, str] | None:
         effect = self._operators.effect(node)
@@ -109,16 +139,6 @@ class FoldableNodes:
             return "quantizer", "folding it would undo the quantization of a weight"
         if self._depends_on_machine(node):
             return "implementation-defined", "values out of range depend on the machine"
-        return None
-
-    def _place_refusal(self, node: ir.Node) -> tuple[str, str] | None:
-        for value in node.outputs:
-            if value.is_graph_output():
-                return "names-an-output", f"the graph returns `{value.name}`"
-            if self._has_annotations and is_annotated(value):
-                return "annotated", f"`{value.name}`"
-            if is_overwritten(value):
-                return "overwritten", f"`{value.name}` holds statistics that are updated in place"
         return None
 
     def _size_refusal(self, node: ir.Node) -> tuple[str, str] | None:

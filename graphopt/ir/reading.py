@@ -134,7 +134,7 @@ class _Reader:
     def _declare(self, value: ir.Value, info: onnx.ValueInfoProto) -> None:
         """Give a value the type and the shape that the file declares."""
         kind = info.type
-        if info.metadata_props or info.HasField("doc_string") or not kind.HasField("tensor_type"):
+        if not kind.HasField("tensor_type"):
             ir.serde.deserialize_value_info_proto(info, value)
             return
         key = kind.SerializeToString()
@@ -144,9 +144,12 @@ class _Reader:
             # With a denotation the type is one of its own.
             if value.dtype is not None and not kind.HasField("denotation"):
                 self._types[key] = value.dtype, value.shape
-        else:
-            dtype, value.shape = known
-            value.type = ir.TensorType(dtype)  # not shared: its element type may be set
+            return
+        dtype, value.shape = known
+        value.type = ir.TensorType(dtype)  # not shared: its element type may be set
+        value.doc_string = _given(info, "doc_string")
+        if info.metadata_props:
+            value.metadata_props.update(_entries(info.metadata_props) or {})
 
     def _node(self, proto: onnx.NodeProto, scopes: tuple[_Values, ...]) -> ir.Node:
         if proto.device_configurations:

@@ -170,6 +170,10 @@ def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
 
 def encode_varint(number: int) -> bytes:
     """Return the bytes of a number that is not negative."""
+    if number < _SHORT:
+        return bytes((number,))
+    if number < _SHORT << 7:  # lengths of nearly all texts and messages
+        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number >= 0x80:  # noqa: PLR2004
         encoded.append(number & 0x7F | 0x80)

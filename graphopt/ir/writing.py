@@ -22,12 +22,13 @@ from graphopt.ir.wire import encode_bytes, encode_field
 __all__ = ["plain_pieces"]
 
 # Numbers of fields in onnx.proto.
-_MODEL_GRAPH = 7
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_DOC = 1, 2, 5, 10
-_GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO = 11, 12, 13
+_GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO, _GRAPH_METADATA = 11, 12, 13, 16
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
+_NODE_DOC, _NODE_DOMAIN, _NODE_OVERLOAD, _NODE_METADATA = 6, 7, 8, 9
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 5, 6, 11
-_TENSOR_NAME, _TENSOR_RAW_DATA = 8, 9
+_TENSOR_NAME, _TENSOR_RAW_DATA, _TENSOR_DOC, _TENSOR_METADATA = 8, 9, 12, 16
 
 
 def plain_pieces(
@@ -50,7 +51,7 @@ def plain_pieces(
     whole = _Message()
     whole.add(_head(model).SerializeToString())
     whole.add_message(_MODEL_GRAPH, graph)
-    whole.add(_tail(model).SerializeToString())
+    whole.add(_tail(model))
     return list(_joined(whole.pieces)), writer.weights, whole.size
 
 
@@ -121,9 +122,7 @@ class _Writer:
         message.add(b"".join(_value_bytes(value, _GRAPH_INPUT) for value in graph.inputs))
         message.add(b"".join(_value_bytes(value, _GRAPH_OUTPUT) for value in graph.outputs))
         message.add(b"".join(_value_bytes(value, _GRAPH_VALUE_INFO) for value in _declared(graph)))
-        if graph.metadata_props:
-            entries = onnx.GraphProto(metadata_props=_entries(graph.metadata_props))
-            message.add(entries.SerializeToString())
+        message.add(_entries(_GRAPH_METADATA, graph.metadata_props))
         return message
 
     def _node(self, node: ir.Node, message: _Message) -> None:
@@ -152,7 +151,7 @@ class _Writer:
         for attribute in node.attributes.data.values():
             self._attribute(attribute, held)
         if _says_of(node):
-            held.add(_node_tail(node).SerializeToString())
+            held.add(_node_tail(node))
         message.add_message(_GRAPH_NODE, held)
 
     def _attribute(self, attribute: ir.Attr, message: _Message) -> None:
@@ -200,11 +199,9 @@ class _Writer:
             self.weights.append(tensor)
         else:
             message.add(head + label + encode_bytes(_TENSOR_RAW_DATA, tensor.tobytes()))
-        if tensor.doc_string or tensor.metadata_props:
-            tail = onnx.TensorProto(metadata_props=_entries(tensor.metadata_props))
-            if tensor.doc_string:
-                tail.doc_string = tensor.doc_string
-            message.add(tail.SerializeToString())
+        if tensor.doc_string:
+            message.add(encode_bytes(_TENSOR_DOC, tensor.doc_string.encode()))
+        message.add(_entries(_TENSOR_METADATA, tensor.metadata_props))
         return message
 
 
@@ -217,27 +214,38 @@ def _head(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def _tail(model: ir.Model) -> onnx.ModelProto:
+def _tail(model: ir.Model) -> bytes:
     """Return the fields of a model after its graph."""
-    proto = onnx.ModelProto(metadata_props=_entries(model.metadata_props))
+    proto = onnx.ModelProto()
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(version=version)
         if domain:
             proto.opset_import[-1].domain = domain
-    return proto
+    return bytes(proto.SerializeToString()) + _entries(_MODEL_METADATA, model.metadata_props)
 
 
-def _node_tail(node: ir.Node) -> onnx.NodeProto:
+def _node_tail(node: ir.Node) -> bytes:
     """Return the fields of a node after its attributes."""
-    proto = onnx.NodeProto(metadata_props=_entries(node.metadata_props))
-    for name in ("doc_string", "domain", "overload"):
-        if given := getattr(node, name):
-            setattr(proto, name, given)
-    return proto
+    said = (
+        (_NODE_DOC, node.doc_string),
+        (_NODE_DOMAIN, node.domain),
+        (_NODE_OVERLOAD, node.overload),
+    )
+    texts = [encode_bytes(number, text.encode()) for number, text in said if text]
+    return b"".join(texts) + _entries(_NODE_METADATA, node.metadata_props)
 
 
-def _entries(texts: Mapping[str, str]) -> list[onnx.StringStringEntryProto]:
-    return [onnx.StringStringEntryProto(key=key, value=texts[key]) for key in sorted(texts)]
+def _entries(number: int, texts: Mapping[str, str]) -> bytes:
+    """Return the field ``number`` of a message, which holds texts by name, in their order."""
+    # The dynamo exporter tells of each node where in the source it comes from, in a kilobyte.
+    return b"".join(
+        [
+            encode_bytes(
+                number, encode_bytes(1, key.encode()) + encode_bytes(2, texts[key].encode())
+            )
+            for key in sorted(texts)
+        ]
+    )
 
 
 def _declared(graph: ir.Graph) -> Iterable[ir.Value]:

@@ -15,11 +15,12 @@ from graphopt.analysis.constant_regions import (
     ConstantRegion,
     FoldingPart,
     FoldingPlan,
+    frame_bytes,
     plan_folding,
     total_weight_bytes,
 )
 from graphopt.analysis.exact_arithmetic import computed
-from graphopt.analysis.foldability import FoldableNodes
+from graphopt.analysis.foldability import FoldableNodes, liftable_constants
 from graphopt.analysis.moving_elements import moved
 from graphopt.analysis.proto_writer import ProtoWriter
 from graphopt.errors import RuntimeFailure
@@ -95,6 +96,9 @@ class FoldConstants(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Fold constants, again as long as what was folded shows the sizes of more."""
         storage = _Storage(annotation_parameters(model), self.max_growth_bytes, edit)
+        if storage.lift(liftable_constants(model)):
+            # Half of what some exporters write are Constants: nothing more looks at these nodes.
+            facts = replace(facts, shapes=facts.shapes.renewed(model))
         while True:
             edits_before = len(edit.journal.edits)
             foldable = FoldableNodes(model, facts.shapes, max_bytes=self.max_bytes)
@@ -302,6 +306,24 @@ class _Storage:
         self.budget_bytes = budget_bytes
         self._edit = edit
         self._stored: dict[Hashable, ir.Value] = {}
+
+    def lift(self, nodes: Sequence[ir.Node]) -> bool:
+        """Make initializers of ``Constant`` nodes, in one rewrite; tell if there are any.
+
+        Args:
+            nodes: Some that `liftable_constants` found.
+        """
+        if not nodes:
+            return False
+        because = f"{len(nodes)} Constant nodes hold tensors"
+        with self._edit.rewrite(self._edit.model.graph, because=because) as change:
+            for node in nodes:
+                value = node.outputs[0]
+                if value.uses():
+                    change.replace(value, self._stored_result(value, {}, change))
+                change.remove(node)
+        self.budget_bytes += sum(map(frame_bytes, nodes))
+        return True
 
     def store(self, part: FoldingPart, arrays: _Arrays, failed: set[ConstantRegion]) -> None:
         """Store the regions of ``part``, together where none failed."""

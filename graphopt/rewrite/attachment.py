@@ -68,6 +68,8 @@ def detach_subgraphs(node: ir.Node) -> None:
 
 def is_within_function(model: ir.Model, place: ir.Node | ir.Value | ir.Graph) -> bool:
     """Tell whether a graph is the body of a function or a subgraph of it, or stands in one."""
+    if not model.functions:
+        return False
     graph = place if isinstance(place, ir.Graph) else place.graph
     inside = (
         inner

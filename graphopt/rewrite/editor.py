@@ -27,7 +27,6 @@ class Editor:
         self.model = model
         self.pass_name = pass_name
         self.journal = journal
-        self._names: NamePool | None = None
 
     @contextmanager
     def rewrite(self, place: Place, *, because: str) -> Iterator[Change]:
@@ -42,9 +41,10 @@ class Editor:
             because: Why, in a few words.
         """
         where = describe(place)
-        if self._names is None:
-            self._names = NamePool(self.model)
-        change = Change(self.model, self._names, place)
+        names = self.journal.names
+        if names is None:
+            names = self.journal.names = NamePool(self.model)
+        change = Change(self.model, names, place)
         yield change
         if not change:
             return
@@ -52,6 +52,8 @@ class Editor:
         if not self.journal.admits(number):
             return
         change.apply()
+        if change.touched.everything:
+            self.journal.names = None  # it may have brought nodes with names of their own
         self.journal.touched.add(change.touched)
         self.journal.weights_dropped += change.only_drops_weights()
         self.journal.edits.append(

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.rewrite.decisions import ExitDecision, GroupDecision
+from graphopt.rewrite.names import NamePool
 
 __all__ = ["Edit", "Journal", "Refusal", "Touched"]
 
@@ -99,6 +100,8 @@ class Journal:
         transactions: How many rewrites were asked for, discarded ones included.
         weights_dropped: Edits that only removed weights that nobody reads.
         touched: Nodes that the edits changed.
+        names: Those in use, and those that were, in the model that the edits change; ``None``:
+            to be looked for.
     """
 
     limit: int | None = None
@@ -110,6 +113,7 @@ class Journal:
     transactions: int = 0
     weights_dropped: int = 0
     touched: Touched = field(default_factory=Touched, repr=False)
+    names: NamePool | None = field(default=None, repr=False)
     _refused: set[tuple[str, str, str]] = field(default_factory=set, repr=False)
 
     def next_number(self) -> int:
