@@ -26,6 +26,11 @@ VOUCHING = ("archive", "signature", "manifest", "files")
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--latency", is_flag=True, help="Measure one run too, on the golden inputs.")
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The original model: timed beside it where memory allows.",
+)
 @click.option("--public-key", metavar="FILE|KEY", help="Who must have signed it (minisign).")
 @click.option(
     "--device",
@@ -43,7 +48,8 @@ def command(settings: Settings, bundle: Path, **given: Any) -> int:
     from graphopt.deploy.on_device import key_text
 
     key = key_text(given["public_key"])
-    report = validate(bundle, latency=given["latency"], public_key=key)
+    timing = {name: given[name] for name in ("latency", "reference")}
+    report = validate(bundle, public_key=key, **timing)
     if not given["addresses"] and given["fleet"] is None:
         print_result(settings, text=str(report), document=report.to_dict())
         return report.exit_code
@@ -51,15 +57,21 @@ def command(settings: Settings, bundle: Path, **given: Any) -> int:
     if any(check["status"] == "failed" for check in report.checks if check["name"] in VOUCHING):
         print_result(settings, text=str(report), document=report.to_dict())
         return report.exit_code
-    return _visit(settings, bundle, report.to_dict(), given)
+    return _visit(settings, bundle, report.to_dict(), given, timing)
 
 
-def _visit(settings: Settings, bundle: Path, here: dict[str, Any], given: dict[str, Any]) -> int:
+def _visit(
+    settings: Settings,
+    bundle: Path,
+    here: dict[str, Any],
+    given: dict[str, Any],
+    timing: dict[str, Any],
+) -> int:
     from graphopt.deploy import Bundle, FleetDevice, FleetReport, load_fleet, validate_on
 
     devices = load_fleet(given["fleet"]) if given["fleet"] is not None else []
     devices += [FleetDevice(name=text, address=text) for text in given["addresses"]]
-    results = validate_on(Bundle.load(bundle), devices, latency=given["latency"])
+    results = validate_on(Bundle.load(bundle), devices, **timing)
     fleet = FleetReport(here, results)
     print_result(settings, text=str(fleet), document=fleet.to_dict())
     return fleet.exit_code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 import re
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,12 +25,12 @@ from graphopt.deploy.integrity import (
     version_key,
 )
 from graphopt.deploy.signature import PublicKey, check_signature
+from graphopt.deploy.stopwatch import measure
 
 __all__ = ["Validation", "check_device", "difference", "kernel_features", "platform_name"]
 
 STATUS = ("ok", "wrong", "broken")  # by exit status
-LATENCY_BUDGET_S = 2.0
-WARM_UP_RUNS, FEWEST_RUNS, MOST_RUNS = 3, 10, 1000
+ROOM_OF_THE_REFERENCE = 3  # times its file: the file, the weights, and what kernels make of them
 LIMITS = (
     ("max_rel_error", "error", 1),
     ("min_cosine", "cosine", -1),
@@ -130,15 +129,21 @@ class Validation:
     """The checks of one bundle; `backend` is `OnnxRuntime`, or does the same elsewhere.
 
     Where `public_key` is given, the text of a `minisign.pub`, its signature is checked first.
+    Where `reference` is given, the file of the original, it is timed beside the model.
     """
 
     CHECKS = ("manifest", "files", "device", "load", "numbers", "memory", "gates", "latency")
 
     def __init__(
-        self, folder: Path, backend: Any, latency: bool = False, public_key: str | None = None
+        self,
+        folder: Path,
+        backend: Any,
+        latency: bool = False,
+        public_key: str | None = None,
+        reference: Path | None = None,
     ) -> None:
         self.folder, self.backend, self.wants_latency = folder, backend, latency
-        self.public_key = public_key
+        self.public_key, self.reference = public_key, reference
         self.manifest: dict[str, Any] = {}
         self.session: Any = None
         self.bound = "bound"
@@ -266,16 +271,29 @@ class Validation:
     def _latency(self) -> str:
         if not self.wants_latency or not self.manifest["golden"]["samples"]:
             return "not measured"
-        run = self.backend.stopwatch(self.session, self._golden("inputs", 0))
-        for _ in range(WARM_UP_RUNS):
-            run()
-        taken: list[float] = []
-        end = time.monotonic() + LATENCY_BUDGET_S
-        while len(taken) < FEWEST_RUNS or (len(taken) < MOST_RUNS and time.monotonic() < end):
-            taken.append(run())
-        p10, median, p99 = (float(value) for value in np.percentile(taken, [10, 50, 99]))
-        self.report["latency"] = {"p10_ms": p10, "median_ms": median, "p99_ms": p99}
-        return f"median {median:.3g} ms, p99 {p99:.3g} ms, {len(taken)} runs"
+        feeds = self._golden("inputs", 0)
+        original, note = self._reference_session()
+        found, text = measure(
+            self.backend.stopwatch(self.session, feeds),
+            None if original is None else self.backend.stopwatch(original, feeds),
+            self.manifest["session"]["threads"],
+        )
+        self.report["latency"] = found
+        return text + note
+
+    def _reference_session(self) -> tuple[Any, str]:
+        """Load the original where one is given and there is room; say why where not."""
+        if self.reference is None:
+            return None, ""
+        free = self.backend.available_bytes()
+        needed = ROOM_OF_THE_REFERENCE * self.reference.stat().st_size
+        if free is not None and free < needed:
+            return None, f"; no room for the original: {free} bytes are free, it may need {needed}"
+        note = ""
+        if file_sha256(self.reference) != self.manifest["source"]["sha256"]:
+            note = "; the file beside it has another digest than the one recorded as the original"
+        session = self.backend.open(self.reference.absolute(), self.manifest["session"])
+        return session, note
 
 
 def _json_ready(value: Any) -> Any:

@@ -80,7 +80,9 @@ class FleetReport:
             _row(result.name, result.status, result.report, result.reason)
             for result in self.devices
         ]
-        text = format_table(("device", "status", "median ms", "drift", "what failed"), rows)
+        text = format_table(
+            ("device", "status", "median ms", "drift", "of original", "what failed"), rows
+        )
         numbers = _numbers("this machine", self.host)
         for result in self.devices:
             numbers += _numbers(result.name, result.report or {})
@@ -98,11 +100,13 @@ def _row(
     checks = report["checks"] if report else []
     failed = [f"{item['name']}: {item['detail']}" for item in checks if item["status"] == "failed"]
     latency = (report or {}).get("latency") or {}
+    beside = latency.get("reference") or {}
     return (
         name,
         status,
         _shown(latency.get("median_ms")) if latency else "-",
         _shown(latency.get("drift_ratio")) if latency.get("drift_ratio") else "-",
+        f"{beside['ratio']:.3f} ({beside['verdict']})" if beside else "-",
         _plain("; ".join([*failed, *([reason] if reason else [])])) or "-",
     )
 

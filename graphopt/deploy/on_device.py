@@ -28,7 +28,7 @@ from typing import Any
 from graphopt.deploy.agreement import Validation
 from graphopt.deploy.integrity import Broken
 
-__all__ = ["OnnxRuntime", "key_text", "main"]
+__all__ = ["OnnxRuntime", "available_memory_bytes", "key_text", "main"]
 
 ERRORS_ONLY = 3
 INTERRUPTED = 130
@@ -100,13 +100,13 @@ class OnnxRuntime:
         except Exception as error:  # noqa: BLE001 - as in `open`
             raise Broken(f"the runtime does not run the model: {error}") from None
 
-    def stopwatch(self, session: Any, feeds: dict[str, Any]) -> Callable[[], float]:
-        """Return a function that runs once and returns the milliseconds it took."""
+    def stopwatch(self, session: Any, feeds: dict[str, Any]) -> Callable[[], tuple[float, float]]:
+        """Return a function that runs once and returns milliseconds of wall and of CPU time."""
 
-        def run_ms() -> float:
-            start = time.perf_counter()
+        def run_ms() -> tuple[float, float]:
+            start, cpu = time.perf_counter(), time.process_time()
             session.run(None, feeds)
-            return (time.perf_counter() - start) * 1e3
+            return (time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3
 
         return run_ms
 
@@ -119,12 +119,26 @@ class OnnxRuntime:
         found = re.search(r"^VmHWM:\s*([0-9]+) kB", text, re.MULTILINE)
         return int(found.group(1)) * 1024 if found else None
 
+    def available_bytes(self) -> int | None:
+        """Return the memory that new programs may take; None where nobody knows."""
+        return available_memory_bytes()
+
     def _runtime(self) -> Any:
         try:
             import onnxruntime
         except ImportError as error:
             raise Broken(f"onnxruntime cannot be imported: {error}") from None
         return onnxruntime
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that Linux would give without swapping; None elsewhere."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s*([0-9]+) kB", text, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
 
 
 def _arm_features(path: Path) -> set[str]:
@@ -153,12 +167,15 @@ def main(arguments: list[str] | None = None) -> int:
     here = Path(__file__).resolve().parent
     parser.add_argument("bundle", nargs="?", type=Path, default=here, help="default: %(default)s")
     parser.add_argument("--latency", action="store_true", help="measure it too")
+    parser.add_argument("--reference", type=Path, metavar="ONNX", help="the original, timed beside")
     parser.add_argument("--public-key", metavar="FILE|KEY", help="who must have signed it")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     given = parser.parse_args(arguments)
     try:
         key = key_text(given.public_key)
-        report = Validation(given.bundle, OnnxRuntime(), given.latency, key).run()
+        wants_latency = given.latency or given.reference is not None
+        backend = OnnxRuntime()
+        report = Validation(given.bundle, backend, wants_latency, key, given.reference).run()
     except KeyboardInterrupt:
         return INTERRUPTED
     lines = [f"{item['status']:<7} {item['name']:<9} {item['detail']}" for item in report["checks"]]

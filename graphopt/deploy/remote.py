@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import tempfile
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from graphopt.deploy.bundle import Bundle
@@ -22,6 +24,7 @@ from graphopt.deploy.integrity import MANIFEST, SCHEMA, SIGNATURE
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.deploy.tar_stream import write_member, write_tar_end
 from graphopt.deploy.transports import Lost, Transport, transport_of
+from graphopt.ir import external_files, load
 
 __all__ = ["DeviceResult", "FleetDevice", "validate_on"]
 
@@ -76,7 +79,11 @@ class DeviceResult:
 
 
 def validate_on(
-    bundle: Bundle, devices: Sequence[FleetDevice], *, latency: bool = False
+    bundle: Bundle,
+    devices: Sequence[FleetDevice],
+    *,
+    latency: bool = False,
+    reference: str | os.PathLike[str] | None = None,
 ) -> list[DeviceResult]:
     """Check a bundle on devices, several at once.
 
@@ -84,17 +91,33 @@ def validate_on(
         bundle: It is whole, which was checked when it was loaded.
         devices: Where to.
         latency: Measure it there too.
+        reference: File of the original, which goes there too, to be timed beside the model.
 
     Returns:
         One result for each device, in their order; nothing about a device raises.
 
     Raises:
         OptionError: An address is none.
+        ModelLoadError: The original cannot be read.
     """
     transports = [transport_of(device.address) for device in devices]  # before anybody is visited
+    files = _files(bundle, Path(reference) if reference is not None else None)
+    words = ["--latency"] if latency else []
+    words += ["--reference", f"original/{Path(reference).name}"] if reference is not None else []
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-        visits = [_Visit(bundle, *pair, latency) for pair in zip(devices, transports, strict=True)]
+        visits = [_Visit(files, words, *pair) for pair in zip(devices, transports, strict=True)]
         return list(pool.map(_Visit.run, visits))
+
+
+def _files(bundle: Bundle, reference: Path | None) -> dict[str, Path]:
+    """Return what goes to a device, by its name there."""
+    names = [MANIFEST, *bundle.manifest["files"]]
+    names += [SIGNATURE] if (bundle.path / SIGNATURE).is_file() else []
+    files = {f"bundle/{name}": bundle.path / name for name in names}
+    if reference is not None:
+        for path in (reference, *external_files(load(reference))):
+            files[f"original/{path.name}"] = path
+    return files
 
 
 class _Refused(Exception):
@@ -103,10 +126,14 @@ class _Refused(Exception):
 
 class _Visit:
     def __init__(
-        self, bundle: Bundle, device: FleetDevice, transport: Transport, latency: bool
+        self,
+        files: dict[str, Path],
+        words: list[str],
+        device: FleetDevice,
+        transport: Transport,
     ) -> None:
-        self._bundle, self._device, self._transport = bundle, device, transport
-        self._latency = latency
+        self._files, self._words = files, words
+        self._device, self._transport = device, transport
 
     def run(self) -> DeviceResult:
         start = time.monotonic()
@@ -143,17 +170,14 @@ class _Visit:
         return place
 
     def _push(self, place: str) -> None:
-        names = [MANIFEST, *self._bundle.manifest["files"]]
-        names += [SIGNATURE] if (self._bundle.path / SIGNATURE).is_file() else []
-        needed = sum((self._bundle.path / name).stat().st_size for name in names)
+        needed = sum(path.stat().st_size for path in self._files.values())
         free = self._free_bytes(place)
         if free is not None and free < _ROOM * needed:
-            raise _Refused(f"the disk is full: {free} bytes are free, the bundle has {needed}")
+            raise _Refused(f"the disk is full: {free} bytes are free, {needed} are sent")
         with tempfile.TemporaryFile() as stream:
-            for name in names:
-                with (self._bundle.path / name).open("rb") as source:
-                    size = (self._bundle.path / name).stat().st_size
-                    write_member(stream, f"bundle/{name}", size, source)
+            for name, path in self._files.items():
+                with path.open("rb") as source:
+                    write_member(stream, name, path.stat().st_size, source)
             for name, text in (("validate.py", validator_text()), (SCHEMA, schema_text())):
                 content = text.encode()
                 write_member(stream, name, len(content), io.BytesIO(content))
@@ -171,12 +195,12 @@ class _Visit:
 
     def _check(self, place: str) -> dict[str, Any]:
         seconds = int(self._device.timeout_s)
-        words = [self._transport.python, f"{place}/validate.py", f"{place}/bundle", "--json"]
-        command = shlex.join([*words, "--latency"] if self._latency else words)
+        program = [self._transport.python, "validate.py", "bundle", "--json", *self._words]
+        command = shlex.join(program)
         # Where the connection ends, the program there must end too.
         guarded = (
-            f"if command -v timeout >/dev/null; then timeout {seconds} {command}; "
-            f"else {command}; fi"
+            f"cd {shlex.quote(place)} && if command -v timeout >/dev/null; "
+            f"then timeout {seconds} {command}; else {command}; fi"
         )
         done = self._transport.run(guarded, timeout_s=self._device.timeout_s)
         report = _parse(done.stdout)
@@ -217,10 +241,13 @@ def _parse(text: bytes) -> dict[str, Any] | None:
             for found in kinds.values()
             for key in ("error", "cosine", "sqnr_db")
         ]
-        figures += (report["latency"] or {}).values()
+        latency = dict(report["latency"] or {})
+        beside = latency.pop("reference", None) or {"ratio": 1.0, "verdict": "same"}
+        figures += [*latency.values(), beside["ratio"] + 0.0]
+        checks.append(("latency", "", beside["verdict"]))
         is_known = report["status"] == _STATUSES[report["exit_code"]]
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     is_text = all(isinstance(word, str) for check in checks for word in check)
-    is_number = all(figure is None or isinstance(figure, int | float | dict) for figure in figures)
+    is_number = all(figure is None or isinstance(figure, int | float) for figure in figures)
     return report if is_known and is_text and is_number else None

@@ -6,12 +6,16 @@ Those of `validate.py` are what `graphopt validate` runs too; those of `validate
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from importlib import resources
 
 __all__ = ["schema_text", "validator_text", "web_files"]
 
-_PARTS = ("integrity.py", "signature.py", "agreement.py", "on_device.py")
+_PARTS = (
+    "integrity.py", "signature.py", "../runtime/latency_statistics.py", "stopwatch.py",
+    "agreement.py", "on_device.py",
+)  # fmt: skip
 _WEB_PARTS = (
     "integrity.mjs", "signature.mjs", "arrays.mjs", "agreement.mjs", "runtimes.mjs", "sources.mjs",
     "on_device.mjs",
@@ -57,7 +61,11 @@ def web_files() -> dict[str, str]:
 
 
 def _read(name: str) -> str:
-    return resources.files("graphopt.deploy").joinpath(name).read_text(encoding="utf-8")
+    return (
+        resources.files("graphopt")
+        .joinpath(posixpath.normpath(f"deploy/{name}"))
+        .read_text("utf-8")
+    )
 
 
 def _imports(source: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from graphopt.deploy.agreement import Validation
 from graphopt.deploy.archives import archive_suffix, unpack
 from graphopt.deploy.integrity import Broken
+from graphopt.deploy.on_device import available_memory_bytes
 from graphopt.deploy.publishing import recover
 from graphopt.errors import RuntimeFailure
 from graphopt.ir import scratch_folder
@@ -68,6 +69,7 @@ def validate(
     *,
     latency: bool = False,
     public_key: str | None = None,
+    reference: str | os.PathLike[str] | None = None,
     timeout_s: float | None = REQUEST_TIMEOUT_S,
 ) -> ValidationReport:
     """Check a bundle on this machine; nothing in it is executed, the model runs in a worker.
@@ -76,6 +78,7 @@ def validate(
         path: Its directory, `.zip` or `.tar.zst`.
         latency: Measure it too.
         public_key: Content of a `minisign.pub`: who must have signed it.
+        reference: File of the original, to be timed beside the model where memory allows.
         timeout_s: Seconds that loading, or one run, may take.
 
     Raises:
@@ -91,7 +94,9 @@ def validate(
         else:
             recover(path)
         backend = _WorkerRuntime(stack, timeout_s)
-        document = Validation(folder, backend, latency, public_key).run()
+        original = Path(reference) if reference is not None else None
+        wants_latency = latency or original is not None
+        document = Validation(folder, backend, wants_latency, public_key, original).run()
         return ValidationReport({**document, "checks": [*opened, *document["checks"]]})
 
 
@@ -141,9 +146,19 @@ class _WorkerRuntime:
     def run(self, session: Session, feeds: dict[str, Any]) -> dict[str, Any]:
         return self._ask(lambda: dict(session.run(feeds)))
 
-    def stopwatch(self, session: Session, feeds: dict[str, Any]) -> Callable[[], float]:
+    def stopwatch(
+        self, session: Session, feeds: dict[str, Any]
+    ) -> Callable[[], tuple[float, float]]:
         self._ask(lambda: session.prepare(feeds))
-        return lambda: self._ask(session.time).wall_ns / 1e6
+
+        def run_ms() -> tuple[float, float]:
+            timing = self._ask(session.time)
+            return timing.wall_ns / 1e6, timing.cpu_ns / 1e6
+
+        return run_ms
+
+    def available_bytes(self) -> int | None:
+        return available_memory_bytes()
 
     def peak_bytes(self) -> int | None:
         return int(self._ask(self._worker.info)["peak_bytes"]) or None

@@ -4,13 +4,15 @@ On a shared machine noise only ever adds time, and adds more to the slower of tw
 are longer, so more of them are interrupted. Medians therefore exaggerate ratios. The ratio here is
 that of low quantiles, its interval comes from a bootstrap over blocks of consecutive rounds (noise
 comes in bursts, so rounds are not independent), and the CPU time has to tell the same story.
+
+The `validate.py` of every bundle holds this file, too: it keeps to Python 3.8 and numpy.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +25,10 @@ __all__ = [
     "ratio_interval",
 ]
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Verdict: TypeAlias = Literal["faster", "same", "slower", "too-noisy"]
 
 LOW_QUANTILE = 0.10
