@@ -82,17 +82,28 @@ def _dressed(large):
     tensor.metadata_props.add(key="a", value="2")
     node = onnx.helper.make_node("Mul", ["x", "w"], ["y"], "mul", doc_string="product")
     node.metadata_props.add(key="from", value="here")
+    for size in (0, 127, 128, 16_383, 16_384, 2_100_000):  # lengths of one byte to four
+        node.metadata_props.add(key=f"of {size}", value="x" * size)
     held = onnx.helper.make_tensor("", onnx.TensorProto.FLOAT, [len(array)], array)
     constant = onnx.helper.make_node("Constant", [], ["c"], value=held)
     constant.attribute[0].doc_string = "a constant"
-    add = onnx.helper.make_node("Add", ["y", "c"], ["z"])
+    add = onnx.helper.make_node("Add", ["y", "c"], ["u"])
+    last = onnx.helper.make_node("Relu", ["u"], ["z"])
+    alike = onnx.helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, ["N"], "of that type")
+    alike.metadata_props.add(key="origin", value="a sum")
     value = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"], "between")
     said = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [len(array)])
     said.type.tensor_type.shape.dim[0].denotation = "DATA_CHANNEL"
     sides = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N"]) for n in "xz"]
     sides[0].type.denotation = "TENSOR"
     graph = onnx.helper.make_graph(
-        [node, constant, add], "g", sides[:1], sides[1:], [tensor], "a graph", [value, said]
+        [node, constant, add, last],
+        "g",
+        sides[:1],
+        sides[1:],
+        [tensor],
+        "a graph",
+        [value, alike, said],
     )
     graph.metadata_props.add(key="graph", value="yes")
     model = onnx.helper.make_model(graph, producer_name="p", doc_string="a model")
@@ -112,6 +123,10 @@ def test_what_is_said_of_parts_is_kept(tmp_path, large):
     assert written.graph.node[0].doc_string == "product"
     assert written.graph.value_info[0].type.tensor_type.shape.dim[0].denotation == "DATA_CHANNEL"
     assert [entry.key for entry in written.graph.initializer[0].metadata_props] == ["a", "b"]
+    said = {info.name: info for info in written.graph.value_info}
+    assert (said["y"].doc_string, said["u"].doc_string) == ("between", "of that type")
+    assert [entry.value for entry in said["u"].metadata_props] == ["a sum"]
+    assert not said["y"].metadata_props
 
 
 def _proto(text):
