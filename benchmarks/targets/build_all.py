@@ -54,7 +54,7 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
     _prepare_samples(arguments.zoo / samples, calibration, dims if is_static else None)
     command = [sys.executable, "-m", "graphopt", "optimize", str(arguments.zoo / path)]
     command += ["--target", target, "--calibration", str(calibration), "-o", str(bundle)]
-    command += ["--latency", arguments.latency, "--repair", "60", "--json", "--no-progress"]
+    command += ["--latency", arguments.latency, "--repair", "30", "--json", "--no-progress"]
     command += ["--dims", dims] if is_static else []
     document, status = _run(command, arguments.timeout)
     record = {"model": model, "target": target, "exit": status, **_summary(document)}

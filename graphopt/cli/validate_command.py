@@ -21,6 +21,7 @@ VOUCHING = ("archive", "signature", "manifest", "files")
     examples=(
         "graphopt validate model.cpu-int8",
         "graphopt validate model.zip --public-key minisign.pub",
+        "graphopt validate model.cpu-int8 --runtime 1.20.1",
         "graphopt validate model.edge-arm64 --device ssh://pi@board.local --latency",
     ),
 )
@@ -33,6 +34,11 @@ VOUCHING = ("archive", "signature", "manifest", "files")
 )
 @click.option("--public-key", metavar="FILE|KEY", help="Who must have signed it (minisign).")
 @click.option(
+    "--runtime",
+    metavar="RELEASE|PYTHON",
+    help="Check it with another onnxruntime, in an environment of its own: 1.20.1.",
+)
+@click.option(
     "--device",
     "addresses",
     metavar="ADDRESS",
@@ -44,11 +50,15 @@ VOUCHING = ("archive", "signature", "manifest", "files")
 )
 def command(settings: Settings, bundle: Path, **given: Any) -> int:
     """Check a bundle, on this machine or on devices: a folder, .zip or .tar.zst."""
-    from graphopt.deploy import validate
+    from graphopt.deploy import validate, validate_with
     from graphopt.deploy.on_device import key_text
 
     key = key_text(given["public_key"])
     timing = {name: given[name] for name in ("latency", "reference")}
+    if given["runtime"] is not None:
+        report = validate_with(bundle, given["runtime"], latency=given["latency"], public_key=key)
+        print_result(settings, text=str(report), document=report.to_dict())
+        return report.exit_code
     report = validate(bundle, public_key=key, **timing)
     if not given["addresses"] and given["fleet"] is None:
         print_result(settings, text=str(report), document=report.to_dict())

@@ -5,6 +5,7 @@ from graphopt.deploy.contract import contract_faults
 from graphopt.deploy.fleet import FleetReport, load_fleet
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
+from graphopt.deploy.other_runtime import validate_with
 from graphopt.deploy.publishing import check_destination, publish, recover
 from graphopt.deploy.remote import DeviceResult, FleetDevice, validate_on
 from graphopt.deploy.shipped_validator import schema_text, validator_text
@@ -31,5 +32,6 @@ __all__ = [
     "schema_text",
     "validate",
     "validate_on",
+    "validate_with",
     "validator_text",
 ]

@@ -28,12 +28,13 @@ from graphopt.pipeline.failure import Failure
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.stand_in_weights import Weights, replace_weights
 from graphopt.rewrite import Facts, TargetFacts, ValueRange
+from graphopt.runtime import runtime_version
 
 __all__ = ["Reproduction", "Weights", "reproduce", "write_reproducer"]
 
 SCHEMA_VERSION = 1
 _PREFIX = "graphopt-repro-"
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime")
+_PACKAGES = ("numpy", "onnx", "onnx-ir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,8 @@ def _record(
             "graphopt": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
+            # Builds with other providers are packages of other names.
+            "onnxruntime": runtime_version(),
         },
     }
 

@@ -19,6 +19,7 @@ from graphopt.report import (
     PassResult,
 )
 from graphopt.rewrite import Journal
+from graphopt.runtime import runtime_version
 from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
 from graphopt.search.give_back import is_quantized
@@ -27,7 +28,7 @@ from graphopt.targets import Candidate, GateResult
 
 __all__ = ["result_of", "tool_versions"]
 
-LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime")
+LIBRARIES = ("numpy", "onnx", "onnx-ir")
 
 
 def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> OptimizeResult:
@@ -74,7 +75,9 @@ def result_of(outcome: Outcome, *, seconds: float, source_sha256: str) -> Optimi
 def tool_versions() -> dict[str, str]:
     """Return the versions of graphopt, Python and the libraries that take part."""
     found = {"graphopt": __version__, "python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    # Builds with other providers are packages of other names: only the module itself knows.
+    return found | {"onnxruntime": runtime_version()}
 
 
 def _verdict(chosen: Measured | None) -> Literal["equal", "within-budget", "broken"]:
