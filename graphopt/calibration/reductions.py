@@ -70,6 +70,10 @@ def with_reductions(model: ir.Model, names: Iterable[str]) -> ir.Model:
             node = ir.node(reduction, [values[name]], name=_output(name, reduction))
             node.attributes["keepdims"] = ir.AttrInt64("keepdims", 0)
             node.outputs[0].name = _output(name, reduction)
-            copy.graph.append(node)
+            # Beside what computes the value: of nodes that are due the runtime takes the first one,
+            # and would hold all values until the last one was computed.
+            producer = values[name].producer()
+            assert producer is not None
+            copy.graph.insert_after(producer, node)
             copy.graph.outputs.append(node.outputs[0])
     return copy
