@@ -228,6 +228,20 @@ def masked_softmax(scope):
     return scope.node("Softmax", [y], FLOAT, y.dims, axis=axis)
 
 
+def infinite_mask(scope):
+    """A Softmax of scores, some of which a mask puts at the lowest of numbers."""
+    rows, width = scope.draw(st.integers(1, 3)), scope.draw(st.integers(2, 4))
+    scores = scope.node("Tanh", [_weight(scope, (rows, width))], FLOAT, (rows, width))
+    low = scope.draw(st.sampled_from([-np.inf, -3.4028235e38, -1e38]))
+    # The first one of a row is seen: what is hidden as a whole attends to other positions.
+    seen = [place % width == 0 or _coin(scope) for place in range(rows * width)]
+    choice = scope.weight(np.array(seen).reshape(rows, width))
+    numbers = [scope.weight(np.array(number, np.float32)) for number in (0.0, low)]
+    mask = scope.node("Where", [choice, *numbers], FLOAT, (rows, width))
+    y = _in_any_order(scope, "Add", scores, mask)
+    return scope.node("Softmax", [y], FLOAT, y.dims, axis=-1)
+
+
 def flattened_linear(scope):
     """A Gemm on a tensor flattened for it, and the Reshape back."""
     where = lambda v: len(v.dims) in (3, 4) and not {0, BATCH} & set(v.dims[1:])  # noqa: E731
@@ -333,6 +347,7 @@ ALGEBRA = {
     "fuse-gemm": (affine_matrix,),
     "unflatten-gemm": (flattened_linear,),
     "deepen-convolutions": (strided_convolution,),
+    "bound-masks": (infinite_mask,),
     "deepen-masks": (masked_softmax,),
     "fold-padding": (padded_convolution,),
     "fold-input-scales": (scaled_input,),
