@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from minilm import Judge
+from minilm import Judge, size_of
 
 import graphopt
 from graphopt.runtime import cpu_name, shared_worker
@@ -77,6 +77,7 @@ def page(results: dict[str, Any]) -> str:
         "# A pruned sentence encoder, distilled",
         "",
         f"{results['machine']}; {versions}. `python benchmarks/prune/distill.py --help` explains.",
+        "Pruned by {} feeds of at most 16 passages, distilled by {}.".format(*results["feeds"]),
         "",
         "| model | pairs | all | cosine | size | CPU minutes |",
         "|---|---|---|---|---|---|",
@@ -120,6 +121,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "versions": {name: version(name) for name in packages},
         "machine": f"{cpu_name()}, Python {platform.python_version()}",
+        "feeds": [arguments.few, arguments.taught],
         "rows": {},
     }
     if arguments.out.exists():
@@ -143,7 +145,7 @@ def main() -> None:
         row = results["rows"].setdefault(name, {})
         if found or not set(FIGURES) <= set(row):
             row |= found | judge.of(path)
-            row["size_ratio"] = path.stat().st_size / arguments.model.stat().st_size
+            row["size_ratio"] = size_of(path) / size_of(arguments.model)
         print(name, {key: row[key] for key in FIGURES}, row.get("minutes"), flush=True)
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.table is not None:

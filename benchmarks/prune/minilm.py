@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 import graphopt
 from graphopt.calibration import load_samples
+from graphopt.ir import external_files, load
 from graphopt.runtime import SessionOptions, cpu_name, measure_latency
 from graphopt.targets import load_target
 
@@ -172,6 +173,11 @@ def spread(values: Floats, seed: int = 0) -> NDArray[np.int64]:
     return np.concatenate(chosen)
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a model, of files that hold its weights too."""
+    return sum(one.stat().st_size for one in {path, *external_files(load(path))})
+
+
 def correlation(wanted: Floats, found: Floats) -> float:
     """Return the correlation of ranks."""
     ranks = [np.argsort(np.argsort(values)) for values in (wanted, found)]
@@ -202,7 +208,7 @@ class Bench:
     def figures(self, path: Path, *, has_latency: bool) -> dict[str, Any]:
         """Return the figures of a model."""
         found: dict[str, Any] = dict(self._judge.of(path))
-        found["size_ratio"] = path.stat().st_size / self._original.stat().st_size
+        found["size_ratio"] = size_of(path) / size_of(self._original)
         if has_latency:
             found["latency"] = [self._latency(path) for _ in range(2)]
         return found

@@ -203,9 +203,9 @@ class Distill(Pass):
         with edit.rewrite(model.graph, because=because) as change:
             for name, array in trained.weights.items():
                 change.set_tensor(model.graph.initializers[name], as_tensor(array, name))
-        edit.note(f"distill: {because}; ended by: {trained.ended}")
+        edit.note(f"{because}; ended by: {trained.ended}")
         if trained.ended == "time is up":
-            edit.note("distill: the clock ended it: the same command may give another file")
+            edit.note("the clock ended it: the same command may give another file")
 
 
 def _value(model: ir.Model, name: str) -> ir.Value:
