@@ -1,6 +1,7 @@
 """The functions behind the public names and the commands."""
 
 from graphopt.api.comparing import bench, verify
+from graphopt.api.exporting import export
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
 from graphopt.api.racing import race
 from graphopt.api.running import (
@@ -18,6 +19,7 @@ __all__ = [
     "bench",
     "default_output",
     "explain",
+    "export",
     "inspect",
     "inspect_layers",
     "inspect_samples",

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from graphopt.api.exporting import exported_source, name_of_source
 from graphopt.deploy import Bundle, BundleParts, check_output
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest, scratch_folder
@@ -24,6 +25,7 @@ from graphopt.search import (
     prepare,
     result_of,
 )
+from graphopt.search.workbench import Workbench
 from graphopt.targets import Target, load_target
 
 __all__ = ["Optimization", "default_output", "optimize", "plan"]
@@ -88,13 +90,15 @@ def optimize(
     seed: int = 0,
     latency_budget_s: float | None = 10.0,
     repair_budget_s: float | None = 120.0,
+    interpreter: str = "",
+    trust: bool = False,
     force: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Optimization:
     """Make the best version of a model for a target, measured to be right and to be faster.
 
     Args:
-        source: ONNX file.
+        source: ONNX file, or what `export` takes.
         target: Profile by name or file, or a loaded one.
         output: Directory of the bundle, or a file that ends in `.zip` or `.tar.zst`; ``None``
             keeps it in a temporary directory until it is saved.
@@ -113,6 +117,8 @@ def optimize(
         latency_budget_s: Seconds to time each candidate; ``None``: latency is not measured.
         repair_budget_s: Seconds to find which operators must stay in float where no quantized
             candidate passes the correctness gates; ``None``: nothing is tried.
+        interpreter: Python that has the framework of what is exported; default: this one.
+        trust: Whether pickles of what is exported may be loaded, which can run any code.
         force: Replace an older bundle at ``output``.
         progress: Called with each step.
 
@@ -129,9 +135,12 @@ def optimize(
         check_output(output, force=force)
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
     report = Reporter(progress, "prepare")
-    with scratch_folder() as work:
+    with (
+        exported_source(source, interpreter=interpreter, trust=trust, progress=progress) as path,
+        scratch_folder() as work,
+    ):
         workbench = prepare(
-            source,
+            path,
             profile,
             calibration=calibration,
             calibration_cache=Path(calibration_cache) if calibration_cache is not None else None,
@@ -142,18 +151,31 @@ def optimize(
             seed=seed,
             report=report,
         )
-        digest = model_digest(workbench.model)
-        outcome = explore(workbench, work)
-        seconds = time.monotonic() - start
-        result = result_of(outcome, seconds=seconds, source_sha256=digest)
-        if outcome.chosen is None:
-            return Optimization(report=result)
-        report.at("bundle")("writing")
-        result = replace(result, output=str(output) if output is not None else None)
-        parts = bundle_parts(outcome, outcome.chosen, result)
-        if output is not None:
-            return Optimization(report=result, _bundle=Bundle.build(parts, output, force=force))
-        return _kept_temporarily(result, parts)
+        return _explored(workbench, work, start, report, output, force=force)
+
+
+def _explored(
+    workbench: Workbench,
+    work: Path,
+    start: float,
+    report: Reporter,
+    output: str | Path | None,
+    *,
+    force: bool,
+) -> Optimization:
+    """Build and measure candidates, choose one, and write it."""
+    digest = model_digest(workbench.model)
+    outcome = explore(workbench, work)
+    seconds = time.monotonic() - start
+    result = result_of(outcome, seconds=seconds, source_sha256=digest)
+    if outcome.chosen is None:
+        return Optimization(report=result)
+    report.at("bundle")("writing")
+    result = replace(result, output=str(output) if output is not None else None)
+    parts = bundle_parts(outcome, outcome.chosen, result)
+    if output is not None:
+        return Optimization(report=result, _bundle=Bundle.build(parts, output, force=force))
+    return _kept_temporarily(result, parts)
 
 
 def _kept_temporarily(result: OptimizeResult, parts: BundleParts) -> Optimization:
@@ -233,4 +255,4 @@ def plan(
 
 def default_output(source: str | Path, target: Target) -> Path:
     """Return where the command line puts a bundle unasked: ``MODEL.TARGET`` in this folder."""
-    return Path(f"{Path(source).stem}.{target.name}")
+    return Path(f"{name_of_source(source)}.{target.name}")

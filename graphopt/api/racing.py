@@ -188,4 +188,4 @@ def _bytes(path: Path) -> int:
 def _keep(folder: Path, place: Path) -> None:
     if place.exists():
         shutil.rmtree(place)
-    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.log", "*.json"))
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.json"))

@@ -31,6 +31,7 @@ COMPLETION_VARIABLE = "_GRAPHOPT_COMPLETE"
 SECTIONS = {
     "Make": {
         "optimize": "Write the best bundle of a model for a target, measured.",
+        "export": "Export a model from PyTorch, Hugging Face or scikit-learn.",
         "run": "Run one pipeline of passes over a model.",
         "pack": "Write a bundle as one file, or signed.",
         "demo": "Optimize a small trained model and show what happened.",
@@ -40,7 +41,9 @@ SECTIONS = {
         "verify": "Compare the outputs of two models.",
         "bench": "Compare the latency of two models.",
         "race": "Run all optimizers that are installed on one model.",
-        "validate": "Check a bundle on this machine.",
+        "validate": "Check a bundle on this machine, or on devices.",
+        "report": "Show the page of a bundle.",
+        "compare": "Compare bundles side by side.",
     },
     "Look up": {
         "passes": "List the passes, and the pipelines that have a name.",

@@ -111,12 +111,22 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
     callback=_print_schema,
     help="Print the schema of the --json document and do nothing.",
 )
+@click.option("--trust", is_flag=True, help="Load pickles of what is exported.")
+@click.option(
+    "--interpreter",
+    metavar="PATH",
+    default="",
+    help="Python that has the framework of what is exported.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and do nothing.")
 @force_option
 def command(
     settings: Settings, model: Path, dry_run: bool, force: bool, output: Path | None, **given: Any
 ) -> int:
-    """Write the best bundle of a model for a target, measured."""
+    """Write the best bundle of a model for a target, measured.
+
+    MODEL is an ONNX file, or what `graphopt export` takes, as torch:MODULE:FACTORY or hf:FOLDER.
+    """
     from graphopt import api
     from graphopt.targets import load_target, parse_gates
 

@@ -2,6 +2,8 @@
 
 from graphopt.report.comparison_report import ComparisonReport
 from graphopt.report.decision_tables import decisions_text, exits_text
+from graphopt.report.details import LayerError, ReportDetails
+from graphopt.report.export_report import ExportReport, SizesCompared
 from graphopt.report.figures import format_bytes, format_change, format_number
 from graphopt.report.html import to_html
 from graphopt.report.latency_report import LatencyReport
@@ -31,8 +33,10 @@ __all__ = [
     "CandidateResult",
     "CandidateStatus",
     "ComparisonReport",
+    "ExportReport",
     "LatencyReport",
     "LatencyResult",
+    "LayerError",
     "LayersReport",
     "MetricResult",
     "OptimizeResult",
@@ -40,8 +44,10 @@ __all__ = [
     "PlanReport",
     "RaceEntry",
     "RaceReport",
+    "ReportDetails",
     "RunReport",
     "SamplesReport",
+    "SizesCompared",
     "StructureReport",
     "closing_line",
     "decisions_text",

@@ -35,6 +35,7 @@ _BATCH_NS = 4e8
 _LEAST_ROUNDS = 3
 _ENOUGH_ROUNDS = 30
 _MOST_ROUNDS = 4000
+_QUANTILES = 21
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class LatencySummary:
         cpu_ms: 10 % quantile of the CPU time, all threads together.
         runs: Timed runs.
         involuntary_switches: How often the process was taken off a core during them.
+        quantiles_ms: Wall time at 21 evenly spaced quantiles, from the shortest to the longest.
     """
 
     p10_ms: float
@@ -56,6 +58,7 @@ class LatencySummary:
     cpu_ms: float
     runs: int
     involuntary_switches: int
+    quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,7 @@ class _Samples:
 
     def summary(self, side: int) -> LatencySummary:
         low, median, high = np.quantile(self.wall(side), [LOW_QUANTILE, 0.5, 0.99])
+        spread = np.quantile(self.wall(side), np.linspace(0.0, 1.0, _QUANTILES))
         return LatencySummary(
             p10_ms=float(low) / _NANOSECONDS_PER_MS,
             median_ms=float(median) / _NANOSECONDS_PER_MS,
@@ -123,6 +127,7 @@ class _Samples:
             cpu_ms=float(np.quantile(self.cpu(side), LOW_QUANTILE)) / _NANOSECONDS_PER_MS,
             runs=len(self.pairs) * self.repeats[side],
             involuntary_switches=sum(pair[side].switches for pair in self.pairs),
+            quantiles_ms=tuple(float(ns) / _NANOSECONDS_PER_MS for ns in spread),
         )
 
 

@@ -1,0 +1,99 @@
+"""Exports one source to a file, and writes what the framework computes for several sizes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from .loaded import ExportError, varied
+
+__all__ = ["NOT_EXPORTED", "NOT_INSTALLED", "main"]
+
+NOT_INSTALLED, NOT_EXPORTED = 3, 4
+
+
+def main(arguments: list[str]) -> int:
+    """Run for KIND SOURCE OUT OPTIONS; return the exit status."""
+    kind, source, place = arguments[:3]
+    options, out = json.loads(arguments[3]), Path(place)
+    try:
+        record = _export(kind, source, out, options)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"\n{error}\n")
+        traceback.print_exc()
+        Path(f"{out}.failed").write_text(str(error), encoding="utf-8")
+        return NOT_INSTALLED
+    except ExportError as error:
+        Path(f"{out}.failed").write_text(str(error), encoding="utf-8")
+        return NOT_EXPORTED
+    Path(f"{out}.json").write_text(json.dumps(record), encoding="utf-8")
+    return 0
+
+
+def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:
+    if kind == "sklearn":
+        from .sklearn_models import export_sklearn
+
+        record, cases = export_sklearn(source, out, opset=options["opset"])
+        for number, (inputs, outputs) in enumerate(cases):
+            _write_case(out, number, inputs, outputs)
+        return {**record, "versions": _versions("scikit-learn", "skl2onnx")}
+    loaded = _load(kind, source, options)
+    import torch
+
+    from .torch_models import export_torch, flat_tensors
+
+    # A loaded program is what it was saved as, and says so when asked for another mode.
+    if kind != "pt2":
+        loaded.module.eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for number, args in enumerate(varied(loaded)):
+            results = flat_tensors(loaded.module(*args))
+            _write_case(out, number, *(_arrays(part) for part in (flat_tensors(args), results)))
+        record = export_torch(loaded, out, exporter=options["exporter"], opset=options["opset"])
+    versions = _versions("torch", "transformers") if kind == "hf" else _versions("torch")
+    return {**record, "origin": loaded.origin, "versions": versions}
+
+
+def _load(kind: str, source: str, options: dict[str, Any]) -> Any:
+    if kind == "hf":
+        from .huggingface import load_huggingface
+
+        return load_huggingface(source, trust=options["trust"])
+    from .torch_models import load_factory, load_program
+
+    return load_program(source) if kind == "pt2" else load_factory(source)
+
+
+def _arrays(tensors: list[Any]) -> list[Any]:
+    import torch
+
+    # numpy has no bfloat16; single precision holds all of it.
+    return [
+        (one.float() if one.dtype == torch.bfloat16 else one).detach().cpu().numpy()
+        for one in tensors
+    ]
+
+
+def _write_case(out: Path, number: int, inputs: list[Any], outputs: list[Any]) -> None:
+    import numpy as np
+
+    named = {f"input_{index}": array for index, array in enumerate(inputs)}
+    named |= {f"output_{index}": array for index, array in enumerate(outputs)}
+    np.savez(f"{out}.case{number}.npz", **named)
+
+
+def _versions(*names: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,196 @@
+"""From a framework to a verified file; what needs torch is skipped where it is not installed."""
+
+import json
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+
+from graphopt import api
+from graphopt.api.exporting import name_of_source
+from graphopt.deploy.exporting import parse_source
+from graphopt.errors import InputError, NumericMismatch, OutputError, UsageError
+
+FACTORIES = """
+import sys
+import time
+import torch
+
+class Encoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.layer = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 4)
+        self.noise = torch.nn.Dropout(0.5)  # off once the module is told to evaluate
+
+    def forward(self, ids, mask):
+        rows = self.noise(self.table(ids)) * mask[..., None]
+        return torch.softmax(self.layer(rows), -1), rows.sum(1)
+
+class Branch(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else x - 1
+
+class Wrong(torch.nn.Module):
+    def forward(self, x):  # what a trace cannot see
+        return x * len(x.tolist())
+
+def encoder():
+    axes = {0: "batch", 1: "sequence"}
+    return Encoder(), (torch.randint(0, 50, (2, 5)), torch.ones(2, 5)), {"ids": axes, "mask": axes}
+
+def branch():
+    return Branch(), (torch.ones(3),), {"x": {0: "n"}}
+
+def wrong():
+    return Wrong(), (torch.ones(3),), {"x": {0: "n"}}
+
+def named():
+    found = dict(zip(("module", "args", "dynamic_shapes"), encoder()))
+    return found | {"input_names": ["a", "b"], "output_names": ["p", "q"]}
+
+def raises():
+    raise ValueError("no weights here")
+
+def loud():
+    sys.stdout.write("x" * 20_000_000)
+    sys.stderr.write("y" * 20_000_000)
+    return 3
+
+def never():
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_factory_is_exported_and_compared_at_three_sizes(folder, exporter):
+    report = api.export("torch:factories:encoder", folder / "out", exporter=exporter)
+    assert report.exporter == exporter
+    assert [case.shapes["ids"] for case in report.cases] == [(2, 5), (3, 6), (5, 8)]
+    assert report.largest_difference() <= 1e-6
+    proto = onnx.load(folder / "out" / "model.onnx")
+    said = {item.key: item.value for item in proto.metadata_props}
+    assert said["graphopt.source"] == "torch:factories:encoder"
+    assert said["graphopt.exporter"] == exporter
+    assert str(folder) not in str(said)
+    assert {item.name for item in (folder / "out").iterdir()} == {"model.onnx"}
+    assert json.loads(json.dumps(report.to_dict()))["exporter"] == exporter
+
+
+def test_names_are_those_that_the_factory_gives(folder):
+    api.export("torch:factories:named", folder / "out")
+    graph = onnx.load(folder / "out" / "model.onnx").graph
+    assert [value.name for value in graph.input] == ["a", "b"]
+    assert [value.name for value in graph.output] == ["p", "q"]
+
+
+def test_where_one_exporter_fails_the_other_is_tried_and_what_it_doubts_is_told(folder):
+    report = api.export("torch:factories:branch", folder / "out")
+    assert report.exporter == "torchscript"
+    assert "data-dependent" in report.failures["dynamo"]
+    assert any("Python boolean" in said for said in report.doubts)
+    assert "dynamo failed" in str(report)
+
+
+def test_a_file_that_computes_something_else_is_not_written(folder):
+    with pytest.raises(NumericMismatch, match="does not compute"):
+        api.export("torch:factories:wrong", folder / "out", exporter="torchscript")
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("factory", "why"),
+    [
+        ("raises", "ValueError: no weights here"),
+        ("loud", "the factory returned `int`"),
+        ("nothing", "no function `nothing`"),
+    ],
+)
+def test_a_factory_that_fails_is_told_and_leaves_nothing(folder, factory, why):
+    with pytest.raises(InputError) as caught:
+        api.export(f"torch:factories:{factory}", folder / "out")
+    assert why in caught.value.why
+    assert {item.name for item in folder.iterdir()} - {"__pycache__"} == {"factories.py"}
+
+
+def test_a_factory_that_never_returns_is_ended(folder):
+    api.export("torch:factories:encoder", folder / "out")  # skips where torch is not installed
+    with pytest.raises(InputError, match="took more than 9 s"):
+        api.export("torch:factories:never", folder / "never", timeout_s=9.0)
+
+
+def test_optimize_takes_what_export_takes(folder):
+    made = api.optimize("torch:factories:encoder", target="cpu-fp32", latency_budget_s=None)
+    assert made.report.gates_met
+    feeds = {"ids": np.zeros((1, 3), np.int64), "mask": np.ones((1, 3), np.float32)}
+    assert set(feeds) == {value.name for value in onnx.load(made.bundle.model_path).graph.input}
+
+
+# -- without torch -------------------------------------------------------------------------------
+
+
+def test_sources_are_told_from_paths():
+    assert parse_source("model.onnx") is None
+    assert parse_source("torch:") is None
+    assert str(parse_source("torch:a.b:c")) == "torch:a.b:c"
+    assert parse_source("hf:/models/mini@fill-mask").kind == "hf"
+    assert parse_source("program.pt2").kind == "pt2"
+    names = ["torch:a.b:make", "hf:/m/mini@fill-mask", "sklearn:x/forest.pkl", "x/a.pt2", "b.onnx"]
+    assert [name_of_source(name) for name in names] == ["make", "mini", "forest", "a", "b"]
+
+
+def test_pickles_are_not_loaded_untrusted(folder):
+    bomb = folder / "bomb.pkl"
+    bomb.write_bytes(pickle.dumps(Bomb(str(folder / "exploded"))))
+    for source in (f"sklearn:{bomb}", str(bomb.rename(folder / "bomb.pt2"))):
+        with pytest.raises(UsageError, match="is pickled"):
+            api.export(source, folder / "out")
+    assert not (folder / "exploded").exists()
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_folder_of_hugging_face_that_is_not_what_it_should_be_is_told(folder):
+    def told(name):
+        with pytest.raises(InputError) as caught:
+            api.export(f"hf:{folder / name}", folder / "out")
+        return caught.value.why
+
+    for name in ("empty", "pickled", "linked", "unknown"):
+        (folder / name).mkdir()
+    for name in ("pickled", "linked", "unknown"):
+        (folder / name / "config.json").write_text("{}")
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb("exploded")))
+    (folder / "linked" / "vocab.txt").symlink_to("/etc/hostname")
+    assert "holds no `config.json`" in told("empty")
+    assert "pickled" in told("pickled")
+    assert "leads out of the folder" in told("linked")
+    assert "unknown task" in told("unknown@guess-my-mind")
+    assert not list(folder.rglob("exploded"))
+
+
+def test_what_is_no_source_or_not_there_is_told(folder):
+    with pytest.raises(UsageError, match="names nothing to export"):
+        api.export("model.onnx", folder / "out")
+    with pytest.raises(InputError, match="does not exist"):
+        api.export("hf:nowhere", folder / "out")
+    (folder / "out").mkdir()
+    (folder / "out" / "model.onnx").touch()
+    with pytest.raises(OutputError, match="exists"):
+        api.export("torch:factories:encoder", folder / "out")
