@@ -74,7 +74,8 @@ def is_quantized(candidate: Candidate) -> bool:
 
 
 def _is_success(item: Measured) -> bool:
-    is_faster = item.latency is not None and item.latency.verdict == "faster"
+    # Where nothing is timed, that it is right is all that can be asked.
+    is_faster = item.latency is None or item.latency.verdict == "faster"
     return is_quantized(item.built.candidate) and item.is_correct and is_faster
 
 
@@ -150,7 +151,13 @@ class _Search:
         model = self.shared.state.new_model()
         if self._before:
             manager = PassManager(
-                verify="off", seed=self.bench.seed, target=self.bench.target.to_facts()
+                verify="off",
+                seed=self.bench.seed,
+                target=self.bench.target.to_facts(),
+                # What prepares for integers, as deeper masks do, may look at samples, too.
+                statistics_provider=self.bench.calibrator(
+                    lambda done, total: self._report("calibrating", done, total)
+                ),
             )
             manager.run(model, self._before)
         return Checkpoint.take(model)

@@ -92,3 +92,20 @@ def test_what_is_as_good_for_its_accuracy_is_chosen_by_size():
     fine = candidate("fine", 0.324, size=0.3, sqnr_db=33.0)
     small = candidate("small", 0.300, size=0.2, sqnr_db=30.0)
     assert chosen(fine, small, worth_of_3_db=1.08) == "small"
+
+
+def test_what_nobody_can_time_here_is_chosen_in_the_order_of_the_target():
+    candidates = [
+        candidate("wrong", size=0.1, is_correct=False),
+        candidate("missed", size=0.1, meets_gates=False),
+        candidate("first", size=0.5),
+        candidate("smaller", size=0.25),
+    ]
+    assert choose(candidates, in_order=True).name == "first"
+    assert choose(candidates[:2], in_order=True).name == "missed"
+
+
+def test_accuracy_is_worth_no_size_where_nothing_was_timed():
+    exact, small = candidate("exact", size=1.0, sqnr_db=60), candidate("small", sqnr_db=20)
+    small.size_ratio = 0.25
+    assert chosen(exact, small, worth_of_3_db=1.08) == "small"
