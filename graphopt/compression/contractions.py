@@ -118,8 +118,8 @@ class Contraction:
         assert name is not None
         if self.node.op_type == "Conv":
             return Channels(name, axis=1)
-        is_turned = self.node.op_type == "Gemm" and self.node.attributes.get_int("transA", 0)
-        return Channels(name, axis=0) if is_turned else name
+        turns = self.node.attributes.get_int("transA", 0) if self.node.op_type == "Gemm" else 0
+        return Channels(name, axis=0) if turns else name
 
     def _kernel_shape(self) -> tuple[int, ...]:
         tensor = constant_tensor(self.weight)

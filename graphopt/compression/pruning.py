@@ -17,6 +17,7 @@ from graphopt.compression.masking import judge_surgery, surgery_fault
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.surgery import plan_surgery
+from graphopt.compression.unit_allocation import Loss
 from graphopt.compression.unit_budget import share_left, within_budget
 from graphopt.compression.unit_ranking import RankedGroup, rank_groups
 from graphopt.compression.unit_selection import Ranking, Selection
@@ -50,13 +51,14 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     """
     coupling = couple(model, facts.shapes, caches=options.caches)
     ranked = list(rank_groups(model, coupling, edit, facts, options))
+    curves = {one.group.name: _curve(model, facts, one, options) for one in ranked}
+    options = _with_losses(options, ranked, curves)
     selection = _selection(model, ranked, edit, facts, options)
     if selection is None:
         return
     choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit, options)
     if not choices:
         return
-    curves = {choice: _curve(model, facts, choice, options) for choice in choices}
     lessons = None
     if options.compensation != "off" and facts.measure is not None:
         layers = [layer for choice in choices for layer in choice.layers]
@@ -70,7 +72,10 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
         # After all cuts: what a layer computes may have lost units as well.
         fits = Fitting(model, edit, facts.measure, options).fit_all(lessons)
     edit.journal.decisions += [
-        replace(_decision(choice, edit.pass_name, options, reason, fits), curve=curves[choice])
+        replace(
+            _decision(choice, edit.pass_name, options, reason, fits),
+            curve=curves[choice.group.name],
+        )
         for choice in choices
     ]
 
@@ -145,27 +150,57 @@ def _selection(
 
 def _output_error(model: ir.Model, facts: Facts, options: PruningOptions) -> float:
     """Return what the outputs of a pruned copy are off by, as `Budget.limit` counts."""
+    return _trial(model, facts, options)[0]
+
+
+def _trial(model: ir.Model, facts: Facts, options: PruningOptions) -> tuple[float, bool]:
+    """Return what the outputs of a pruned copy are off by, and whether it lost any units."""
     assert facts.measure is not None
     copy = clone(model)
     editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
     prune(copy, editor, replace(facts, shapes=infer_shapes(copy)), options)
-    return math.sqrt(output_error(facts.measure, copy, model))
+    error = math.sqrt(output_error(facts.measure, copy, model))
+    return error, bool(editor.journal.decisions)
 
 
 def _curve(
-    model: ir.Model, facts: Facts, choice: _Choice, options: PruningOptions
+    model: ir.Model, facts: Facts, one: RankedGroup, options: PruningOptions
 ) -> tuple[tuple[float, float | None], ...]:
-    """Return what outputs are off by with one group alone cut, for some ratios."""
+    """Return what outputs are off by with one group alone cut, for some ratios; empty: unasked."""
+    selection = options.selection
+    is_wanted = selection.allocation == "measured" and not selection.losses
     found: list[tuple[float, float | None]] = []
-    for ratio in _CURVE if options.curves else ():
+    for ratio in _CURVE if options.curves or is_wanted else ():
         # By name, not by pattern: brackets are not rare in names.
-        alone = replace(options.selection, ratio=ratio, count=None, units=(), allocation="uniform")
-        alone = replace(alone, groups=(choice.group.name,), exclude=())
-        error = _output_error(
-            model, facts, replace(options, selection=alone, budget=None, curves=False)
-        )
-        found.append((ratio, error if math.isfinite(error) else None))
+        alone = replace(selection, ratio=ratio, count=None, units=(), allocation="uniform")
+        alone = replace(alone, groups=(one.group.name,), exclude=())
+        trial = replace(options, selection=alone, budget=None, curves=False)
+        error, is_cut = _trial(model, facts, trial)
+        # Nothing may be cut because a test failed, which is no error of zero.
+        is_told = math.isfinite(error) and (is_cut or not alone.alone(one.ranking, ratio))
+        found.append((ratio, error if is_told else None))
     return tuple(found)
+
+
+def _with_losses(
+    options: PruningOptions,
+    ranked: Sequence[RankedGroup],
+    curves: Mapping[str, Sequence[tuple[float, float | None]]],
+) -> PruningOptions:
+    """Return options that know what the outputs lose with each group, where that shares them out.
+
+    What lies on a unit is counted in weights: what a layer has of one input or output.
+    """
+    if options.selection.allocation != "measured" or options.selection.losses:
+        return options
+    losses = {}
+    for one in ranked:
+        points = tuple(
+            (options.selection.alone(one.ranking, ratio), math.nan if e is None else e**2)
+            for ratio, e in curves[one.group.name]
+        )
+        losses[one.group.name] = Loss(one.group.weights / len(one.group.units), points)
+    return replace(options, selection=replace(options.selection, losses=losses))
 
 
 def _units(one: RankedGroup, places: Iterable[int]) -> tuple[int, ...]:

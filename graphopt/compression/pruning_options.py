@@ -55,5 +55,5 @@ class PruningOptions:
 def needs_samples(options: PruningOptions) -> bool:
     """Tell whether calibration samples are needed."""
     is_bound = options.budget is not None and options.budget.of == "error"
-    is_measured = is_bound or options.curves
+    is_measured = is_bound or options.curves or options.selection.allocation == "measured"
     return is_measured or options.score in MEASURED_SCORES or options.compensation != "off"

@@ -71,7 +71,8 @@ class UnitPruning(Pass):
     )
     allocation: str = option(
         "uniform",
-        help="the same share of every group, or the lowest scores of all",
+        help="the same share of every group, the lowest scores of all, or of each as much as the "
+        "outputs bear (three trials for each group)",
         choices=ALLOCATIONS,
     )
     score: str = option("wanda", help="how units are ranked", choices=SCORE_NAMES)
@@ -126,9 +127,10 @@ class UnitPruning(Pass):
                 f"options `units` and `multiple` of pass `{self.name}` exclude each other",
                 why="units that are named go, whatever number stays",
             )
-        if self.allocation == "global" and (self.count is not None or self.units):
+        if self.allocation != "uniform" and (self.count is not None or self.units):
             raise OptionError(
-                f"option `allocation` of pass `{self.name}` cannot be `global` with `{named[0]}`",
+                f"option `allocation` of pass `{self.name}` cannot be `{self.allocation}` with "
+                f"`{named[0]}`",
                 why="it shares out a ratio or a budget",
             )
 
@@ -147,7 +149,9 @@ class UnitPruning(Pass):
         score = "l2" if self.score in MEASURED_SCORES else self.score
         is_bound = self.budget is not None and self.budget_of == "error"
         budget = None if is_bound else self.budget
-        return replace(self, score=score, compensation="off", curves=False, budget=budget)
+        allocation = "uniform" if self.allocation == "measured" else self.allocation
+        changed = replace(self, score=score, compensation="off", curves=False, budget=budget)
+        return replace(changed, allocation=allocation)
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Cut each group of the kind, or refuse it."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.compression.unit_allocation import Loss, cheapest_counts
 from graphopt.errors import OptionError, UnknownNameError
 
 __all__ = ["ALLOCATIONS", "Ranking", "Selection"]
 
-ALLOCATIONS = ("uniform", "global")
+ALLOCATIONS = ("uniform", "global", "measured")
 """``uniform``: the same share of every group. ``global``: the lowest of all groups, each score
 divided by the mean of its group, as Torch-Pruning 1.6 does by default, so that layers of a larger
-scale do not win by it."""
+scale do not win by it. ``measured``: of each group as much as its outputs bear, by what cutting it
+alone does to them; a ratio is then one of the weights that lie on units, not of units."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Selection:
         minimum: Units of a group that stay at least.
         groups: Patterns of the names of groups that may lose units; empty: all.
         exclude: Patterns of the names of groups that stay whole.
+        losses: What the outputs lose with each group alone cut, by its name, for ``measured``.
     """
 
     ratio: float | None = None
@@ -65,6 +68,7 @@ class Selection:
     minimum: int = 1
     groups: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    losses: Mapping[str, Loss] = field(default_factory=dict)
 
     def exclusion(self, name: str) -> str | None:
         """Return why a group is left alone on request, or ``None``."""
@@ -116,17 +120,19 @@ class Selection:
         """Say why units went, in a few words, for units ranked by ``score``."""
         if self.units:
             return "by name"
-        return f"by {score}" + (" over all groups" if self.allocation == "global" else "")
+        shared = {"global": " over all groups", "measured": ", as many as the outputs bear"}
+        return f"by {score}" + shared.get(self.allocation, "")
 
     def removals(self, rankings: Sequence[Ranking]) -> list[tuple[int, ...]]:
         """Return the indices of the units that go, for each group."""
         if self.units:
             return [self._named(ranking) for ranking in rankings]
-        counts = (
-            self._global_counts(rankings)
-            if self.allocation == "global" and self.ratio is not None
-            else [self._count(ranking) for ranking in rankings]
-        )
+        if self.ratio is None or self.allocation == "uniform":
+            counts = [self._count(ranking) for ranking in rankings]
+        elif self.allocation == "global":
+            counts = self._global_counts(rankings)
+        else:
+            counts = self._measured_counts(rankings)
         return [ranking.lowest(count) for ranking, count in zip(rankings, counts, strict=True)]
 
     def _named(self, ranking: Ranking) -> tuple[int, ...]:
@@ -148,6 +154,26 @@ class Selection:
         kept = math.floor((total - gone) / step + 0.5) * step
         least = math.ceil(self.minimum / step) * step
         return total - min(total, max(step, least, kept))
+
+    def alone(self, ranking: Ranking, ratio: float) -> int:
+        """Return how many units of a group go where a ratio of each does."""
+        total = len(ranking.scores)
+        return min(self._rounded(total, total * ratio), int(ranking.free.sum()))
+
+    def _measured_counts(self, rankings: Sequence[Ranking]) -> list[int]:
+        """Share out what goes by what cutting each group alone does to the outputs."""
+        assert self.ratio is not None
+        losses = [self.losses.get(ranking.name, Loss(1.0, ())) for ranking in rankings]
+        offered = []
+        for ranking in rankings:
+            total = len(ranking.scores)
+            counts = {self._rounded(total, gone) for gone in range(total + 1)}
+            offered.append(sorted({min(count, int(ranking.free.sum())) for count in counts}))
+        units = [len(ranking.scores) for ranking in rankings]
+        whole = sum(loss.weight * count for loss, count in zip(losses, units, strict=True))
+        most = sum(loss.weight * max(some) for loss, some in zip(losses, offered, strict=True))
+        share = min(self.ratio * whole / most, 1.0) if most else 0.0
+        return cheapest_counts(losses, offered, share)
 
     def _global_counts(self, rankings: Sequence[Ranking]) -> list[int]:
         """Share out what goes by comparing units of all groups."""

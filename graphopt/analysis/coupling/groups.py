@@ -57,6 +57,15 @@ class Group:
     pin: Pin | None
 
     @property
+    def weights(self) -> int:
+        """How many numbers lie on the units, of all weights that have them along an axis.
+
+        What has them along two axes counts twice.
+        """
+        tensors = [constant_tensor(site.value) for site in self.sites]
+        return sum(tensor.size for tensor in tensors if tensor is not None)
+
+    @property
     def node(self) -> ir.Node:
         """The node by which reports name the group: where it is summed over, if anywhere."""
         return (self.contractions or self.producers)[0].node
