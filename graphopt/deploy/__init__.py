@@ -1,6 +1,7 @@
 """What is shipped: bundles, how they are written, and how they are checked on a device."""
 
 from graphopt.deploy.bundle import Bundle, check_output, is_bundle
+from graphopt.deploy.bundle_comparison import BundleComparison
 from graphopt.deploy.contract import contract_faults
 from graphopt.deploy.fleet import FleetReport, load_fleet
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
@@ -13,6 +14,7 @@ from graphopt.deploy.validation import ValidationReport, validate
 
 __all__ = [
     "Bundle",
+    "BundleComparison",
     "BundleParts",
     "DeviceResult",
     "FleetDevice",

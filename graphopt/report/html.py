@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from importlib import resources
 from pathlib import PurePath
 from string import Template
+from typing import Any
 
 from graphopt.report.decision_figures import heat_map, sensitivity_curves
 from graphopt.report.figures import format_bytes
+from graphopt.report.page_figures import changes_by_pass, details_figures
 from graphopt.report.result import OptimizeResult
 from graphopt.report.samples_report import warning_lines
 from graphopt.report.tables import Table, closing_line, headline, tables_of
@@ -17,8 +19,13 @@ from graphopt.report.tables import Table, closing_line, headline, tables_of
 __all__ = ["to_html"]
 
 
-def to_html(result: OptimizeResult) -> str:
-    """Return the page. Everything that comes from the model or the user is escaped."""
+def to_html(result: OptimizeResult, journal: Mapping[str, Any] | None = None) -> str:
+    """Return the page. Everything that comes from the model or the user is escaped.
+
+    Args:
+        result: What is told.
+        journal: Every edit, `Journal.to_dict`: what each pass changed is told from it.
+    """
     template = (resources.files("graphopt.report") / "page.html").read_text(encoding="utf-8")
     is_good = result.exit_code == 0
     return Template(template).substitute(
@@ -28,12 +35,22 @@ def to_html(result: OptimizeResult) -> str:
         closing=escape(closing_line(result)),
         bars=_bars(result),
         tables="\n".join(_table(table) for table in reversed(tables_of(result))),
-        figures=f"{heat_map(result.decisions)}\n{sensitivity_curves(result.decisions)}".strip(),
+        figures=_figures(result),
+        changes=changes_by_pass(journal),
         notes=_notes(result),
         facts="\n".join(
             f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(result)
         ),
     )
+
+
+def _figures(result: OptimizeResult) -> str:
+    parts = (
+        details_figures(result.details),
+        heat_map(result.decisions),
+        sensitivity_curves(result.decisions),
+    )
+    return "\n".join(part for part in parts if part)
 
 
 def _bars(result: OptimizeResult) -> str:
@@ -65,8 +82,11 @@ def _table(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
+    title = escape(table.title)
+    # What scrolls must be reachable without a mouse.
     return (
-        f'<h2>{escape(table.title)}</h2>\n<div class="scroll"><table>\n'
+        f'<h2>{title}</h2>\n<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        "<table>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
@@ -75,13 +95,16 @@ def _cell(tag: str, text: str, table: Table, index: int) -> str:
     classes = ["number"] if index in table.right else []
     if tag == "td" and text.startswith(("FAILS", "broken", "rejected")):
         classes.append("bad")
+    if tag == "th" and not text:
+        tag = "td"  # a header without words heads nothing
     scope = ' scope="col"' if tag == "th" else ""
     style = f' class="{" ".join(classes)}"' if classes else ""
     return f"<{tag}{scope}{style}>{escape(text)}</{tag}>"
 
 
 def _notes(result: OptimizeResult) -> str:
-    notes = (*warning_lines(result.sample_warnings), *result.notes)
+    further = result.details.notes if result.details else ()
+    notes = (*warning_lines(result.sample_warnings), *result.notes, *further)
     if not notes:
         return ""
     items = "\n".join(f"<li>{escape(note)}</li>" for note in notes)
@@ -97,6 +120,10 @@ def _facts(result: OptimizeResult) -> Iterator[tuple[str, str]]:
         yield "recipe", result.pipeline
     kind = "given" if result.samples_are_real else "generated"
     yield "compared on", f"{result.samples} {kind} samples, seed {result.seed}"
+    for candidate in result.candidates:
+        if candidate.name == result.chosen:
+            where = candidate.placement
+            yield "placement", where.summary() if where else "the CPU provider runs all of it"
     if result.latency.reason:
         yield "latency", result.latency.reason
     yield from result.versions.items()

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 from graphopt.calibration import SampleWarning
 from graphopt.pipeline import PassEntry
+from graphopt.report.details import ReportDetails
 from graphopt.rewrite import ExitDecision, GroupDecision
 from graphopt.runtime import LatencyComparison, LoadedGraph, Placement
 from graphopt.targets import GateResult
@@ -224,6 +225,7 @@ class OptimizeResult:
             those of the CPU provider without optimizations.
         decisions: Which units of which groups the chosen recipe removed, and why.
         exits: Where inputs may leave what the chosen recipe made early.
+        details: What only the page of a bundle shows; ``None`` elsewhere.
     """
 
     source: str
@@ -258,6 +260,7 @@ class OptimizeResult:
     not_verified: str | None = None
     decisions: tuple[GroupDecision, ...] = ()
     exits: tuple[ExitDecision, ...] = ()
+    details: ReportDetails | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -11,6 +11,7 @@ from graphopt.report import OptimizeResult, to_html
 from graphopt.runtime import measure_cold_start
 from graphopt.search.campaign import Outcome
 from graphopt.search.measure import Measured
+from graphopt.search.report_details import report_details
 from graphopt.targets import Target
 
 __all__ = ["bundle_parts"]
@@ -44,6 +45,11 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
     )
     # Where things lie on the machine that made it is nobody's business on the device.
     result = replace(result, source=Path(result.source).name, output=None)
+    details = report_details(
+        bench.model, chosen.built.path, bench.feeds[0], chosen.latency, bench.worker
+    )
+    result = replace(result, details=details)
+    journal = _journal(outcome, chosen)
     return BundleParts(
         model=chosen.built.path,
         source=bench.source,
@@ -59,8 +65,8 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         calibration_sha256=bench.calibration.digest() if bench.calibration else None,
         measured=_figures(chosen, result) | peaks,
         report=result.to_dict(),
-        report_html=to_html(result),
-        journal=_journal(outcome, chosen),
+        report_html=to_html(result, journal),
+        journal=journal,
     )
 
 
