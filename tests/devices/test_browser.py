@@ -17,8 +17,10 @@ def page(browser, device, serve, tmp_path):
         site.mkdir()
         (site / "bundle").symlink_to(folder)
         (site / "ort").symlink_to(device("node") / "node_modules/onnxruntime-web/dist")
-        browser.open(f"{serve(site)}/bundle/validate.html?ort=/ort")
-        browser.wait_for("globalThis.report !== undefined && document.readyState === 'complete'")
+        address = f"{serve(site)}/bundle/validate.html?ort=/ort"
+        browser.open(address)
+        # Until the new page is there, scripts run in the one before.
+        browser.wait_for(f"location.href === '{address}' && globalThis.report !== undefined")
         return browser.run("globalThis.report")
 
     return check
@@ -46,8 +48,9 @@ def test_a_good_bundle_is_ok_in_webassembly(page, browser, bundle):
 def test_the_verdict_is_in_the_picture(page, browser, bundle, width, tmp_path):
     browser.size(width)
     page(bundle)
-    shown = browser.run("document.getElementById('verdict').getBoundingClientRect().toJSON()")
-    assert 0 < shown["top"] < shown["bottom"] < 900
+    rectangle = "document.getElementById('verdict').getBoundingClientRect().toJSON()"
+    browser.wait_for(f"{rectangle}.top > 0")  # it is laid out
+    assert browser.run(rectangle)["bottom"] < 900
     assert browser.run("document.documentElement.scrollWidth") <= width
     picture = browser.screenshot()
     assert png_size(picture)[0] == width
@@ -79,6 +82,7 @@ def test_wrong_numbers_are_wrong(page, copy):
 
 
 def test_another_server_is_not_asked(browser, serve, bundle):
-    browser.open(f"{serve(bundle)}/validate.html?ort=https://example.org/x")
-    report = browser.wait_for("globalThis.report")
+    address = f"{serve(bundle)}/validate.html?ort=https://example.org/x"
+    browser.open(address)
+    report = browser.wait_for(f"location.href === '{address}' && globalThis.report")
     assert report["error"] == "ort must lie on this server"
