@@ -190,17 +190,30 @@ class Validation:
 
     def _numbers(self) -> str:
         golden = self.manifest["golden"]
-        faults: list[str] = []
         self.bound = "same_kernels_bound" if self._has_same_kernels() else "bound"
-        for index in range(golden["samples"]):
-            values = self.backend.run(self.session, self._golden("inputs", index))
-            for kind in ("model", "original") if self.manifest["verified_on"] else ("original",):
-                faults += self._compare(kind, self._golden(kind, index), values)
+        faults = self._disagreements(self.session, golden, "")
+        others = self.manifest.get("variants", [])[1:]
+        for variant in others:
+            path = (self.folder / variant["file"]).absolute()
+            session = self.backend.open(path, self.manifest["session"])
+            found = self._disagreements(session, variant["golden"], f"variants/{variant['name']}/")
+            faults += [f"variant {variant['name']}: {fault}" for fault in found]
         if faults:
             raise Wrong("; ".join(dict.fromkeys(faults)) + self._suspicion())
         note = f" ({golden['note']})" if golden["note"] else ""
+        note += f"; {len(others)} more variants agree with theirs" if others else ""
         kernels = "the same" if self.bound == "same_kernels_bound" else "other"
         return f"{kernels} kernels, recorded samples that agree: {golden['samples']}{note}"
+
+    def _disagreements(self, session: Any, golden: dict[str, Any], prefix: str) -> list[str]:
+        """Return where a model gives other numbers than its records under `prefix` say."""
+        faults: list[str] = []
+        for index in range(golden["samples"]):
+            values = self.backend.run(session, self._golden("inputs", index, prefix))
+            for kind in ("model", "original") if self.manifest["verified_on"] else ("original",):
+                recorded = self._golden(kind, index, prefix)
+                faults += self._compare(kind, recorded, values, golden["outputs"])
+        return faults
 
     def _has_same_kernels(self) -> bool:
         """Tell whether the runtime computes here with the kernels that made the records."""
@@ -213,18 +226,20 @@ class Validation:
             and verified["cpu_features"] == kernel_features(self.backend.cpu_features() or ())
         )
 
-    def _golden(self, kind: str, index: int) -> dict[str, Any]:
-        name = f"golden/{kind}/{index}.npz"
+    def _golden(self, kind: str, index: int, prefix: str = "") -> dict[str, Any]:
+        name = f"{prefix}golden/{kind}/{index}.npz"
         try:
             with np.load(str(self.folder / name), allow_pickle=False) as file:
                 return dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise Broken(f"`{name}` cannot be read: {error}") from None
 
-    def _compare(self, kind: str, recorded: Any, values: Any) -> Iterator[str]:
+    def _compare(
+        self, kind: str, recorded: Any, values: Any, rules: dict[str, Any]
+    ) -> Iterator[str]:
         """Yield what is too far from what `kind` gave when the bundle was made."""
         limits = {gate["name"]: gate["limit"] for gate in self.manifest["gates"]}
-        for name, rule in self.manifest["golden"]["outputs"].items():
+        for name, rule in rules.items():
             if rule["compare"] == "nothing":
                 continue
             if name not in values or name not in recorded:

@@ -37,7 +37,7 @@ from graphopt.ir import (
     weight_bytes,
 )
 
-__all__ = ["Bundle", "check_output", "is_bundle"]
+__all__ = ["Bundle", "check_output", "fill_bundle", "is_bundle"]
 
 MODEL = "model.onnx"
 VALIDATOR = "validate.py"
@@ -176,6 +176,19 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
     if archive_suffix(file) and force and file.is_file() and not file.is_symlink():
         return
     check_destination(file, force=force and not archive_suffix(file), is_replaceable=is_bundle)
+
+
+def fill_bundle(
+    path: str | os.PathLike[str], fill: Callable[[Path], None], *, force: bool = False
+) -> Bundle:
+    """Write a bundle whose files, the manifest too, `fill` makes in the folder that it is given.
+
+    Raises:
+        OutputError: `path` exists or cannot be written.
+        BundleError: What was made is no whole bundle.
+    """
+    _put(path, force, fill)
+    return Bundle.load(path)
 
 
 def _put(path: str | os.PathLike[str], force: bool, fill: Callable[[Path], None]) -> None:

@@ -133,18 +133,31 @@ def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{name!r} is not a plain relative path"
     if len({name.lower() for name in files}) != len(files):
         yield "two names differ in case alone, which is one file on some systems"
-    for name in [manifest["model"]["file"], *golden_names(manifest)]:
+    variants = manifest.get("variants", [])
+    if len({variant["name"] for variant in variants}) != len(variants):
+        yield "two variants have one name"
+    if variants and variants[0]["file"] != manifest["model"]["file"]:
+        yield "the first variant is not the model"
+    for name in [manifest["model"]["file"], *golden_names(manifest), *_variant_files(manifest)]:
         if name not in files:
             yield f"`{name}` is needed and not among the files"
     if manifest["gates_met"] and any(gate["passed"] is False for gate in manifest["gates"]):
         yield "`gates_met` is true although a gate failed"
 
 
-def golden_names(manifest: dict[str, Any]) -> list[str]:
-    """Return the names of the golden files that a manifest implies."""
+def golden_names(
+    manifest: dict[str, Any], golden: dict[str, Any] | None = None, prefix: str = ""
+) -> list[str]:
+    """Return the names of the golden files that a manifest implies; `golden` is its own if None."""
     kinds = ["inputs", "original"] + (["model"] if manifest["verified_on"] else [])
-    samples = range(manifest["golden"]["samples"])
-    return [f"golden/{kind}/{index}.npz" for index in samples for kind in kinds]
+    samples = range((golden or manifest["golden"])["samples"])
+    return [f"{prefix}golden/{kind}/{index}.npz" for index in samples for kind in kinds]
+
+
+def _variant_files(manifest: dict[str, Any]) -> Iterator[str]:
+    for variant in manifest.get("variants", [])[1:]:
+        yield variant["file"]
+        yield from golden_names(manifest, variant["golden"], f"variants/{variant['name']}/")
 
 
 def is_safe_name(name: str) -> bool:
