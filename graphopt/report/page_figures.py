@@ -14,7 +14,7 @@ from graphopt.report.figures import format_bytes, format_change, format_number
 
 __all__ = ["changes_by_pass", "details_figures"]
 
-_WIDTH, _HEIGHT, _MARGIN = 640, 240, 56
+_WIDTH, _HEIGHT, _MARGIN = 640, 240, 64
 _BEST_DB = 80.0  # a full bar; beyond it errors are those of 32-bit floats
 _REASONS_SHOWN = 8
 _MOST_SHOWN_EDITS = 2000
@@ -110,6 +110,7 @@ def _weights(before: Mapping[str, int], after: Mapping[str, int]) -> str:
         bars = "".join(
             f'<div class="bar {when}" style="width: {100 * value / longest:.1f}%"></div>'
             for when, value in (("before", one), ("after", two))
+            if value
         )
         rows.append(
             f'<tr><th scope="row">{escape(name.lower())}</th>'
