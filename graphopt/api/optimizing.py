@@ -24,6 +24,7 @@ from graphopt.search import (
     explore,
     prepare,
     result_of,
+    without_measured_stages,
 )
 from graphopt.search.workbench import Workbench
 from graphopt.targets import Target, load_target
@@ -236,18 +237,22 @@ def plan(
         InputError: The model cannot be used.
     """
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
-    stages_only = Pipeline.parse(profile.stage_text()) if profile.stage_text() else Pipeline()
+    model = load(source)
+    told, unrun = without_measured_stages(profile, model)
+    stages_only = Pipeline.parse(told.stage_text()) if told.stage_text() else Pipeline()
     manager = PassManager(verify="off", target=profile.to_facts())
     skipped = {
         candidate.name: "not built: it needs calibration samples (`--calibration PATH`)"
         for candidate in profile.enabled_candidates()
         if candidate.needs_calibration and calibration is None
     }
+    shared = manager.run(model, stages_only).ledger
+    shared.notes += [f"stage `{name}` is not tried here: it measures samples" for name in unrun]
     return PlanReport(
         source=str(source),
         output=str(output or default_output(source, profile)),
         target=profile,
-        shared=manager.run(load(source), stages_only).ledger,
+        shared=shared,
         skipped=skipped,
         arguments=tuple(arguments),
     )

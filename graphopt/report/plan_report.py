@@ -59,6 +59,7 @@ class PlanReport:
                 for candidate in self.target.enabled_candidates()
             ],
             "gates": dict(self.target.gates),
+            "notes": list(self.shared.notes),
             "command": self.command,
         }
 
@@ -70,6 +71,7 @@ class PlanReport:
             self._candidates(),
             self._expected(),
             self._gates(),
+            "\n".join(f"note: {note}" for note in self.shared.notes),
             f"to do it: {self.command}",
         ]
         return "\n\n".join(part for part in parts if part)

@@ -4,6 +4,7 @@ from graphopt.search.build import Built, Rejected, build, plan_candidates, run_s
 from graphopt.search.campaign import Outcome, explore
 from graphopt.search.choose import choose
 from graphopt.search.measure import Measured, measure
+from graphopt.search.measured_stages import without_measured_stages
 from graphopt.search.packaging import bundle_parts
 from graphopt.search.progress import ProgressCallback, ProgressEvent, Reporter
 from graphopt.search.results import result_of
@@ -33,4 +34,5 @@ __all__ = [
     "prepare",
     "result_of",
     "run_stages",
+    "without_measured_stages",
 ]

@@ -25,6 +25,7 @@ from graphopt.ir import (
 )
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
 from graphopt.rewrite import Approximate, Rounding
+from graphopt.search.measured_stages import check_samples
 from graphopt.search.narrow_sums import with_narrow_layers
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Feeds, Workbench
@@ -146,12 +147,21 @@ def manager_for(
 
 
 def run_stages(bench: Workbench) -> Shared:
-    """Run the stages that all candidates share on the workbench's model, in place."""
+    """Run the stages that all candidates share on the workbench's model, in place.
+
+    Raises:
+        PreconditionError: A stage needs samples, and there are none.
+    """
     pipeline = _parsed(bench.target.stage_text())
     report = bench.report.at("shared stages")
     report("running")
-    manager = manager_for(bench, report)
+    calibrator, feeds = None, None
+    if check_samples(bench.target, bench.model, has_samples=bench.calibration is not None):
+        calibrator = bench.calibrator(lambda done, total: report("calibrating", done, total))
+        feeds = bench.feeds[:DRIFT_SAMPLES]
+    manager = manager_for(bench, report, feeds=feeds, calibrator=calibrator)
     ledger = manager.run(bench.model, pipeline, source=bench.source).ledger
+    ledger.notes += calibrator.notes if calibrator is not None else []
     return Shared(state=Checkpoint.take(bench.model), ledger=ledger)
 
 
