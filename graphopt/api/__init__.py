@@ -13,9 +13,11 @@ from graphopt.api.running import (
     inspect_structure,
     run_pipeline,
 )
+from graphopt.api.variants import Variants, optimize_variants
 
 __all__ = [
     "Optimization",
+    "Variants",
     "bench",
     "default_output",
     "explain",
@@ -26,6 +28,7 @@ __all__ = [
     "inspect_saturation",
     "inspect_structure",
     "optimize",
+    "optimize_variants",
     "plan",
     "race",
     "run_pipeline",

@@ -34,8 +34,8 @@ def choose(
 
     Args:
         candidates: All that were measured.
-        worth_of_3_db: Latencies are compared as if those of outputs with half the error were so
-            many times shorter, up to a signal-to-noise ratio of 40 dB.
+        worth_of_3_db: Latencies and sizes are compared as if those of outputs with half the error
+            were so many times smaller, up to a signal-to-noise ratio of 40 dB.
         in_order: The first one is the best, as the target names them: for targets that are not on
             this machine, where size alone would prefer what is only small.
     """
@@ -52,8 +52,10 @@ def choose(
     similar = [
         item for item in pool if _is_as_fast(item, fastest, bonus[id(fastest)] / bonus[id(item)])
     ]
-    smallest = min(candidate.size_ratio for candidate in similar)
-    return next(item for item in similar if item.size_ratio <= smallest * (1 + SIMILAR_SIZE))
+    # On a busy machine all are similar: two per cent of size must not cost ten decibels.
+    sizes = {id(item): item.size_ratio / bonus[id(item)] for item in similar}
+    smallest = min(sizes.values())
+    return next(item for item in similar if sizes[id(item)] <= smallest * (1 + SIMILAR_SIZE))
 
 
 def _accuracy_bonus(item: Measured, worth_of_3_db: float) -> float:

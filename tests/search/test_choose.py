@@ -94,6 +94,13 @@ def test_what_is_as_good_for_its_accuracy_is_chosen_by_size():
     assert chosen(fine, small, worth_of_3_db=1.08) == "small"
 
 
+def test_a_little_size_does_not_cost_much_accuracy_where_speeds_are_much_the_same():
+    fine = candidate("fine", 0.300, 0.259, sqnr_db=26.0)
+    small = candidate("small", 0.310, 0.254, sqnr_db=17.5)
+    assert chosen(fine, small) == "small"
+    assert chosen(fine, small, worth_of_3_db=1.08) == "fine"
+
+
 def test_what_nobody_can_time_here_is_chosen_in_the_order_of_the_target():
     candidates = [
         candidate("wrong", size=0.1, is_correct=False),
