@@ -81,8 +81,8 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
     "--dims",
     type=DIMS,
     metavar="SYMBOL=SIZE,...",
-    default=(),
-    help="Sizes to fix, for targets that take no open ones.",
+    multiple=True,
+    help="Sizes to fix, for targets that take no open ones; repeated: a variant for each.",
 )
 @seed_option
 @click.option(
@@ -131,6 +131,8 @@ def command(
     from graphopt.targets import load_target, parse_gates
 
     given |= {"gates": parse_gates(given["gates"]), "stages": dict(given["stages"])}
+    variants = given.pop("dims")
+    given["dims"] = variants[0] if variants else ()
     place = output or api.default_output(model, load_target(given["target"]))
     if dry_run:
         names = ("target", "calibration", "gates", "stages", "threads", "dims")
@@ -139,7 +141,24 @@ def command(
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())
         return 0
+    if len(variants) > 1:
+        return _variants(settings, model, place, variants, given | {"force": force})
     with progress_shown(settings) as progress:
         result = api.optimize(model, output=place, force=force, progress=progress, **given)
     print_result(settings, text=str(result), document=result.report.to_dict())
     return result.exit_code
+
+
+def _variants(
+    settings: Settings, model: Path, place: Path, variants: Any, given: dict[str, Any]
+) -> int:
+    """Make one bundle with a variant for each set of sizes."""
+    from graphopt import api
+
+    del given["dims"]
+    with progress_shown(settings) as progress:
+        found = api.optimize_variants(
+            model, variants=variants, output=place, progress=progress, **given
+        )
+    print_result(settings, text=str(found), document=found.to_dict())
+    return found.exit_code
