@@ -26,7 +26,7 @@ __all__ = ["KeptShapes", "News"]
 _LOOK_AHEAD = 32
 """Inferring a node too many costs less than calling the inference for it alone."""
 
-_FOLLOWED_SHARE = 4
+_FOLLOWED_SHARE = 8
 """Where more than one node in so many is to be inferred again, all of them at once cost less."""
 
 

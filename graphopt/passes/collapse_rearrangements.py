@@ -164,6 +164,15 @@ def _saves(steps: list[Step], dead: tuple[ir.Node, ...]) -> bool:
     return sum(step.permutation is not None for step in steps) < before
 
 
+def _moves_sizes(dims: Dims, kind: str, given: Dims) -> bool:
+    """Tell of one node whether it moves more than ones: then nothing less does what it does."""
+    axes = [axis for axis in given if isinstance(axis, int)]
+    if kind != "Transpose" or sorted(axes) != list(range(len(dims))):
+        return False
+    moved = [axis for axis in axes if dims[axis] != 1]
+    return moved != sorted(moved)
+
+
 @dataclass(frozen=True)
 class _Run:
     edit: Editor
@@ -215,7 +224,7 @@ class _Run:
         refusals: list[str],
     ) -> Iterator[_Plan]:
         dims = self.known.dims(source)
-        if dims is None:
+        if dims is None or (len(moves) == 1 and _moves_sizes(dims, *moves[0])):
             return
         for steps in self._step_plans(dims, moves):
             if len(steps) > len(dead) or (steps and not _saves(steps, dead)):
