@@ -34,6 +34,7 @@ Record = dict[str, Any]
 MODELS = {
     "minilm": ("minilm.ts/model.onnx", "minilm_samples", "batch=1,seq=128"),
     "mobilenetv2": ("mobilenetv2.ts/model.onnx", "image_samples", "batch=1"),
+    "resnet50": ("resnet50.ts/model.onnx", "image_samples", "batch=1"),
 }
 """By name: the model, its calibration samples, and the sizes of targets with static shapes."""
 
@@ -60,7 +61,10 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
     record = {"model": model, "target": target, "exit": status, **_summary(document)}
     if bundle.is_dir():
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-        record["manifest"] = {key: manifest[key] for key in ("device", "verified_on")}
+        record["manifest"] = {
+            "minimum_onnxruntime": manifest["device"]["minimum_onnxruntime"],
+            "verified_on": manifest["verified_on"],
+        }
         if manifest["verified_on"] is not None:
             checked, _ = _run([sys.executable, "-m", "graphopt", "validate", str(bundle), "--json"])
             record["validated"] = checked.get("status")
@@ -145,8 +149,13 @@ def _row(record: Record) -> tuple[str, ...]:
     sizes, latency = record["size_bytes"], record["latency"]
     size = f"{sizes['after'] / 1e6:.1f} MB ({sizes['after'] / sizes['before']:.2f})"
     timed = f"{latency['ratio']:.2f} ({latency['verdict']})" if latency["ratio"] else "-"
+    if latency["ratio"] and latency["p10_ms"]["after"]:
+        timed += f", {latency['p10_ms']['after']:.1f} ms"
+    verified_on = record["manifest"]["verified_on"]
     verified = f"here, `validate`: {record.get('validated')}"
-    if record["manifest"]["verified_on"] is None:
+    if verified_on is not None:
+        verified += f" (onnxruntime {verified_on['onnxruntime']})"
+    if verified_on is None:
         verified = f"not here: {record['not_verified']}"
     return (*head, verified, f"`{record['chosen']}`", size, timed, _placed(record), _missed(record))
 
@@ -208,7 +217,7 @@ def main() -> int:
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--targets", help="some of them, with commas between")
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default="minilm,mobilenetv2")
     parser.add_argument("--latency", default="4", help="seconds for each candidate, or off")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one build")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
