@@ -6,6 +6,7 @@ from graphopt.deploy.contract import contract_faults
 from graphopt.deploy.fleet import FleetReport, load_fleet
 from graphopt.deploy.golden import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.manifest import BundleParts
+from graphopt.deploy.ort_format import convert_to_ort
 from graphopt.deploy.other_runtime import validate_with
 from graphopt.deploy.publishing import check_destination, publish, recover
 from graphopt.deploy.remote import DeviceResult, FleetDevice, validate_on
@@ -26,6 +27,7 @@ __all__ = [
     "check_destination",
     "check_output",
     "contract_faults",
+    "convert_to_ort",
     "is_bundle",
     "load_fleet",
     "publish",

@@ -24,6 +24,7 @@ from graphopt.deploy.integrity import (
     read_manifest,
 )
 from graphopt.deploy.manifest import BundleParts, build_manifest, manifest_text
+from graphopt.deploy.ort_format import REQUIRED_OPERATORS, graph_of_ort, required_operators
 from graphopt.deploy.publishing import check_destination, publish, recover
 from graphopt.deploy.shipped_validator import schema_text, validator_text, web_files
 from graphopt.deploy.signing import sign
@@ -39,7 +40,7 @@ from graphopt.ir import (
 
 __all__ = ["Bundle", "check_output", "fill_bundle", "is_bundle"]
 
-MODEL = "model.onnx"
+MODEL, ORT_MODEL = "model.onnx", "model.ort"
 VALIDATOR = "validate.py"
 
 
@@ -237,12 +238,8 @@ def _explaining(path: Path) -> Iterator[None]:
 
 
 def _write_model(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:
-    if parts.target.package.format != "onnx":
-        raise TargetError(
-            f"the package format `{parts.target.package.format}` cannot be written",
-            where=f"target `{parts.target.name}`",
-            hint='set `format = "onnx"` under `[package]`',
-        )
+    if parts.target.package.format == "ort":
+        return _write_ort(parts, folder)
     if isinstance(parts.model, Path):
         model = load(parts.model)
         shutil.copyfile(parts.model, folder / MODEL)
@@ -253,6 +250,19 @@ def _write_model(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:
     is_large = weight_bytes(parts.model) > limit
     save(parts.model, folder / MODEL, external_data=f"{MODEL}.data" if is_large else False)
     return parts.model, MODEL
+
+
+def _write_ort(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:
+    if not isinstance(parts.model, Path) or parts.model.suffix != ".ort":
+        raise TargetError(
+            "the package format `ort` needs a model that was converted",
+            where=f"target `{parts.target.name}`",
+            hint="`graphopt optimize` converts it; in Python `convert_to_ort` does",
+        )
+    shutil.copyfile(parts.model, folder / ORT_MODEL)
+    model = graph_of_ort(parts.model)
+    _write(folder / REQUIRED_OPERATORS, required_operators(model).encode())
+    return model, ORT_MODEL
 
 
 def _write_texts(parts: BundleParts, folder: Path) -> None:
