@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.macs import count_macs
 from graphopt.analysis.operators import operator_counts
+from graphopt.analysis.quantized_forms import quantized_forms
 from graphopt.ir import initializer_tensors, tensor_dims, weight_bytes
 from graphopt.rewrite import ShapeTable
 
@@ -42,6 +43,7 @@ class ModelSummary:
         weight_bytes: Their bytes.
         macs: Multiply-accumulate operations of one run, or ``None`` where shapes are unknown.
         operators: Nodes by operator, the most frequent first.
+        quantized: Layers with weights of integers, by form (`quantized_forms`).
         opsets: Imported version by domain.
         inputs: Inputs, those with a default included.
         outputs: Outputs.
@@ -52,6 +54,7 @@ class ModelSummary:
     weight_bytes: int
     macs: int | None
     operators: dict[str, int]
+    quantized: dict[str, int]
     opsets: dict[str, int]
     inputs: tuple[PortSummary, ...]
     outputs: tuple[PortSummary, ...]
@@ -86,6 +89,7 @@ def summarise(
         weight_bytes=weight_bytes(model),
         macs=count_macs(model, shapes, bindings),
         operators=operators,
+        quantized=quantized_forms(model),
         opsets=dict(model.opset_imports),
         inputs=tuple(_port(value) for value in model.graph.inputs),
         outputs=tuple(_port(value) for value in model.graph.outputs),

@@ -71,6 +71,7 @@ def command(
 
 
 def _as_text(summary: ModelSummary) -> str:
+    from graphopt.analysis.quantized_forms import QUANTIZED_FORMS
     from graphopt.report import format_fields, format_table
 
     macs = "unknown" if summary.macs is None else f"{summary.macs:,}"
@@ -82,6 +83,9 @@ def _as_text(summary: ModelSummary) -> str:
         ("MACs", f"{macs}  (dynamic dimensions taken as 1)"),
         ("opsets", opsets),
     ]
+    counted = [f"{count} {QUANTIZED_FORMS[form]}" for form, count in summary.quantized.items()]
+    if counted:
+        fields.append(("quantized", ", ".join(counted)))
     ports = [("input", port) for port in summary.inputs]
     ports += [("output", port) for port in summary.outputs]
     rows = [(kind, port.name, port.type, _dims(port)) for kind, port in ports]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from graphopt._version import __version__
 from graphopt.analysis import summarise
+from graphopt.analysis.quantized_forms import QUANTIZED_FORMS, quantized_forms
 from graphopt.ir import load
 from graphopt.report import (
     BeforeAfter,
@@ -199,6 +200,9 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             f"not verified here: {outcome.bench.absence}; numbers are those of ONNX Runtime's CPU "
             "provider without optimizations, and nothing was timed"
         )
+    if forms := quantized_forms(outcome.bench.model):
+        counted = ", ".join(f"{count} {QUANTIZED_FORMS[form]}" for form, count in forms.items())
+        notes.append(f"the model came quantized: {counted}; these are left as they are")
     if not outcome.bench.feeds_are_real:
         notes.append(
             "outputs were compared on generated inputs; real samples (`--calibration`) say more"
