@@ -34,7 +34,10 @@ __all__ = ["command"]
 def command(
     settings: Settings, bundle: Path, *, output: Path, key: Path | None, comment: str, force: bool
 ) -> int:
-    """Check a bundle, and write it as one file or signed."""
+    """Write a bundle as one file, or signed.
+
+    Its files are checked before. Files end in .zip or .tar.zst; everything else is a folder.
+    """
     from graphopt.deploy import Bundle
     from graphopt.deploy.integrity import MANIFEST, file_sha256
 

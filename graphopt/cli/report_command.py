@@ -27,7 +27,10 @@ __all__ = ["command"]
 def command(
     settings: Settings, bundle: Path, *, is_shown: bool, output: Path | None, force: bool
 ) -> int:
-    """Show the page of a bundle, after its files are found unchanged."""
+    """Show the page of a bundle.
+
+    Its files are checked before: a page that was changed is not shown.
+    """
     from graphopt.deploy import Bundle, BundleComparison
     from graphopt.errors import UsageError
 

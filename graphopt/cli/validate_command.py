@@ -49,7 +49,10 @@ VOUCHING = ("archive", "signature", "manifest", "files")
     "--fleet", type=click.Path(path_type=Path), help="TOML file of devices, checked at once."
 )
 def command(settings: Settings, bundle: Path, **given: Any) -> int:
-    """Check a bundle, on this machine or on devices: a folder, .zip or .tar.zst."""
+    """Check a bundle on this machine, or on devices.
+
+    BUNDLE is a folder, or a file that ends in .zip or .tar.zst.
+    """
     from graphopt.deploy import validate, validate_with
     from graphopt.deploy.on_device import key_text
 
