@@ -3,6 +3,7 @@
 from graphopt.api.comparing import bench, verify
 from graphopt.api.exporting import export
 from graphopt.api.optimizing import Optimization, default_output, optimize, plan
+from graphopt.api.placing import inspect_placement
 from graphopt.api.racing import race
 from graphopt.api.running import (
     explain,
@@ -24,6 +25,7 @@ __all__ = [
     "export",
     "inspect",
     "inspect_layers",
+    "inspect_placement",
     "inspect_samples",
     "inspect_saturation",
     "inspect_structure",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.cli.options import cli_command, model_argument
+from graphopt.cli.options import DIMS, TARGET, cli_command, model_argument
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
 from graphopt.errors import UsageError
 
 if TYPE_CHECKING:
     from graphopt.analysis import ModelSummary, PortSummary
+    from graphopt.runtime import Placement
     from graphopt.search import LayerSaturation
 
 __all__ = ["command"]
@@ -25,6 +26,7 @@ __all__ = ["command"]
         "graphopt inspect model.onnx",
         "graphopt inspect model.onnx --samples samples/ --eval labelled.npz",
         "graphopt inspect model.onnx --structure",
+        "graphopt inspect model.onnx --placement edge-xnnpack",
     ),
 )
 @model_argument
@@ -37,13 +39,13 @@ __all__ = ["command"]
 @click.option(
     "--structure", is_flag=True, help="Show layers, heads, neurons and channels, and which can go."
 )
-def command(
-    settings: Settings,
-    model: Path,
-    samples: str | None,
-    evaluation: str | None,
-    structure: bool,
-) -> int:
+@click.option(
+    "--placement", type=TARGET, metavar="TARGET", help="Show which provider of a target runs what."
+)
+@click.option(
+    "--dims", type=DIMS, metavar="SYMBOL=SIZE,...", default=(), help="Sizes to fix for that."
+)
+def command(settings: Settings, model: Path, **given: Any) -> int:
     """Show what a model is made of.
 
     With samples it also shows what they are like, and what is doubtful about them; of a quantized
@@ -51,6 +53,7 @@ def command(
     """
     from graphopt import api
 
+    samples, evaluation = given["samples"], given["evaluation"]
     if evaluation is not None and samples is None:
         raise UsageError("`--eval` has nothing to compare with", hint="add `--samples PATH`")
     summary = api.inspect(model)
@@ -61,11 +64,15 @@ def command(
         if layers := api.inspect_saturation(model, samples):
             text = f"{text}\n\n{_saturation_text(layers)}"
             document["without_vnni"] = [layer.to_dict() for layer in layers]
-    if structure:
+    if given["structure"]:
         groups = api.inspect_structure(model)
         blocks = api.inspect_layers(model)
         text = f"{text}\n\n{blocks}\n\n{groups}"
         document |= {"structure": groups.to_dict(), "blocks": blocks.to_dict()}
+    if given["placement"] is not None:
+        placed = api.inspect_placement(model, given["placement"], dims=given["dims"])
+        text = f"{text}\n\n{_placement_text(placed)}"
+        document["placement"] = placed.to_dict()
     print_result(settings, text=text, document=document)
     return 0
 
@@ -97,6 +104,18 @@ def _as_text(summary: ModelSummary) -> str:
             format_table(("operator", "nodes"), counts, right=(1,)),
         )
     )
+
+
+def _placement_text(placement: Placement) -> str:
+    """Show how many nodes each provider runs, and what the first one leaves to others."""
+    from graphopt.report import format_table
+
+    parts = [f"placement {placement.summary()}"]
+    parts.append(format_table(("provider", "nodes"), list(placement.nodes.items()), right=(1,)))
+    if placement.operators_off:
+        rows = list(placement.operators_off.items())
+        parts.append(format_table(("elsewhere", "nodes"), rows, right=(1,)))
+    return "\n\n".join(parts)
 
 
 def _saturation_text(layers: list[LayerSaturation]) -> str:
