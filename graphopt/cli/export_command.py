@@ -61,7 +61,7 @@ __all__ = ["command"]
 )
 @force_option
 def command(settings: Settings, source: str, output: Path, **given: Any) -> int:
-    """Export a model from PyTorch, Hugging Face or scikit-learn, compared with the framework.
+    """Export a model from PyTorch, Hugging Face or scikit-learn.
 
     SOURCE is torch:MODULE:FACTORY, a program saved as .pt2, hf:FOLDER[@TASK] or sklearn:FILE. A
     factory returns the module, example inputs, and which sizes may change by input and axis:
