@@ -1,4 +1,4 @@
-"""Set up devices that are not here: ARM64 under emulation, Node.js, a browser, an SSH server.
+"""Set up devices that are not here: emulated ARM64, Node.js, a browser, an SSH server, headers.
 
     python tools/devices.py FOLDER [PART ...]
 
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 GUEST_RELEASE = "bookworm"  # has Python 3.11, which the wheels below are for
+HEADERS_RELEASE = "trixie"  # the first that has ONNX Runtime
 RUNTIMES = ("1.20.1", "1.23.2")
 NPM_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0", "axe-core@4.11.0")
 ARM_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
@@ -123,6 +124,14 @@ def set_up_node(folder: Path) -> None:
     run("npm", "install", *flags, *NPM_PACKAGES)
 
 
+def set_up_headers(folder: Path) -> None:
+    """The headers of ONNX Runtime's C API."""
+    archives = fetch_debian(folder / "apt", HEADERS_RELEASE, ["libonnxruntime-dev"], None)
+    for package in archives.glob("libonnxruntime-dev_*.deb"):
+        run("dpkg", "-x", package, folder)
+    shutil.rmtree(folder / "apt")
+
+
 def _set_up_host(folder: Path, *packages: str) -> None:
     release = ""
     for line in Path("/etc/os-release").read_text().splitlines():
@@ -153,6 +162,7 @@ def set_up_minisign(folder: Path) -> None:
 PARTS: dict[str, Callable[[Path], None]] = {
     "arm64": set_up_arm64,
     "node": set_up_node,
+    "headers": set_up_headers,
     "browser": set_up_browser,
     "sshd": set_up_sshd,
     "minisign": set_up_minisign,

@@ -1,0 +1,189 @@
+// The files of a bundle: hashes (SHA-256, FIPS 180-4), and the arrays of `.npz` files.
+
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "json.h"
+
+namespace fs = std::filesystem;
+
+inline std::string read_file(const fs::path& path, uintmax_t limit, const std::string& name) {
+  if (!fs::is_regular_file(fs::symlink_status(path))) throw Broken("`" + name + "` is missing or no regular file");
+  if (fs::file_size(path) > limit) throw Broken("`" + name + "` is larger than it may be");
+  std::ifstream stream(path, std::ios::binary);
+  std::ostringstream content;
+  content << stream.rdbuf();
+  if (!stream) throw Broken("`" + name + "` cannot be read");
+  return content.str();
+}
+
+class Sha256 {
+ public:
+  void add(const unsigned char* bytes, size_t size) {
+    total_ += size;
+    for (size_t index = 0; index < size; ++index) {
+      block_[used_++] = bytes[index];
+      if (used_ == 64) mix();
+    }
+  }
+
+  std::string hexadecimal() {
+    uint64_t bits = total_ * 8;
+    unsigned char end = 0x80, zero = 0;
+    add(&end, 1);
+    while (used_ != 56) add(&zero, 1);
+    for (int shift = 56; shift >= 0; shift -= 8) {
+      unsigned char byte = static_cast<unsigned char>(bits >> shift);
+      add(&byte, 1);
+    }
+    char text[65];
+    for (int word = 0; word < 8; ++word) std::snprintf(text + 8 * word, 9, "%08x", state_[word]);
+    return text;
+  }
+
+ private:
+  static uint32_t turn(uint32_t x, int by) { return x >> by | x << (32 - by); }
+
+  // The constants are the fractions of the roots of the first primes, as the standard defines them.
+  static const std::array<uint32_t, 64>& constants() {
+    static const std::array<uint32_t, 64> table = [] {
+      std::array<uint32_t, 64> found{};
+      int count = 0;
+      for (int number = 2; count < 64; ++number) {
+        bool is_prime = true;
+        for (int by = 2; by * by <= number; ++by) is_prime &= number % by != 0;
+        if (is_prime) found[count++] = fraction(std::cbrt(static_cast<long double>(number)));
+      }
+      return found;
+    }();
+    return table;
+  }
+
+  static uint32_t fraction(long double root) {
+    return static_cast<uint32_t>((root - std::floor(root)) * 4294967296.0L);
+  }
+
+  void mix() {
+    uint32_t w[64];
+    for (int i = 0; i < 16; ++i)
+      w[i] = uint32_t{block_[4 * i]} << 24 | block_[4 * i + 1] << 16 | block_[4 * i + 2] << 8 | block_[4 * i + 3];
+    for (int i = 16; i < 64; ++i) {
+      uint32_t a = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3;
+      uint32_t b = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10;
+      w[i] = w[i - 16] + a + w[i - 7] + b;
+    }
+    std::array<uint32_t, 8> s = state_;
+    for (int i = 0; i < 64; ++i) {
+      uint32_t one = s[7] + (turn(s[4], 6) ^ turn(s[4], 11) ^ turn(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + constants()[i] + w[i];
+      uint32_t two = (turn(s[0], 2) ^ turn(s[0], 13) ^ turn(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+      s = {one + two, s[0], s[1], s[2], s[3] + one, s[4], s[5], s[6]};
+    }
+    for (int i = 0; i < 8; ++i) state_[i] += s[i];
+    used_ = 0;
+  }
+
+  std::array<uint32_t, 8> state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  std::array<unsigned char, 64> block_{};
+  size_t used_ = 0;
+  uint64_t total_ = 0;
+};
+
+inline std::string file_sha256(const fs::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<char> block(1 << 20);
+  Sha256 digest;
+  while (stream) {
+    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
+    digest.add(reinterpret_cast<unsigned char*>(block.data()), static_cast<size_t>(stream.gcount()));
+  }
+  return digest.hexadecimal();
+}
+
+struct Array {
+  std::string type;  // of numpy: "<f4"
+  std::vector<int64_t> dims;
+  std::string bytes;
+
+  size_t width() const { return type == "|b1" || type == "|i1" || type == "|u1" ? 1 : static_cast<size_t>(type.back() - '0'); }
+  bool is_float() const { return type[1] == 'f'; }
+  size_t size() const { return bytes.size() / width(); }
+
+  double at(size_t index) const {
+    const char* place = bytes.data() + index * width();
+    auto as = [&](auto kind) {
+      std::memcpy(&kind, place, sizeof kind);
+      return kind;
+    };
+    if (type == "<f4") return as(float{});
+    if (type == "<f8") return as(double{});
+    if (type == "<f2") return half(as(uint16_t{}));
+    throw Broken("an array of " + type + " is no array of floats");
+  }
+
+  static double half(uint16_t bits) {
+    int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    double sign = bits & 0x8000 ? -1 : 1;
+    if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+    return sign * (exponent ? std::ldexp(1 + fraction / 1024.0, exponent - 15) : std::ldexp(fraction / 1024.0, -14));
+  }
+};
+
+inline Array read_npy(const std::string& content) {
+  if (content.size() < 12 || content.compare(0, 6, "\x93NUMPY") != 0) throw Broken("it holds no array");
+  auto byte = [&](size_t at) { return static_cast<unsigned char>(content[at]); };
+  size_t start = content[6] == 1 ? 10 : 12;
+  size_t length = byte(8) | byte(9) << 8;
+  if (start == 12) length |= static_cast<size_t>(byte(10)) << 16 | static_cast<size_t>(byte(11)) << 24;
+  if (start + length > content.size()) throw Broken("an array ends too early");
+  std::string header = content.substr(start, length);
+  std::smatch found;
+  Array array;
+  if (!std::regex_search(header, found, std::regex("'descr': *'([<|][a-z][1248])'"))) throw Broken("an array has a type that is not known here");
+  array.type = found[1];
+  if (header.find("'fortran_order': True") != std::string::npos) throw Broken("an array is in Fortran's order");
+  if (!std::regex_search(header, found, std::regex("'shape': *\\(([^)]*)\\)"))) throw Broken("an array has no shape");
+  static const std::regex numerals("[0-9]+");
+  std::string shape = found[1];
+  size_t count = 1;
+  for (std::sregex_iterator number(shape.begin(), shape.end(), numerals), none; number != none; ++number) {
+    array.dims.push_back(std::stoll(number->str()));
+    count *= static_cast<size_t>(array.dims.back());
+  }
+  array.bytes = content.substr(start + length);
+  if (array.bytes.size() != count * array.width()) throw Broken("an array ends too early");
+  return array;
+}
+
+// graphopt stores arrays without compression, which is all that is read here.
+inline std::map<std::string, Array> read_npz(const std::string& content) {
+  auto number = [&](size_t at, int bytes) {
+    uint64_t value = 0;
+    if (at + static_cast<size_t>(bytes) > content.size()) throw Broken("it ends too early");
+    for (int i = bytes - 1; i >= 0; --i) value = value << 8 | static_cast<unsigned char>(content[at + static_cast<size_t>(i)]);
+    return static_cast<size_t>(value);
+  };
+  size_t end = content.rfind("PK\x05\x06");
+  if (end == std::string::npos) throw Broken("it is not a zip file");
+  std::map<std::string, Array> arrays;
+  size_t at = number(end + 16, 4);
+  for (size_t left = number(end + 10, 2); left > 0; --left) {
+    size_t name_length = number(at + 28, 2), size = number(at + 20, 4), start = number(at + 42, 4);
+    if (number(at + 10, 2) != 0) throw Broken("it is compressed, which is not read here");
+    std::string name = content.substr(at + 46, name_length);
+    size_t from = start + 30 + number(start + 26, 2) + number(start + 28, 2);
+    if (from + size > content.size()) throw Broken("it ends too early");
+    if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);
+    arrays[name] = read_npy(content.substr(from, size));
+    at += 46 + name_length + number(at + 30, 2) + number(at + 32, 2);
+  }
+  return arrays;
+}

@@ -1,0 +1,65 @@
+"""Ways to damage a bundle, with what `validate.py` says of each."""
+
+from device_bundles import rewrite
+
+
+def flip(folder):
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+
+
+def rename_outside(folder):
+    facts = {"sha256": "0" * 64, "size_bytes": 1}
+    rewrite(folder, lambda manifest: manifest["files"].update({"a/../../b": facts}))
+
+
+def link(folder):
+    (folder / "report.html").rename(folder.parent / "moved")
+    (folder / "report.html").symlink_to(folder.parent / "moved")
+
+
+def require(**facts):
+    return lambda folder: rewrite(folder, lambda manifest: manifest["device"].update(facts))
+
+
+DAMAGE = {
+    "flipped": (flip, "`model.onnx` was changed"),
+    "longer": (lambda folder: (folder / "report.html").write_text("x" * 99), "was changed"),
+    "missing": (lambda folder: (folder / "golden/model/1.npz").unlink(), "is missing"),
+    "extra": (lambda folder: (folder / "golden/x").write_text(""), "is not in the manifest"),
+    "outside": (rename_outside, "is not a plain relative path"),
+    "link": (link, "`report.html` is a link"),
+    "version": (
+        lambda folder: rewrite(folder, lambda manifest: manifest.update(schema_version=2)),
+        "unknown schema version 2, expected 1",
+    ),
+    "key": (
+        lambda folder: rewrite(folder, lambda manifest: manifest.update(more=1)),
+        "`more` is unknown",
+    ),
+    "twice": (
+        lambda folder: (folder / "manifest.json").write_text('{"target": 1, "target": 2}'),
+        "a key is there twice",
+    ),
+    "none": (lambda folder: (folder / "manifest.json").unlink(), "`manifest.json` cannot be read"),
+    "runtime": (require(minimum_onnxruntime="99.0"), "onnxruntime 99.0 or newer is needed"),
+    "feature": (require(cpu_features=["abacus"]), "the CPU lacks abacus"),
+    "architecture": (require(architectures=["mips", "vax"]), "it is for mips or vax, this machine"),
+    "memory": (require(maximum_memory_bytes=1), "the device contract allows 1"),
+    "provider": (
+        lambda folder: rewrite(
+            folder,
+            lambda manifest: manifest["session"].update(
+                providers=[{"name": "QNNExecutionProvider", "options": {}}]
+            ),
+        ),
+        "QNNExecutionProvider is needed",
+    ),
+    "library": (
+        lambda folder: rewrite(
+            folder, lambda manifest: manifest["session"].update(config={"a": "./evil.so"})
+        ),
+        "names a file",
+    ),
+}
