@@ -270,11 +270,14 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="feeds that the other rows see; all by default")
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of names of rows")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=FILE of models to judge")
+    parser.add_argument("--remark", nargs="*", help="lines for the head of the table")
     parser.add_argument("--latency", action="store_true", help="measure latency, too")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
     parser.add_argument("--table", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else fresh()
+    if arguments.remark:
+        results["remarks"] = arguments.remark
     if arguments.model is not None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.work or Path(temporary)
@@ -321,6 +324,7 @@ def page(results: dict[str, Any]) -> str:
         "# A real sentence encoder, pruned",
         "",
         f"{results['machine']}; {versions}. `python benchmarks/prune/minilm.py --help` explains.",
+        *results.get("remarks", ()),
         "",
         "| row | pairs | all | cosine | size | latency |",
         "|---|---|---|---|---|---|",
