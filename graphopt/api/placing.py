@@ -9,8 +9,8 @@ from graphopt.errors import OptionError
 from graphopt.ir import load
 from graphopt.runtime import Placement, measure_placement, representative_feed, shared_worker
 from graphopt.search.absence import why_absent
+from graphopt.search.fixed_sizes import with_fixed_sizes
 from graphopt.search.placing import estimate_placement
-from graphopt.search.workbench import with_fixed_sizes
 from graphopt.targets import Target, load_target
 
 __all__ = ["inspect_placement"]

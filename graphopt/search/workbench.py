@@ -21,14 +21,11 @@ from graphopt.calibration import (
 )
 from graphopt.errors import (
     MetricError,
-    OptionError,
     RuntimeFailure,
     SessionLoadError,
-    TargetError,
     UnsupportedModelError,
 )
-from graphopt.ir import clone, load
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.ir import load
 from graphopt.runtime import (
     Session,
     SessionOptions,
@@ -40,6 +37,7 @@ from graphopt.runtime import (
     shared_worker,
 )
 from graphopt.search.absence import stand_in, why_absent
+from graphopt.search.fixed_sizes import with_fixed_sizes
 from graphopt.search.progress import Reporter
 from graphopt.search.remembered import Known, RememberingCalibrator
 from graphopt.targets import Target
@@ -52,7 +50,6 @@ __all__ = [
     "Workbench",
     "load_original",
     "prepare",
-    "with_fixed_sizes",
 ]
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
@@ -185,7 +182,6 @@ def prepare(
         real = evaluation_samples if calibration_samples is None else calibration_samples
         feeds = _feeds(sized, real, seed, session)
         timed = latency_feed(sized, feeds if real is not None else None, seed, session)
-    chosen = _metric(metric, evaluation_samples)
     bench = Workbench(
         source=path,
         model=model,
@@ -197,7 +193,7 @@ def prepare(
         calibration=calibration_samples,
         calibration_cache=calibration_cache,
         evaluation=evaluation_samples,
-        metric=chosen,
+        metric=_metric(metric, evaluation_samples),
         metric_before=None,
         latency_budget_s=latency_budget_s if absence is None else None,
         absence=absence,
@@ -206,53 +202,20 @@ def prepare(
         seed=seed,
         report=report,
     )
-    if chosen is not None:
-        report(f"measuring {chosen.name} of the original")
-    return dataclasses.replace(bench, metric_before=bench.metric_of(path))
+    return _judged_before(bench)
+
+
+def _judged_before(bench: Workbench) -> Workbench:
+    """Return the workbench with the task metric of the original, where there is one."""
+    if bench.metric is not None:
+        bench.report(f"measuring {bench.metric.name} of the original")
+    return dataclasses.replace(bench, metric_before=bench.metric_of(bench.source))
 
 
 def is_metric_function(evaluation: SampleSource | None) -> bool:
     """Tell whether ``--eval`` names a metric, as ``module:function``, and not a file."""
     is_text = isinstance(evaluation, str | Path)
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
-
-
-def with_fixed_sizes(model: ir.Model, target: Target) -> ir.Model:
-    """Return a model whose inputs have the sizes that a run fixes; the model itself without any.
-
-    Raises:
-        OptionError: A size names a dimension that no input has, or that has another size.
-        TargetError: The target takes no open sizes, and some are left.
-    """
-    sized = model
-    if target.dims:
-        sized = clone(model)
-        manager = PassManager(verify="off", target=target.to_facts())
-        ledger = manager.run(sized, Pipeline.parse(target.dims_text())).ledger
-        for refusal in ledger.journal.refusals:
-            raise OptionError(
-                "a size of `--dims` cannot be set", where=refusal.where, why=refusal.why
-            )
-    open_dims = _open_dims(sized)
-    if target.device.static_shapes and open_dims:
-        example = ",".join(f"{name}=1" for name in open_dims)
-        raise TargetError(
-            f"target `{target.name}` takes no open sizes, and the model has some",
-            where=", ".join(f"`{name}`" for name in open_dims),
-            why="its provider plans the whole graph before it has seen an input",
-            hint=f"fix them, for example with `--dims {example}`",
-        )
-    return sized
-
-
-def _open_dims(model: ir.Model) -> list[str]:
-    """Return what `--dims` must name so that every size of the inputs is known."""
-    found: dict[str, None] = {}
-    for value in model.graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            if not isinstance(dim, int):
-                found[dim.value or f"{value.name}:{axis}"] = None
-    return list(found)
 
 
 def load_original(path: Path, options: SessionOptions) -> Session:

@@ -8,7 +8,7 @@ from graphopt.errors import OptionError, TargetError
 from graphopt.ir import from_text, load, save
 from graphopt.runtime import architecture
 from graphopt.search.absence import stand_in, why_absent
-from graphopt.search.workbench import with_fixed_sizes
+from graphopt.search.fixed_sizes import with_fixed_sizes
 from graphopt.targets import load_target
 
 TEXT = """
