@@ -202,7 +202,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     ),
     "graphopt-static-percentile": graphopt_pipeline("quantize-static{method=percentile}"),
     "graphopt-outliers": graphopt_pipeline(
-        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.0 rounding=compensated},"
+        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.1 rounding=compensated},"
         "quantize-dynamic{ops=[Gather]},clear-value-info"
     ),
     "graphopt-mixed": graphopt_pipeline(
