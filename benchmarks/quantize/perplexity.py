@@ -56,9 +56,6 @@ TOOLS: dict[str, Quantizer] = {
     "4 bits, graphopt awq and gptq, blocks of 32": blocks(
         "block_size=32 method=gptq", "smooth-activations{aim=weights},"
     ),
-    "4 bits, a fifth of 8, graphopt gptq, blocks of 128": blocks(
-        "block_size=128 method=gptq eight_bits_share=0.2"
-    ),
 }
 
 
