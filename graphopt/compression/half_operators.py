@@ -64,7 +64,7 @@ KEPT_OPERATORS: dict[str, str] = {
 _CONTRIB: dict[str, tuple[int, ...]] = {
     "Attention": (),
     "BiasGelu": (),
-    "EmbedLayerNormalization": (),
+    "EmbedLayerNormalization": (1,),  # positions of the mask, integers
     "FastGelu": (),
     "FusedGemm": (),
     "FusedMatMul": (),

@@ -152,7 +152,9 @@ class _Planner:
     def _type_refusal(self, node: ir.Node) -> tuple[str, str] | None:
         if half_slots(node, self.operators, self.half) is None:
             return "unknown-operator", "nothing is known of its types"
-        for value in (*node.inputs, *node.outputs):
+        # An optional result that nobody reads may be of any type: none depends on it.
+        results = [item for item in node.outputs if item.uses() or item.is_graph_output()]
+        for value in (*node.inputs, *results):
             if value is not None and self._is_unknown(value):
                 return "unknown-operator", f"nothing is known of the type of `{value.name}`"
         if not self._half_results(node):
