@@ -15,18 +15,18 @@ def test_another_interpreter_gives_the_same_verdict(bundle):
     assert "device" in [check["name"] for check in document["checks"]]
 
 
-def test_a_runtime_that_is_too_old_is_caught_by_the_contract(bundle, tmp_path):
-    manifest = json.loads((bundle.path / "manifest.json").read_text())
+def test_a_runtime_that_is_too_old_is_caught_by_the_contract(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
     manifest["device"]["minimum_onnxruntime"] = "99.0"
-    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
-    document = validate_with(bundle.path, sys.executable).to_dict()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    document = validate_with(copy, sys.executable).to_dict()
     assert (document["status"], document["exit_code"]) == ("broken", 2)
     assert "onnxruntime 99.0 or newer is needed" in document["checks"][-1]["detail"]
 
 
-def test_nothing_of_the_bundle_is_executed(bundle):
-    (bundle.path / "validate.py").write_text("raise SystemExit('executed')")
-    document = validate_with(bundle.path, sys.executable).to_dict()
+def test_nothing_of_the_bundle_is_executed(copy):
+    (copy / "validate.py").write_text("raise SystemExit('executed')")
+    document = validate_with(copy, sys.executable).to_dict()
     assert document["status"] == "broken"  # the file was changed, and only read
     assert "validate.py" in document["checks"][-1]["detail"]
 
