@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -48,7 +49,7 @@ class ConstantRegion:
 
     def freed(self) -> list[ir.Value]:
         """Return the initializers that nobody but the nodes reads, as the model is now."""
-        return _freed_by(self.nodes, set(self.nodes))
+        return _freed_by(self.nodes, {})
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,16 @@ def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int)
     not fit, the nodes whose results are large are left to run, and the rest is tried again.
     """
     plan = FoldingPlan()
+    uses: _Uses = {}
     members = list(foldable.arrays)
     tie_bytes = 0
     for _ in range(_ROUNDS):
         retry: list[ir.Node] = []
-        parts = (_measured(part, shapes) for part in _connected(members, tie_bytes))
+        parts = (_measured(part, shapes, uses) for part in _connected(members, tie_bytes))
         for part in sorted(parts, key=lambda part: part.growth_bytes):
             if part.growth_bytes <= budget_bytes:
                 budget_bytes -= part.growth_bytes
-                plan.parts.append(_split(part, shapes))
+                plan.parts.append(_split(part, shapes, uses))
             elif tie_bytes == 0:
                 retry.extend(part.nodes)
             else:
@@ -103,14 +105,14 @@ def plan_folding(foldable: FoldableNodes, shapes: ShapeTable, budget_bytes: int)
     return plan
 
 
-def _split(part: ConstantRegion, shapes: ShapeTable) -> FoldingPart:
+def _split(part: ConstantRegion, shapes: ShapeTable, uses: _Uses) -> FoldingPart:
     """Split ``part`` where only weights hold it together: one failure shall not spoil all."""
     if len(part.nodes) == 1:
         return FoldingPart((part,), part.growth_bytes)
     pieces = _connected(list(part.nodes), sys.maxsize)
     if len(pieces) == 1:
         return FoldingPart((part,), part.growth_bytes)
-    regions = tuple(_measured(nodes, shapes) for nodes in pieces)
+    regions = tuple(_measured(nodes, shapes, uses) for nodes in pieces)
     return FoldingPart(regions, part.growth_bytes)
 
 
@@ -161,14 +163,13 @@ def _tied_to(
     return first_reader.setdefault(value, node)
 
 
-def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
+def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable, uses: _Uses) -> ConstantRegion:
     if len(nodes) == 1:
         # Most are single Constants, which everything that reads them is outside of.
         results = tuple([value for value in nodes[0].outputs if value.uses()])
         if nodes[0].op_type == "Constant" and "value" in nodes[0].attributes.data:
             # What is stored is the same tensor.
             return ConstantRegion(nodes, results, -frame_bytes(nodes[0]))
-        inside = set(nodes)
     else:
         inside = set(nodes)
         results = tuple(
@@ -178,7 +179,7 @@ def _measured(nodes: tuple[ir.Node, ...], shapes: ShapeTable) -> ConstantRegion:
             if any(user not in inside for user, _ in value.uses())
         )
     growth = sum([_stored_bytes(value, shapes) for value in results])
-    growth -= sum([_initializer_bytes(value) for value in _freed_by(nodes, inside)])
+    growth -= sum([_initializer_bytes(value) for value in _freed_by(nodes, uses)])
     growth -= sum([_node_bytes(node) for node in nodes])
     return ConstantRegion(nodes, results, growth)
 
@@ -191,16 +192,26 @@ def frame_bytes(node: ir.Node) -> int:
 _FRAME_BYTES = 24
 
 
-def _freed_by(nodes: Iterable[ir.Node], inside: set[ir.Node]) -> list[ir.Value]:
-    """Return the initializers that nobody but ``nodes`` reads, in the order of reading."""
-    read = {value: None for node in nodes for value in node.inputs if value is not None}
-    return [value for value in read if _is_freed(value, inside)]
+_Uses = dict[ir.Value, int]
+"""How often values are read, counted when it is first asked for: some constants have a reader in
+every layer, and each of these asks."""
 
 
-def _is_freed(value: ir.Value, inside: set[ir.Node]) -> bool:
+def _freed_by(nodes: Iterable[ir.Node], uses: _Uses) -> list[ir.Value]:
+    """Return the initializers that nobody but ``nodes`` reads, in the order of reading.
+
+    None of ``nodes`` has a subgraph. What ``uses`` does not know is counted there.
+    """
+    read = Counter(value for node in nodes for value in node.inputs if value is not None)
+    return [value for value, count in read.items() if _is_freed(value, count, uses)]
+
+
+def _is_freed(value: ir.Value, count: int, uses: _Uses) -> bool:
     if not value.is_initializer() or value.is_graph_input() or value.is_graph_output():
         return False
-    return all(user in inside for user, _ in value.uses())
+    if value not in uses:
+        uses[value] = len(value.uses())
+    return uses[value] == count
 
 
 # -- sizes in the file: protobuf writes a field as a tag, its length and its content --------------

@@ -306,6 +306,7 @@ class _Storage:
         self.budget_bytes = budget_bytes
         self._edit = edit
         self._stored: dict[Hashable, ir.Value] = {}
+        self._keys: dict[ir.Value, Hashable] = {}
 
     def lift(self, nodes: Sequence[ir.Node]) -> bool:
         """Make initializers of ``Constant`` nodes, in one rewrite; tell if there are any.
@@ -345,8 +346,8 @@ class _Storage:
         last, count = region.nodes[-1], len(region.nodes)
         because = f"{count} nodes compute constants" if count > 1 else f"{last.op_type} is constant"
         freed = [value for value in region.freed() if value.name not in self._kept]
-        for key in [key for key, value in self._stored.items() if value in freed] if freed else ():
-            del self._stored[key]  # it goes with the nodes that read it: nothing may share it
+        for value in freed:  # it goes with the nodes that read it: nothing may share it
+            self._stored.pop(self._keys.pop(value, None), None)
         with self._edit.rewrite(last, because=because) as change:
             for value in region.results:
                 if value.uses():
@@ -368,6 +369,7 @@ class _Storage:
         if (graph, key) not in self._stored:
             stored = change.initializer(data, name=value.name or "constant", graph=graph)
             self._stored[graph, key] = stored
+            self._keys[stored] = graph, key
         return self._stored[graph, key]
 
 
