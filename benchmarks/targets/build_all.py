@@ -177,7 +177,24 @@ def _missed(record: Record) -> str:
         for gate in record["gates"]
         if gate["passed"] is False and gate["value"] is not None
     ]
+    missed += _beyond_estimates(record)
     return "; ".join(missed) or "every gate met"
+
+
+def _beyond_estimates(record: Record) -> list[str]:
+    """Return gates on placement that an estimate, which judges nothing, is beyond."""
+    placement = record.get("placement") or {"is_estimate": False}
+    if not placement["is_estimate"]:
+        return []
+    values = {
+        "max_partitions": placement["partitions"],
+        "max_share_off_accelerator": placement["share_off_accelerator"],
+    }
+    return [
+        f"estimated beyond `{gate['name']}` {gate['limit']:g}"
+        for gate in record["gates"]
+        if gate["name"] in values and values[gate["name"]] > gate["limit"]
+    ]
 
 
 def _refusal(record: Record) -> str:
@@ -185,7 +202,12 @@ def _refusal(record: Record) -> str:
     if error is not None:
         parts = [error.get("message"), error.get("why"), error.get("hint")]
         return "; ".join(part for part in parts if part)
-    return "; ".join(f"`{one['name']}`: {one['reason']}" for one in record["candidates"])
+    reasons = [f"`{one['name']}`: {_shortened(one['reason'])}" for one in record["candidates"]]
+    return "; ".join([*reasons, "loosen a gate with `--gate NAME=VALUE`, or give more samples"])
+
+
+def _shortened(reason: str) -> str:
+    return re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", reason)
 
 
 def table_text(records: Iterable[Record], versions: str) -> str:
@@ -205,7 +227,7 @@ def machine() -> str:
     kinds = ", ".join(name for name in known if name in cpu_features())
     return (
         f"{platform.machine()} with {kinds}, one thread, ONNX Runtime {runtime_version()}, Python "
-        f"{platform.python_version()}; latency is CPU time of a run over that of the original."
+        f"{platform.python_version()}; latency is CPU time of a run over that of the original, - where it was not measured."
     )
 
 
