@@ -227,7 +227,8 @@ def machine() -> str:
     kinds = ", ".join(name for name in known if name in cpu_features())
     return (
         f"{platform.machine()} with {kinds}, one thread, ONNX Runtime {runtime_version()}, Python "
-        f"{platform.python_version()}; latency is CPU time of a run over that of the original, - where it was not measured."
+        f"{platform.python_version()}; latency is CPU time of a run over that of the "
+        "original, - where it was not measured."
     )
 
 
