@@ -56,9 +56,9 @@ __all__ = ["command"]
 def command(settings: Settings, model: Path, latency_budget_s: float, **given: Any) -> int:
     """Run all optimizers that are installed on one model.
 
-    Each, graphopt among them, runs in a process of its own with a time limit, from the path of the model to the saved
-    file. What it left is held against the original: inputs and outputs, numbers up to rounding,
-    and the time of a run, measured in turns.
+    Each, graphopt among them, runs in a process of its own with a time limit, from the path of the
+    model to the saved file. What it left is held against the original: inputs and outputs, numbers
+    up to rounding, and the time of a run, measured in turns.
     """
     from graphopt import api
 
