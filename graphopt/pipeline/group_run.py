@@ -110,11 +110,13 @@ class GroupRun:
         execution = self._execution(self.whole.standing, Limits(dropped=self._dropped))
         execution.on_step = self._announce
         try:
-            execution.run()
-            if execution.journal.edits:
-                self._check.verify_result(self.model, execution)
+            execution.run()  # facts that cannot be gathered are no pass's guilt: the caller is told
         except StepFailure as error:
             self._drop(Failure.of_step(error, len(execution.steps)))
+            return None
+        try:
+            if execution.journal.edits:
+                self._check.verify_result(self.model, execution)
         except _UNACCEPTABLE as error:
             self._drop(self._blame(execution, error))
         else:

@@ -5,7 +5,8 @@ import pytest
 
 import graphopt
 from graphopt import ir as gir
-from graphopt.errors import OptionError
+from graphopt.demo import demo_files
+from graphopt.errors import OptionError, RunError
 
 TEXT = """(float[b, past] x, float[b, whole] mask, float[b, both] t, float[odd] o)
 => (float[b, whole] y, float[b, both] u, float[odd] v) { y = Relu(mask) u = Relu(t) v = Relu(o) }"""
@@ -45,3 +46,18 @@ def test_settings_that_cannot_be_read(setting):
 def test_no_dimension_twice():
     with pytest.raises(OptionError, match="`n` twice"):
         graphopt.Pipeline.parse('specialize-shapes{dims=["n=1","n=2"]}')
+
+
+def test_samples_of_other_sizes_are_named(tmp_path):
+    """No pass is searched for that could be guilty of it."""
+    pipeline = 'specialize-shapes{dims=["batch=2"]},quantize-static'
+    with pytest.raises(RunError, match="cannot run the model") as caught:
+        graphopt.run_pipeline(
+            demo_files().model,
+            pipeline,
+            tmp_path / "out.onnx",
+            target="cpu-int8",
+            calibration=demo_files().calibration,
+        )
+    assert "Got: 1 Expected: 2" in caught.value.why
+    assert not list(tmp_path.iterdir())
