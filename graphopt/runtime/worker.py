@@ -208,10 +208,10 @@ def _describe(failure: BaseException) -> dict[str, str]:
 def _take_streams() -> tuple[io.FileIO, io.FileIO]:
     """Move the pipes to descriptors of our own; what native code prints goes to the error log."""
     requests, replies = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
     os.dup2(2, 1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # last: who sees it knows that the output is moved
+    os.close(null)
     return io.FileIO(requests, "r"), io.FileIO(replies, "w")
 
 

@@ -70,7 +70,8 @@ def test_the_bundle_validates_and_tells_its_recipe(quantized):
     assert graphopt.validate(place).exit_code == 0
     bundle = graphopt.Bundle.load(place)
     recipe = bundle.manifest["recipe"]["pipeline"]
-    assert recipe.startswith("freeze-initializers,@exact,deepen-convolutions,quantize-static")
+    assert recipe.startswith("freeze-initializers,@exact,")
+    assert ",quantize-static" in recipe
     model = gir.load(bundle.model_path)
     assert model.metadata_props["graphopt.recipe"] == recipe
     report = json.loads((place / "report.json").read_text())

@@ -36,6 +36,7 @@ LAWS = settings(
 PLACED = {
     "exit-early": {"agreement": 0.0},
     "fuse-rms-normalization": {"domain": "contrib"},
+    "quantize-linear-layers": {"minimum_elements": 1},
     "specialize-shapes": {"dims": ("N=2",)},
     "tie-embeddings": {"minimum_elements": 1},
 }
