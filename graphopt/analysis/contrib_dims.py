@@ -84,6 +84,7 @@ def _fused_matmul(node: ir.Node, known: SymbolicShapes) -> _Found:
 CONTRIB_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "Attention": _attention,
     "BiasGelu": _first,
+    "DynamicQuantizeMatMul": DIMS["MatMul"],
     "EmbedLayerNormalization": _embedding,
     "FastGelu": _first,
     "FusedConv": WINDOW_DIMS["Conv"],

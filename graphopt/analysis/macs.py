@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, operand
 from graphopt.analysis.shapes import infer_shapes
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.ir import clone, nodes_of_types, operators_of
 from graphopt.rewrite import ShapeTable
 
@@ -70,7 +72,7 @@ def _counts(
     if shapes is None:
         model = _bound(model, sizes)
         shapes = infer_shapes(model)
-    counter = _Counter(shapes, _named_sizes(model, sizes))
+    counter = _Counter(model, shapes, _named_sizes(model, sizes))
     for domain, op_type in operators_of(model):
         rule = _RULES.get(op_type)
         if rule is not None:
@@ -107,18 +109,26 @@ def _open_dims(value: ir.Value) -> bool:
 
 
 class _Counter:
-    def __init__(self, shapes: ShapeTable, sizes: Mapping[str, int]) -> None:
+    def __init__(self, model: ir.Model, shapes: ShapeTable, sizes: Mapping[str, int]) -> None:
+        self._model = model
         self._shapes = shapes
         self._sizes = sizes
+
+    @functools.cached_property
+    def _symbolic(self) -> SymbolicShapes:
+        return SymbolicShapes(self._model, self._shapes)
 
     def dims(self, value: ir.Value | None) -> Dims | None:
         """Return the dimensions of ``value``, or ``None`` where one of them is unknown."""
         known = self._shapes.of(value)
-        if known is None or known.dims is None:
+        return self._numbers(known and known.dims) or self._numbers(self._symbolic.dims(value))
+
+    def _numbers(self, dims: Sequence[object] | None) -> Dims | None:
+        if dims is None:
             return None
-        found = (self._sizes.get(dim) if isinstance(dim, str) else dim for dim in known.dims)
-        dims = tuple(size for size in found if size is not None)
-        return dims if len(dims) == len(known.dims) else None
+        found = (self._sizes.get(dim) if isinstance(dim, str) else dim for dim in dims)
+        sizes = tuple(size for size in found if isinstance(size, int))
+        return sizes if len(sizes) == len(dims) else None
 
 
 def _matmul(first: int, second: int) -> Callable[[ir.Node, _Counter], int | None]:

@@ -59,6 +59,9 @@ def _window_sizes(
     for axis, size in enumerate(sizes):
         padded = size + (pads[axis] + pads[axis + rank])
         left = padded - (dilations[axis] * (kernel[axis] - 1) + 1)
+        if isinstance(left, int) and left >= 0:
+            found.append(left // strides[axis] + 1)
+            continue
         # The same name wherever windows go on by the same step over as much: both sides of a
         # residual sum come to it in different ways.
         steps = known.symbols.of(("windows", left, strides[axis]), is_size=True)
@@ -111,6 +114,7 @@ def _resize(node: ir.Node, known: SymbolicShapes) -> _Found:
 WINDOW_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "AveragePool": _pool,
     "Conv": _conv,
+    "ConvInteger": _conv,
     "GatherND": _gather_nd,
     "GlobalAveragePool": _pool,
     "MaxPool": _pool,

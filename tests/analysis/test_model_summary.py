@@ -84,3 +84,27 @@ def test_figures():
     assert summary.outputs[0].type == "FLOAT"
     assert "Sequence" in summary.outputs[1].type
     assert summary.to_dict()["inputs"][0] == {"name": "x", "type": "FLOAT", "dims": ("N", 2)}
+
+
+def test_macs_behind_operators_and_sizes_that_inference_does_not_follow():
+    contrib = """
+        <ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>
+        g (float[N,2] x, uint8[N,2] q) => (float[N,3] y)
+        <int8[2,3] w = {1, 2, 3, 4, 5, 6}, float s = {1.0}, uint8 z = {0}, float[3,3] v = {1.0, 2.0,
+         3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0}> {
+            h = com.microsoft.MatMulIntegerToFloat(q, w, s, s, z)
+            r, rs, rz = DynamicQuantizeLinear(h)
+            d = DequantizeLinear(r, rs, rz)
+            y = MatMul(d, v)
+        }"""
+    assert macs(contrib, N=4) == 4 * 2 * 3 + 4 * 3 * 3
+    computed = """
+        (float[N,3] x) => (float[n,4] y) <float[3,4] w = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0,
+         1.0, 2.0, 3.0}, int64 zero = {0}, int64[1] first = {0}, int64[1] axes = {0}> {
+            shape = Shape(x)
+            size = Gather(shape, zero)
+            end = Unsqueeze(size, axes)
+            part = Slice(x, first, end, axes)
+            y = MatMul(part, w)
+        }"""
+    assert macs(computed, N=5) == 5 * 3 * 4
