@@ -17,7 +17,14 @@ import onnx_ir as ir
 from graphopt.analysis.operands import operand
 from graphopt.ir import constant_array, constant_tensor
 
-__all__ = ["Bias", "IntegerLayer", "NoIntegerLayer", "find_integer_layer", "integer_layers"]
+__all__ = [
+    "Bias",
+    "IntegerLayer",
+    "NoIntegerLayer",
+    "find_integer_layer",
+    "integer_layers",
+    "is_outlier_product",
+]
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _OPAQUE = frozenset(
@@ -134,6 +141,40 @@ def find_integer_layer(node: ir.Node) -> IntegerLayer | NoIntegerLayer | None:
     if not node.domain and node.op_type in _PRODUCTS:
         return _dequantized(node)
     return None
+
+
+def is_outlier_product(node: ir.Node) -> bool:
+    """Tell whether a float `MatMul` is the share of outlier channels in a product of integers.
+
+    It reads chosen channels of an activation that is multiplied as integers beside it. To round
+    them after all would bring back the error that they were set apart for.
+
+    Args:
+        node: Any node.
+    """
+    gather = _maker(operand(node, 0), "Gather") if node.op_type == "MatMul" else None
+    if gather is None or constant_tensor(gather.inputs[1]) is None:
+        return False
+    activation = gather.inputs[0]
+    axis = gather.attributes.get_int("axis", 0)
+    if activation is None or axis != _channel_axis(activation, axis):
+        return False
+    return any(
+        (reader.domain, reader.op_type) == _FUSED
+        for quantizer in activation.consumers()
+        if not quantizer.domain and quantizer.op_type == "QuantizeLinear"
+        for reader in quantizer.outputs[0].consumers()
+    )
+
+
+def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and not node.domain and node.op_type == op_type else None
+
+
+def _channel_axis(value: ir.Value, axis: int) -> int:
+    """Return the last axis of ``value``, counted as ``axis`` is."""
+    return -1 if axis < 0 or value.shape is None else len(value.shape) - 1
 
 
 def _dequantized(node: ir.Node) -> IntegerLayer | NoIntegerLayer | None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.compression.integer_layers import is_outlier_product
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
 
 __all__ = ["LAYER_OPERATORS", "Layer", "LayerRefused", "find_layer"]
@@ -65,7 +66,7 @@ def find_layer(node: ir.Node, *, with_transposed: bool = False) -> Layer | Layer
     """
     if node.op_type == "ConvTranspose" and not with_transposed:
         return LayerRefused("no-integer-kernel", "ONNX Runtime transposes convolutions in float")
-    weight = trace_weight(node.inputs[1])
+    weight = _weight(node)
     if isinstance(weight, NoWeight):
         return LayerRefused(weight.slug, weight.why)
     rank = len(weight.shape)
@@ -81,6 +82,12 @@ def find_layer(node: ir.Node, *, with_transposed: bool = False) -> Layer | Layer
     if not np.all(np.isfinite(weight.array())):
         return LayerRefused("weight-not-finite", "the weight holds NaN or infinity")
     return _with_bias(node, weight, axis)
+
+
+def _weight(node: ir.Node) -> WeightSource | NoWeight:
+    if is_outlier_product(node):
+        return NoWeight("already-quantized", "the rest of this product is in integers")
+    return trace_weight(node.inputs[1])
 
 
 def _unsupported_form(node: ir.Node) -> str | None:

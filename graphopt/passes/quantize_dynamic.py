@@ -21,6 +21,7 @@ from graphopt.compression import (
     trace_weight,
     weight_parameters,
 )
+from graphopt.compression.integer_layers import is_outlier_product
 from graphopt.compression.recurrent_layers import (
     RecurrentLayer,
     find_recurrent,
@@ -82,7 +83,8 @@ class QuantizeDynamic(Pass):
                                another provider.
         `weight-not-constant`  there is no constant operand on the right, or no constant table.
         `weight-overridable`   the weight is also an input of the model.
-        `already-quantized`    the weight comes from integers.
+        `already-quantized`    the weight comes from integers, or the rest of the product does:
+                               outlier channels that another pass set apart.
         `not-float32`          the weight has another type.
         `weight-not-finite`    the weight holds NaN or infinity.
         `weight-rank`          the weight is not a matrix, the table not a list of rows.
@@ -211,6 +213,8 @@ class QuantizeDynamic(Pass):
         weight = trace_weight(node.inputs[_weight_index(node)])
         if isinstance(weight, NoWeight):
             return _Refused(weight.slug, weight.why)
+        if is_outlier_product(node):
+            return _Refused("already-quantized", "the rest of this product is in integers")
         if (refused := self._form_refusal(node, weight)) is not None:
             return refused
         is_table = node.op_type == "Gather"

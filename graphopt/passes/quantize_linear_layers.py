@@ -73,7 +73,8 @@ class QuantizeLinearLayers(Pass):
     When it refuses
         `weight-not-constant`  the layer has no constant weight.
         `weight-overridable`   the weight is also an input of the model.
-        `already-quantized`    the weight comes from integers.
+        `already-quantized`    the weight comes from integers, or the layer multiplies outliers
+                               that were set apart before.
         `not-float32`          the weight has another type.
         `weight-not-finite`    the weight holds NaN or infinity.
         `weight-rank`          the weight is not a matrix.
