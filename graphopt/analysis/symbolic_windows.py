@@ -50,6 +50,9 @@ def _window_sizes(
     padding = "NOTSET" if mode is None else mode.as_string()
     pads = _numbers(node, "pads", (0,) * 2 * rank) if padding == "NOTSET" else (0,) * 2 * rank
     strides, dilations = (_numbers(node, key, (1,) * rank) for key in ("strides", "dilations"))
+    if padding in ("SAME_UPPER", "SAME_LOWER") and len(strides) == rank:
+        pairs = zip(sizes, strides, strict=True)
+        return [-(-size // step) if isinstance(size, int) else None for size, step in pairs]
     is_rounded_down = int_attribute(node, "ceil_mode", 0) == 0
     if kernel is None or padding not in ("NOTSET", "VALID") or not is_rounded_down:
         return [None] * rank
