@@ -1,27 +1,31 @@
-"""Specifications of samples: a JSON file that says how texts or images become inputs."""
+"""Specifications of samples: a JSON file that says how texts, images or sound become inputs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from graphopt.calibration.image_samples import IMAGE_SUFFIXES, image_samples
-from graphopt.calibration.sample_files import RawSample
-from graphopt.calibration.text_samples import TEXT_SUFFIXES, text_samples
+from graphopt.calibration.file_samples import IMAGE_SUFFIXES, SOUND_SUFFIXES, file_samples
+from graphopt.calibration.prepared_source import PreparedSource
+from graphopt.calibration.text_samples import TEXT_SUFFIXES, TOKENIZER, text_samples
+from graphopt.calibration.transformers_spec import PROCESSOR, processor_spec, text_facts
 from graphopt.errors import CalibrationDataError
 from graphopt.runtime import TensorSpec
 
-__all__ = ["implied_spec", "read_spec", "sample_spec_schema", "specified_samples"]
+__all__ = [
+    "holds_raw_files",
+    "implied_spec",
+    "read_spec",
+    "sample_spec_schema",
+    "specified_samples",
+]
 
 _SPEC_NAME = "preprocessing.json"
-_TRANSFORMERS_SPEC_NAME = "preprocessor_config.json"
-_TOKENIZER_NAME = "tokenizer.json"
-# Pillow's numbers for the ways to resample, as configurations of `transformers` have them.
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_KINDS = ("text", "image", "audio")
 
 
 @cache
@@ -34,8 +38,8 @@ def sample_spec_schema() -> dict[str, Any]:
 
 def specified_samples(
     spec: Mapping[str, Any], folder: Path, inputs: Sequence[TensorSpec] | None
-) -> Callable[[], Iterable[RawSample]]:
-    """Return a function that reads the samples of a checked specification.
+) -> PreparedSource:
+    """Return the samples of a checked specification.
 
     Args:
         spec: The specification.
@@ -48,11 +52,11 @@ def specified_samples(
     """
     if inputs is None:
         raise CalibrationDataError(
-            "texts and images can be made into samples only for a model",
+            "texts, images and sound can be made into samples only for a model",
             why="its inputs are not known here",
             hint="call `load_samples(source, inputs=input_specs(model))`",
         )
-    make = text_samples if spec["kind"] == "text" else image_samples
+    make = text_samples if spec["kind"] == "text" else file_samples
     return make(spec, folder, inputs)
 
 
@@ -78,14 +82,15 @@ def _checked(held: Any, where: str) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    kinds = {name: sample_spec_schema()["$defs"][name] for name in ("text", "image")}
+    kinds = {name: sample_spec_schema()["$defs"][name] for name in _KINDS}
     kind = held.get("kind") if isinstance(held, dict) else None
     if kind not in kinds:
         raise CalibrationDataError(
             "samples are specified in no known way",
             where=f"`{where}`",
-            why=f"expected an object whose `kind` is `text` or `image`, found `{kind}`",
-            hint="`docs/calibration.md` shows both",
+            why=f"expected an object whose `kind` is {', '.join(f'`{name}`' for name in _KINDS)}, "
+            f"found `{kind}`",
+            hint="`docs/calibration.md` shows each",
         )
     # Of the one kind alone, so that the fault is named and not the kind.
     schema = {**kinds[kind], "$defs": sample_spec_schema()["$defs"]}
@@ -107,45 +112,61 @@ def _checked(held: Any, where: str) -> dict[str, Any]:
     return whole
 
 
-def implied_spec(path: Path) -> dict[str, Any] | None:
+def implied_spec(path: Path, home: Path | None = None) -> dict[str, Any] | None:
     """Return the specification that lies beside samples; ``None`` where they need none.
 
-    A folder of images may hold ``preprocessing.json`` (without `kind` and `source`) or the
-    ``preprocessor_config.json`` of a model of the `transformers` library; a text file lies beside
-    the ``tokenizer.json`` that it is for.
+    A folder of images or recordings may hold ``preprocessing.json`` (without `kind` and `source`)
+    or the ``preprocessor_config.json`` of a model of the `transformers` library; a text file lies
+    beside the ``tokenizer.json`` that it is for.
+
+    Args:
+        path: The text file, or the folder.
+        home: Where to look for what does not lie beside the samples: the folder of the model. Paths
+            of what is returned are relative to `path`, or absolute.
 
     Raises:
         CalibrationDataError: There is none, or it breaks the schema.
     """
     if path.is_file() and path.suffix in TEXT_SUFFIXES:
-        if not (path.parent / _TOKENIZER_NAME).exists():
-            raise _unspecified(path, f"no `{_TOKENIZER_NAME}` lies beside it", "text")
-        spec = {"kind": "text", "source": path.name, "tokenizer": "."}
-        return _checked(spec, str(path))
-    if not path.is_dir() or not _holds_images(path):
+        places = [place for place in (path.parent, home) if place and (place / TOKENIZER).exists()]
+        if not places:
+            raise _unspecified(path, f"no `{TOKENIZER}` lies beside it", "text")
+        place = "." if places[0] == path.parent else str(places[0])
+        spec = {"kind": "text", "source": path.name, "tokenizer": place}
+        return _checked({**spec, **text_facts(places[0])}, str(path))
+    if not path.is_dir() or (kind := holds_raw_files(path)) is None:
         return None
-    for name, meaning in ((_SPEC_NAME, dict), (_TRANSFORMERS_SPEC_NAME, _of_transformers)):
-        if (path / name).exists():
-            held = _read_json(path / name)
+    return _spec_of_folder(path, home or path, kind)
+
+
+def holds_raw_files(folder: Path) -> str | None:
+    """Return ``image`` or ``audio`` where a folder, or one within it, holds such files."""
+    suffixes = {path.suffix.lower() for path in folder.rglob("*") if path.is_file()}
+    if suffixes & {*IMAGE_SUFFIXES}:
+        return "image"
+    return "audio" if suffixes & {*SOUND_SUFFIXES} else None
+
+
+def _spec_of_folder(path: Path, home: Path, kind: str) -> dict[str, Any]:
+    for place, name, meaning in (
+        (path, _SPEC_NAME, dict),
+        (path, PROCESSOR, processor_spec),
+        (home, PROCESSOR, processor_spec),
+    ):
+        if (place / name).exists():
+            held = _read_json(place / name)
             try:
-                spec = {"kind": "image", "source": ".", **meaning(held)}
+                spec = {"kind": kind, "source": ".", **meaning(held)}
             except (TypeError, KeyError, AttributeError, ValueError) as error:
                 raise CalibrationDataError(
-                    f"`{name}` does not say how images become inputs",
-                    where=f"`{path / name}`",
+                    f"`{name}` does not say how these files become inputs",
+                    where=f"`{place / name}`",
                     why=f"{type(error).__name__}: {error}",
                     hint=f"write what it means into `{_SPEC_NAME}`; `docs/calibration.md` shows it",
                 ) from error
-            return _checked(spec, str(path / name))
-    raise _unspecified(path, f"it holds images, and no `{_SPEC_NAME}`", "image")
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(item.suffix.lower() in IMAGE_SUFFIXES for item in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+            return _checked(spec, str(place / name))
+    held_things = "images" if kind == "image" else "recordings"
+    raise _unspecified(path, f"it holds {held_things}, and no `{_SPEC_NAME}`", kind)
 
 
 def _unspecified(path: Path, why: str, kind: str) -> CalibrationDataError:
@@ -153,6 +174,8 @@ def _unspecified(path: Path, why: str, kind: str) -> CalibrationDataError:
         "text": '{"kind": "text", "source": "texts.txt", "tokenizer": "tokenizer/"}',
         "image": '{"kind": "image", "source": "images/", "resize": {"shortest_edge": 256}, '
         '"crop": {"height": 224, "width": 224}}',
+        "audio": '{"kind": "audio", "source": "recordings/", "features": "log-mel", '
+        '"sampling_rate": 16000, "length": 480000}',
     }
     return CalibrationDataError(
         f"nothing says how `{path.name}` becomes inputs",
@@ -160,27 +183,3 @@ def _unspecified(path: Path, why: str, kind: str) -> CalibrationDataError:
         why=why,
         hint=f"give a JSON file instead: `{example[kind]}`",
     )
-
-
-def _of_transformers(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate what an image processor of the `transformers` library says."""
-    spec: dict[str, Any] = {"scale": 1.0}
-    if held.get("do_resize", True) and "size" in held:
-        spec["resize"] = _size(held["size"])
-        spec["resample"] = _RESAMPLING.get(held.get("resample", 2), "bilinear")
-    if held.get("do_center_crop") and "crop_size" in held:
-        crop = _size(held["crop_size"])
-        edge = crop.get("shortest_edge")
-        spec["crop"] = crop if edge is None else {"height": edge, "width": edge}
-    if held.get("do_rescale", True):
-        spec["scale"] = held.get("rescale_factor", 1 / 255)
-    if held.get("do_normalize", True) and "image_mean" in held:
-        spec |= {"mean": held["image_mean"], "std": held["image_std"]}
-    return spec
-
-
-def _size(held: Any) -> dict[str, int]:
-    if isinstance(held, int):
-        return {"shortest_edge": held}
-    names = ("shortest_edge",) if "shortest_edge" in held else ("height", "width")
-    return {name: held[name] for name in names}

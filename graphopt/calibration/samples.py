@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration.backend_tests import find_data_sets, read_data_sets
+from graphopt.calibration.prepared_source import ITEMS, PreparedSource
 from graphopt.calibration.sample_files import (
     LABELS,
     RawSample,
@@ -32,27 +33,50 @@ SampleSource: TypeAlias = str | Path | Callable[[], Iterable[RawSample]] | Itera
 """A file, a folder, ``module:function``, a function, or feeds."""
 
 Feed: TypeAlias = dict[str, npt.NDArray[Any]]
+_Row: TypeAlias = tuple[Feed, npt.NDArray[Any] | None, list[dict[str, str]] | None]
+"""A feed, its labels, and what it was made of."""
 
 
-def load_samples(source: SampleSource, *, inputs: Sequence[TensorSpec] | None = None) -> Samples:
+def load_samples(
+    source: SampleSource,
+    *,
+    inputs: Sequence[TensorSpec] | None = None,
+    home: Path | None = None,
+) -> Samples:
     """Return the samples of ``source``; they are read when they are iterated over.
 
     Args:
         source: An ``.npz`` file (one feed by input name), an ``.npy`` file (one feed of a model
             with one input), a folder of them (sorted by name), a folder of ``test_data_set_*``
-            folders, a ``.json`` specification of texts or images, ``module:function`` or a function
-            that returns an iterable of feeds and is called again for every pass, or feeds. A
-            ``.txt`` or ``.jsonl`` file beside its ``tokenizer.json``, and a folder of images with
-            a ``preprocessing.json``, need no specification.
-        inputs: The model's inputs; needed where a sample is an array without a name, and for texts
-            and images.
+            folders, a ``.json`` specification of texts, images or sound, ``module:function`` or a
+            function that returns an iterable of feeds and is called again for every pass, or feeds.
+            A ``.txt`` or ``.jsonl`` file beside its ``tokenizer.json``, and a folder of images or
+            recordings with a ``preprocessing.json``, need no specification.
+        inputs: The model's inputs; needed where a sample is an array without a name, and for texts,
+            images and sound.
+        home: Folder of the model, where to look for a tokenizer or processor that does not lie
+            beside the samples.
 
     Raises:
         CalibrationDataError: There is no such source, or nothing in it.
     """
     only_input = inputs[0].name if inputs is not None and len(inputs) == 1 else None
+    if isinstance(source, str | Path) and (prepared := _prepared(source, inputs, home)):
+        return Samples(str(source), prepared.read, prepared=prepared)
     name, opener = _open(source, inputs)
     return Samples(name, opener, only_input=only_input)
+
+
+def _prepared(
+    source: str | Path, inputs: Sequence[TensorSpec] | None, home: Path | None
+) -> PreparedSource | None:
+    """Return samples that are made of texts, images or sound; ``None`` for others."""
+    path = Path(source)
+    if path.suffix == ".json" and path.is_file():
+        return specified_samples(read_spec(path), path.parent, inputs)
+    if (spec := implied_spec(path, home)) is None:
+        return None
+    return specified_samples(spec, path if path.is_dir() else path.parent, inputs)
 
 
 def _open(
@@ -71,11 +95,6 @@ def _open_text(
     source: str | Path, inputs: Sequence[TensorSpec] | None
 ) -> tuple[str, Callable[[], Iterable[RawSample]]]:
     path = Path(source)
-    if path.suffix == ".json" and path.is_file():
-        return str(source), specified_samples(read_spec(path), path.parent, inputs)
-    if (spec := implied_spec(path)) is not None:
-        folder = path if path.is_dir() else path.parent
-        return str(source), specified_samples(spec, folder, inputs)
     if path.is_dir():
         if data_sets := find_data_sets(path):
             return str(source), read_data_sets(data_sets, inputs)
@@ -103,6 +122,7 @@ class Samples:
         source: Where they come from, for messages and reports.
         opener: Returns them all, afresh with every call.
         only_input: Name of the only input, for samples that are arrays.
+        prepared: How they are made, of texts, images or sound.
     """
 
     def __init__(
@@ -111,13 +131,19 @@ class Samples:
         opener: Callable[[], Iterable[RawSample]],
         *,
         only_input: str | None = None,
+        prepared: PreparedSource | None = None,
     ) -> None:
         self.source = source
+        self.prepared = prepared
         self._opener = opener
         self._only_input = only_input
 
     def __iter__(self) -> Iterator[Feed]:
-        return (feed for feed, _ in self._labelled())
+        return (feed for feed, _, _ in self._labelled())
+
+    def items(self) -> Iterator[list[dict[str, str]] | None]:
+        """Yield what each sample was made of: texts or files; ``None`` where it came as arrays."""
+        return (items for _, _, items in self._labelled())
 
     def __len__(self) -> int:
         return self._count
@@ -133,7 +159,7 @@ class Samples:
         Raises:
             CalibrationDataError: Some samples have labels and others do not.
         """
-        found = [label for _, label in self._labelled()]
+        found = [label for _, label, _ in self._labelled()]
         given = [label for label in found if label is not None]
         if not given:
             return None
@@ -152,7 +178,7 @@ class Samples:
     def digest(self) -> str:
         """Return the SHA-256 of names, types, shapes, contents and labels, in order."""
         digest = hashlib.sha256()
-        for feed, label in self._labelled():
+        for feed, label, _ in self._labelled():
             named = {**feed, LABELS: label} if label is not None else feed
             for name in sorted(named):
                 array = np.ascontiguousarray(named[name])
@@ -183,15 +209,17 @@ class Samples:
                 hint="give some: one feed is `{input_name: array}`",
             )
 
-    def _labelled(self) -> Iterator[tuple[Feed, npt.NDArray[Any] | None]]:
+    def _labelled(self) -> Iterator[_Row]:
         for raw in self._opener():
             feed = self._named(raw)
-            labels = feed.pop(LABELS, None)
+            labels, held = feed.pop(LABELS, None), feed.pop(ITEMS, None)
+            items = None if held is None else list(held)
             if labels is None or not _has_rows(feed, labels):
-                yield feed, labels
+                yield feed, labels, items
                 continue
             for row in range(len(labels)):
-                yield {name: array[row : row + 1] for name, array in feed.items()}, labels[row]
+                cut = {name: array[row : row + 1] for name, array in feed.items()}
+                yield cut, labels[row], None if items is None else items[row : row + 1]
 
     def _named(self, raw: RawSample) -> Feed:
         if hasattr(raw, "items"):
@@ -227,13 +255,13 @@ class SamplePart(Samples):
     """
 
     def __init__(self, whole: Samples, step: int, *, is_held_out: bool) -> None:
-        super().__init__(whole.source, lambda: ())
+        super().__init__(whole.source, lambda: (), prepared=whole.prepared)
         self._whole, self._step, self._is_held_out = whole, step, is_held_out
 
-    def _labelled(self) -> Iterator[tuple[Feed, npt.NDArray[Any] | None]]:
-        for number, pair in enumerate(self._whole._labelled(), start=1):  # noqa: SLF001 - its own
+    def _labelled(self) -> Iterator[_Row]:
+        for number, row in enumerate(self._whole._labelled(), start=1):  # noqa: SLF001 - its own
             if (number % self._step == 0) is self._is_held_out:
-                yield pair
+                yield row
 
 
 def _has_rows(feed: Feed, labels: npt.NDArray[Any]) -> bool:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from graphopt.calibration.preparation import Preparation
+from graphopt.calibration.prepared_source import ITEMS, PreparedSource, explaining
+from graphopt.calibration.prepared_texts import load_tokenizer
 from graphopt.calibration.sample_files import LABELS, RawSample
-from graphopt.calibration.user_functions import calling
-from graphopt.errors import CalibrationDataError, MissingExtraError
+from graphopt.errors import CalibrationDataError
 from graphopt.runtime import TensorSpec
 
-__all__ = ["TEXT_SUFFIXES", "text_samples"]
+__all__ = ["TEXT_SUFFIXES", "TOKENIZER", "text_samples"]
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
+TOKENIZER = "tokenizer.json"
 
 _PADDING_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>")
 # What an input holds, by what its name contains; the first that fits.
@@ -35,8 +37,8 @@ _MEANINGS = (
 
 def text_samples(
     spec: Mapping[str, Any], folder: Path, inputs: Sequence[TensorSpec]
-) -> Callable[[], Iterable[RawSample]]:
-    """Return a function that reads, tokenizes and batches the texts of a specification.
+) -> PreparedSource:
+    """Return the texts of a specification, which are read, tokenized and batched when asked for.
 
     Args:
         spec: Checked, of kind ``text``.
@@ -47,21 +49,72 @@ def text_samples(
         CalibrationDataError: The texts or the tokenizer cannot be read; an input means nothing.
         MissingExtraError: `tokenizers` is not installed.
     """
-    path = folder / spec["source"]
+    path, place = folder / spec["source"], folder / spec["tokenizer"]
     if not path.is_file():
         raise CalibrationDataError(
             f"texts not found: `{spec['source']}`", where=f"`{path}`", why="there is no such file"
         )
-    tokenizer = _Tokenizer(spec, folder / spec["tokenizer"], inputs)
-    size = tokenizer.batch_size
+    file = place / TOKENIZER if place.is_dir() else place
+    told = _settled(spec, file, inputs)
+    with explaining(file):
+        preparation = Preparation({**told, "tokenizer": str(file.absolute())}, folder)
+    fixed = _fixed(inputs, 0)
+    size: int = fixed or spec["batch_size"]
 
     def read() -> Iterator[RawSample]:
         texts = _texts(path, spec)
         while batch := list(itertools.islice(texts, size)):
-            if len(batch) == size or not tokenizer.is_batch_fixed:
-                yield tokenizer.feed(batch)
+            if len(batch) == size or not fixed:
+                yield _sample(preparation, batch)
 
-    return read
+    return PreparedSource(read=read, spec=told, files={TOKENIZER: file})
+
+
+def _sample(
+    preparation: Preparation, batch: Sequence[tuple[str, str | None, Any]]
+) -> dict[str, Any]:
+    """Return the inputs for texts, what they were, and their labels."""
+    items = np.empty(len(batch), object)
+    for place, (text, pair, _) in enumerate(batch):
+        items[place] = {"text": text} if pair is None else {"text": text, "pair": pair}
+    labels = [label for _, _, label in batch if label is not None]
+    made = {**preparation.feed(list(items)), ITEMS: items}
+    return made | {LABELS: np.asarray(labels)} if labels else made
+
+
+def _settled(spec: Mapping[str, Any], file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return what `preprocessing.json` says, with nothing left to the names of inputs."""
+    with explaining(file):
+        tokenizer = load_tokenizer(file)
+    own: dict[str, Any] = tokenizer.padding or {}
+    tokens = [own.get("pad_token"), *_PADDING_TOKENS]
+    known = [tokenizer.token_to_id(token) for token in tokens if token is not None]
+    length = _fixed(inputs, 1) or (spec["max_length"] if spec["padding"] == "max_length" else None)
+    return {
+        "kind": "text",
+        "tokenizer": TOKENIZER,
+        "vocabulary": tokenizer.get_vocab_size(),
+        "max_length": spec["max_length"],
+        "length": length,
+        "padding_side": spec["padding_side"] or own.get("direction", "right").lower(),
+        "pad_id": next((token for token in known if token is not None), 0),
+        "lowercase": spec["lowercase"],
+        "inputs": {
+            item.name: {"holds": _meaning(item.name, spec), "dtype": item.numpy_dtype.name}
+            for item in inputs
+        },
+        "vector": spec["vector"],
+        "note": spec["note"],
+    }
+
+
+def _fixed(inputs: Sequence[TensorSpec], axis: int) -> int | None:
+    """Return the fixed number of texts (axis 0) or tokens (1) of a model; None where it is open."""
+    for item in inputs:
+        size = item.dims[axis] if len(item.dims) == 2 else None  # noqa: PLR2004 - batch, sequence
+        if isinstance(size, int):
+            return size
+    return None
 
 
 def _texts(path: Path, spec: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Any]]:
@@ -92,50 +145,6 @@ def _parsed(
     return str(text), None if pair is None else str(pair), label
 
 
-class _Tokenizer:
-    """Makes feeds of texts."""
-
-    def __init__(self, spec: Mapping[str, Any], path: Path, inputs: Sequence[TensorSpec]) -> None:
-        self._inputs = inputs
-        self._meanings = {item.name: _meaning(item.name, spec) for item in inputs}
-        shapes = [item.dims for item in inputs if len(item.dims) == 2]  # noqa: PLR2004 - batch, sequence
-        batches = {dims[0] for dims in shapes if isinstance(dims[0], int)}
-        lengths = {dims[1] for dims in shapes if isinstance(dims[1], int)}
-        self.is_batch_fixed = bool(batches)
-        self.batch_size: int = batches.pop() if batches else spec["batch_size"]
-        fixed = lengths.pop() if lengths else None
-        self._length = fixed or (spec["max_length"] if spec["padding"] == "max_length" else None)
-        self._tokenizer = _load(path)
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=fixed or spec["max_length"])
-        known = [self._tokenizer.token_to_id(token) for token in _PADDING_TOKENS]
-        self._filler = next((token for token in known if token is not None), 0)
-
-    def feed(self, batch: Sequence[tuple[str, str | None, Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Return the inputs for texts, filled up to the same length, and their labels."""
-        encoded = [self._tokenizer.encode(text, pair) for text, pair, _ in batch]
-        length = self._length or max(1, *(len(item.ids) for item in encoded), 1)
-        arrays = {
-            "ids": _filled([item.ids for item in encoded], length, self._filler),
-            "mask": _filled([item.attention_mask for item in encoded], length, 0),
-            "types": _filled([item.type_ids for item in encoded], length, 0),
-            "positions": np.tile(np.arange(length), (len(encoded), 1)),
-        }
-        made = {
-            item.name: arrays[self._meanings[item.name]].astype(item.numpy_dtype)
-            for item in self._inputs
-        }
-        labels = [label for _, _, label in batch if label is not None]
-        return made | {LABELS: np.asarray(labels)} if labels else made
-
-
-def _filled(rows: Sequence[Sequence[int]], length: int, filler: int) -> npt.NDArray[np.int64]:
-    array = np.full((len(rows), length), filler, np.int64)
-    for index, row in enumerate(rows):
-        array[index, : len(row)] = row
-    return array
-
-
 def _meaning(name: str, spec: Mapping[str, Any]) -> str:
     given: dict[str, str] = spec.get("inputs", {})
     if name in given:
@@ -149,25 +158,3 @@ def _meaning(name: str, spec: Mapping[str, Any]) -> str:
         hint=f'say it in the specification: `"inputs": {{"{name}": "ids"}}` - or `mask`, `types`, '
         "`positions`",
     )
-
-
-def _load(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingExtraError(
-            "texts need the library `tokenizers`",
-            why="it is not installed",
-            hint="`pip install 'graphopt[data]'`",
-        ) from error
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise CalibrationDataError(
-            f"tokenizer not found: `{path.name}`",
-            where=f"`{file}`",
-            why="there is no such file",
-            hint="save it with `tokenizer.save_pretrained(folder)`, as a fast tokenizer",
-        )
-    # The library raises `Exception` itself, whatever is wrong.
-    with calling(file.name, what="a tokenizer", failure=CalibrationDataError):
-        return Tokenizer.from_file(str(file))
