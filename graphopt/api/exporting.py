@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from graphopt.api.running import refuse_existing
-from graphopt.calibration.text_samples import TEXT_SUFFIXES
 from graphopt.deploy.exporting import Exporter, ExportSource, export_model, parse_source
 from graphopt.errors import NumericMismatch, UsageError
 from graphopt.ir import load, save, scratch_folder
 from graphopt.report import ExportReport
-from graphopt.search import ProgressCallback, Reporter, SampleSource
+from graphopt.search import ProgressCallback, Reporter
 
 __all__ = ["export", "exported_source"]
 
 PARITY = 1e-4
 """Largest |difference| / max|framework's| of an output."""
-
-_TOKENIZER = "tokenizer.json"
 
 
 def export(
@@ -111,27 +107,12 @@ def exported_source(
         yield made.path
 
 
-def samples_of_task(
-    source: str | Path, samples: SampleSource | None, folder: Path
-) -> SampleSource | None:
-    """Return samples with the tokenizer that lies beside the model of Hugging Face.
-
-    Args:
-        source: What was exported.
-        samples: As a caller named them; a file of texts has no tokenizer of its own.
-        folder: Where a specification may be written.
-    """
+def home_of_source(source: str | Path) -> Path | None:
+    """Return the folder in which a tokenizer or a processor of the model may lie."""
     named = parse_source(str(source))
-    if named is None or named.kind != "hf" or not isinstance(samples, str | Path):
-        return samples
-    texts, home = Path(samples).absolute(), Path(named.place.partition("@")[0]).absolute()
-    own = texts.parent / _TOKENIZER
-    if texts.suffix not in TEXT_SUFFIXES or own.exists() or not (home / _TOKENIZER).exists():
-        return samples
-    spec = folder / f"{texts.stem}.samples.json"
-    held = {"kind": "text", "source": str(texts), "tokenizer": str(home)}
-    spec.write_text(json.dumps(held), encoding="utf-8")
-    return spec
+    if named is None:
+        return Path(source).absolute().parent
+    return Path(named.place.partition("@")[0]).absolute() if named.kind == "hf" else None
 
 
 def name_of_source(source: str | Path) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphopt.api.exporting import exported_source, name_of_source, samples_of_task
+from graphopt.api.exporting import exported_source, home_of_source, name_of_source
 from graphopt.deploy import Bundle, BundleParts, check_output
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest, scratch_folder
@@ -143,14 +143,15 @@ def optimize(
         workbench = prepare(
             path,
             profile,
-            calibration=samples_of_task(source, calibration, work),
+            calibration=calibration,
             calibration_cache=Path(calibration_cache) if calibration_cache is not None else None,
-            evaluation=samples_of_task(source, evaluation, work),
+            evaluation=evaluation,
             metric=metric,
             latency_budget_s=latency_budget_s,
             repair_budget_s=repair_budget_s,
             seed=seed,
             report=report,
+            home=home_of_source(source),
         )
         return _explored(workbench, work, start, report, output, force=force)
 

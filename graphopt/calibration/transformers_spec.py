@@ -27,7 +27,6 @@ _POOLING = {
     "mean_tokens": "mean",
     "mean_sqrt_len_tokens": "mean_sqrt_len",
 }
-_OUTPUT = "last_hidden_state"
 _CONVNEXT_LIMIT = 384
 
 
@@ -74,7 +73,7 @@ def _vector(folder: Path) -> dict[str, Any] | None:
     named = [_POOLING.get(mode.removeprefix("pooling_mode_")) for mode in modes]
     if len(named) != 1 or named[0] is None:
         raise ValueError(f"its pooling is {', '.join(modes) or 'not named'}")
-    return {"output": _OUTPUT, "pooling": named[0], "normalize": "Normalize" in kinds}
+    return {"output": None, "pooling": named[0], "normalize": "Normalize" in kinds}
 
 
 def processor_spec(held: Mapping[str, Any]) -> dict[str, Any]:

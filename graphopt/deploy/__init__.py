@@ -9,6 +9,7 @@ from graphopt.deploy.manifest import BundleParts
 from graphopt.deploy.ort_format import convert_to_ort
 from graphopt.deploy.other_runtime import validate_with
 from graphopt.deploy.publishing import check_destination, publish, recover
+from graphopt.deploy.raw_golden import RawGolden, record_raw
 from graphopt.deploy.remote import DeviceResult, FleetDevice, validate_on
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.deploy.validation import ValidationReport, validate
@@ -23,6 +24,7 @@ __all__ = [
     "Golden",
     "GoldenSample",
     "OutputRule",
+    "RawGolden",
     "ValidationReport",
     "check_destination",
     "check_output",
@@ -32,6 +34,7 @@ __all__ = [
     "load_fleet",
     "publish",
     "record_golden",
+    "record_raw",
     "recover",
     "schema_text",
     "validate",

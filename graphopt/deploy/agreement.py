@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.deploy.differences import LIMITS, difference
 from graphopt.deploy.integrity import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -24,6 +25,7 @@ from graphopt.deploy.integrity import (
     read_manifest,
     version_key,
 )
+from graphopt.deploy.raw_agreement import RawChecks, Skipped
 from graphopt.deploy.signature import PublicKey, check_signature
 from graphopt.deploy.stopwatch import measure
 
@@ -31,13 +33,6 @@ __all__ = ["Validation", "check_device", "difference", "kernel_features", "platf
 
 STATUS = ("ok", "wrong", "broken")  # by exit status
 ROOM_OF_THE_REFERENCE = 3  # times its file: the file, the weights, and what kernels make of them
-LIMITS = (
-    ("max_rel_error", "error", 1),
-    ("min_cosine", "cosine", -1),
-    ("min_sqnr_db", "sqnr_db", -1),
-)
-
-
 # Of the hundred features of a CPU those by which kernels are chosen.
 KERNEL_FEATURES = re.compile(
     r"ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*"
@@ -85,54 +80,17 @@ def check_device(manifest: dict[str, Any], backend: Any) -> str:
     return f"onnxruntime {version}, {', '.join(names)}{note}"
 
 
-def difference(reference: Any, values: Any) -> dict[str, Any]:
-    """Say how far the array `values` is from `reference`.
-
-    Returns:
-        `error`: for floats the largest difference over the largest value of the reference, else the
-        share of elements that differ; `cosine`: else the share of equal elements; `sqnr_db`: floats
-        only; `mismatch`: why the two cannot be compared, or None.
-    """
-    worst = {"error": math.inf, "cosine": -1.0, "sqnr_db": -math.inf}
-    if reference.shape != values.shape:
-        return {**worst, "mismatch": f"shape {values.shape}, expected {reference.shape}"}
-    if reference.dtype.kind != "f" or values.dtype.kind != "f":
-        kind = str if reference.dtype.kind in "OSU" else reference.dtype
-        equal = (
-            float(np.mean(reference.astype(kind) == values.astype(kind))) if values.size else 1.0
-        )
-        return {"error": 1.0 - equal, "cosine": equal, "sqnr_db": math.inf, "mismatch": None}
-    reference, values = reference.astype(np.float64), values.astype(np.float64)
-    for name, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
-        if (test(reference) != test(values)).any():
-            return {**worst, "mismatch": f"{name} at other positions"}
-    finite = np.isfinite(reference)
-    return {**_distance(reference[finite], values[finite]), "mismatch": None}
-
-
-def _distance(reference: Any, values: Any) -> dict[str, float]:
-    if np.array_equal(reference, values):
-        return {"error": 0.0, "cosine": 1.0, "sqnr_db": math.inf}
-    largest = float(np.abs(reference).max())
-    if largest == 0.0:
-        return {"error": math.inf, "cosine": 0.0, "sqnr_db": -math.inf}
-    reference, values = reference / largest, values / largest  # squares must not overflow
-    norm, other = np.linalg.norm(reference), np.linalg.norm(values)
-    return {
-        "error": float(np.abs(values - reference).max()),
-        "cosine": float(np.dot(reference / norm, values / other)) if other else 0.0,
-        "sqnr_db": 20.0 * math.log10(norm / np.linalg.norm(values - reference)),
-    }
-
-
 class Validation:
     """The checks of one bundle; `backend` is `OnnxRuntime`, or does the same elsewhere.
 
     Where `public_key` is given, the text of a `minisign.pub`, its signature is checked first.
     Where `reference` is given, the file of the original, it is timed beside the model.
+    Where `item` is given (`text`, or `file`), the model runs on it, and the report has the result.
     """
 
     CHECKS = ("manifest", "files", "device", "load", "numbers", "memory", "gates", "latency")
+    # Of bundles that say how texts, images or recordings become inputs; the second on demand.
+    RAW_CHECKS = ("inputs", "item")
 
     def __init__(
         self,
@@ -141,9 +99,11 @@ class Validation:
         latency: bool = False,
         public_key: str | None = None,
         reference: Path | None = None,
+        *,
+        item: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.backend, self.wants_latency = folder, backend, latency
-        self.public_key, self.reference = public_key, reference
+        self.public_key, self.reference, self.item = public_key, reference, item
         self.manifest: dict[str, Any] = {}
         self.session: Any = None
         self.bound = "bound"
@@ -152,11 +112,13 @@ class Validation:
     def run(self) -> dict[str, Any]:
         """Return the report; its `exit_code` and `status` sum it up."""
         code = 0
-        for name in (*(["signature"] if self.public_key is not None else []), *self.CHECKS):
+        for name in self._names():
             entry = {"name": name, "status": "passed", "detail": ""}
             self.report["checks"].append(entry)
             try:
                 entry["detail"] = getattr(self, "_" + name)()
+            except Skipped as error:
+                entry.update(status="skipped", detail=str(error))
             except (Broken, Wrong, OSError) as error:
                 entry.update(status="failed", detail=str(error))
                 code = max(code, 1 if isinstance(error, Wrong) else 2)
@@ -164,6 +126,17 @@ class Validation:
                 break
         self.report["outputs"] = _json_ready(self.report["outputs"])
         return {"schema_version": 1, "status": STATUS[code], "exit_code": code, **self.report}
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of the checks in their order; the manifest is read by the first ones."""
+        if self.public_key is not None:
+            yield "signature"
+        for name in self.CHECKS:
+            yield name
+            if name == "numbers" and "preprocessing" in self.manifest:
+                yield self.RAW_CHECKS[0]
+        if self.item is not None:
+            yield self.RAW_CHECKS[1]
 
     def _signature(self) -> str:
         return check_signature(self.folder, PublicKey.read(self.public_key or ""))
@@ -214,6 +187,18 @@ class Validation:
                 recorded = self._golden(kind, index, prefix)
                 faults += self._compare(kind, recorded, values, golden["outputs"])
         return faults
+
+    def _inputs(self) -> str:
+        return RawChecks(self.folder, self.manifest, self.report["outputs"]).golden(
+            lambda feed: self.backend.run(self.session, feed), self.bound
+        )
+
+    def _item(self) -> str:
+        checks = RawChecks(self.folder, self.manifest, self.report["outputs"])
+        self.report["item"], text = checks.run_item(
+            self.item or {}, lambda feed: self.backend.run(self.session, feed)
+        )
+        return text
 
     def _has_same_kernels(self) -> bool:
         """Tell whether the runtime computes here with the kernels that made the records."""

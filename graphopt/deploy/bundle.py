@@ -212,7 +212,8 @@ def _fill(folder: Path, parts: BundleParts) -> None:
     model, file = _write_model(parts, folder)
     _write_texts(parts, folder)
     _copy_included(parts, folder)
-    for name, content in parts.golden.files().items():
+    raw = () if parts.raw is None else parts.raw.files()
+    for name, content in (*parts.golden.files().items(), *raw):
         _write(folder / name, content)
     manifest = build_manifest(parts, model, file, folder)
     _write(folder / MANIFEST, manifest_text(manifest).encode())

@@ -21,7 +21,14 @@ import numpy as np
 from graphopt.deploy.agreement import difference
 from graphopt.runtime import SessionOptions, Worker
 
-__all__ = ["GOLDEN_LIMIT_BYTES", "Golden", "GoldenSample", "OutputRule", "record_golden"]
+__all__ = [
+    "GOLDEN_LIMIT_BYTES",
+    "Golden",
+    "GoldenSample",
+    "OutputRule",
+    "npz_bytes",
+    "record_golden",
+]
 
 Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 
@@ -88,7 +95,7 @@ class Golden:
             kinds = (("inputs", sample.inputs), ("original", sample.original))
             for kind, arrays in (*kinds, ("model", sample.model)):
                 if arrays is not None:
-                    found[f"golden/{kind}/{index}.npz"] = _npz(arrays)
+                    found[f"golden/{kind}/{index}.npz"] = npz_bytes(arrays)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,7 +231,7 @@ def _within(samples: list[GoldenSample], limit_bytes: int) -> list[GoldenSample]
     return kept
 
 
-def _npz(arrays: Arrays) -> bytes:
+def npz_bytes(arrays: Arrays) -> bytes:
     """Return an `.npz` file. Unlike `np.savez` it takes every name and knows no time of day."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:

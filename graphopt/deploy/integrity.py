@@ -20,6 +20,8 @@ from typing import Any
 __all__ = [
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
+    "PREPROCESSING",
+    "RAW_ITEMS",
     "SCHEMA",
     "SCHEMA_VERSION",
     "SIGNATURE",
@@ -39,6 +41,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.minisig"  # signs the manifest, which therefore cannot list it
 SCHEMA = "manifest.schema.json"  # lies beside this file, in a bundle too
+PREPROCESSING = "preprocessing.json"  # how raw things become inputs
+RAW_ITEMS = "golden/raw.json"  # what the golden inputs were made of
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -138,7 +142,8 @@ def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
         yield "two variants have one name"
     if variants and variants[0]["file"] != manifest["model"]["file"]:
         yield "the first variant is not the model"
-    for name in [manifest["model"]["file"], *golden_names(manifest), *_variant_files(manifest)]:
+    needed = [*golden_names(manifest), *_variant_files(manifest), *_raw_names(manifest)]
+    for name in [manifest["model"]["file"], *needed]:
         if name not in files:
             yield f"`{name}` is needed and not among the files"
     if manifest["gates_met"] and any(gate["passed"] is False for gate in manifest["gates"]):
@@ -152,6 +157,15 @@ def golden_names(
     kinds = ["inputs", "original"] + (["model"] if manifest["verified_on"] else [])
     samples = range((golden or manifest["golden"])["samples"])
     return [f"{prefix}golden/{kind}/{index}.npz" for index in samples for kind in kinds]
+
+
+def _raw_names(manifest: dict[str, Any]) -> list[str]:
+    """Return the files of raw samples that a manifest implies; what those name is checked later."""
+    told = manifest.get("preprocessing")
+    if told is None:
+        return []
+    counted = range(told["samples"] if told["vector"] else 0)
+    return [told["file"], RAW_ITEMS, *(f"golden/vectors/{index}.npz" for index in counted)]
 
 
 def _variant_files(manifest: dict[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from graphopt.deploy.agreement import kernel_features, platform_name
 from graphopt.deploy.contract import device_contract
 from graphopt.deploy.golden import Golden
 from graphopt.deploy.integrity import SCHEMA_VERSION, file_sha256
+from graphopt.deploy.raw_golden import RawGolden
 from graphopt.runtime import SessionOptions, cpu_features, runtime_version
 from graphopt.targets import GateResult, Target
 
@@ -40,6 +41,7 @@ class BundleParts:
         pipeline: Its whole recipe as pipeline text.
         gates: Limits with what was measured.
         golden: Samples for the device.
+        raw: What they were made of, and how; ``None`` where they came as arrays.
         is_verified: False where the deployment's provider is not here, and nothing was measured.
         seed: Seed of everything random.
         calibration_sha256: Digest of the calibration samples.
@@ -58,6 +60,7 @@ class BundleParts:
     pipeline: str
     gates: Sequence[GateResult]
     golden: Golden
+    raw: RawGolden | None = None
     is_verified: bool = True
     seed: int = 0
     calibration_sha256: str | None = None
@@ -116,6 +119,7 @@ def build_manifest(parts: BundleParts, model: ir.Model, file: str, folder: Path)
         "measured": dict(parts.measured),
         "verified_on": _verified_on(runtime, options) if parts.is_verified else None,
         "golden": parts.golden.to_dict(),
+        **({} if parts.raw is None else {"preprocessing": parts.raw.to_dict()}),
         "files": _files(folder),
     }
 

@@ -2,7 +2,9 @@
 
 Needs Python 3.8, numpy and onnxruntime 1.16 or newer, nothing else. In this order: the manifest has
 the known schema, every file is unchanged and no other is there, the device keeps the contract, the
-model loads with the recorded options, gives the recorded numbers, and met its goals.
+model loads with the recorded options, gives the recorded numbers, and met its goals. Where the
+bundle says how texts or images become inputs, `tokenizers` or `Pillow` let that be checked, too;
+``--text TEXT`` and ``--file FILE`` run the model on something of yours.
 
 Exit status: 0 all is well; 1 wrong numbers or a missed goal; 2 a damaged bundle, an unknown schema
 or a device that does not keep the contract, after which nothing more is checked.
@@ -168,6 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", nargs="?", type=Path, default=here, help="default: %(default)s")
     parser.add_argument("--latency", action="store_true", help="measure it too")
     parser.add_argument("--reference", type=Path, metavar="ONNX", help="the original, timed beside")
+    given_item = parser.add_mutually_exclusive_group()
+    given_item.add_argument("--text", help="run it on a text, and print the vector")
+    given_item.add_argument("--file", type=Path, help="run it on an image or a .wav file")
     parser.add_argument("--public-key", metavar="FILE|KEY", help="who must have signed it")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     given = parser.parse_args(arguments)
@@ -175,7 +180,11 @@ def main(arguments: list[str] | None = None) -> int:
         key = key_text(given.public_key)
         wants_latency = given.latency or given.reference is not None
         backend = OnnxRuntime()
-        report = Validation(given.bundle, backend, wants_latency, key, given.reference).run()
+        item = None if given.text is None else {"text": given.text}
+        item = item if given.file is None else {"file": str(given.file.absolute())}
+        report = Validation(
+            given.bundle, backend, wants_latency, key, given.reference, item=item
+        ).run()
     except KeyboardInterrupt:
         return INTERRUPTED
     lines = [f"{item['status']:<7} {item['name']:<9} {item['detail']}" for item in report["checks"]]

@@ -14,6 +14,9 @@ __all__ = ["schema_text", "validator_text", "web_files"]
 
 _PARTS = (
     "integrity.py", "signature.py", "../runtime/latency_statistics.py", "stopwatch.py",
+    "../calibration/unprepared.py", "../calibration/prepared_texts.py",
+    "../calibration/prepared_images.py", "../calibration/prepared_sound.py",
+    "../calibration/preparation.py", "differences.py", "raw_agreement.py",
     "agreement.py", "on_device.py",
 )  # fmt: skip
 _WEB_PARTS = (

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from graphopt.deploy import BundleParts, convert_to_ort, record_golden
+from graphopt.deploy import (
+    BundleParts,
+    Golden,
+    RawGolden,
+    convert_to_ort,
+    record_golden,
+    record_raw,
+)
 from graphopt.report import OptimizeResult, to_html
 from graphopt.runtime import measure_cold_start
 from graphopt.search.campaign import Outcome
 from graphopt.search.measure import Measured
+from graphopt.search.prepared_samples import vector_output
 from graphopt.search.report_details import report_details
 from graphopt.targets import Target
 
@@ -68,6 +77,7 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         pipeline=result.pipeline or "",
         gates=chosen.gates,
         golden=golden,
+        raw=_raw(outcome, shipped, golden),
         is_verified=bench.absence is None,
         seed=bench.seed,
         calibration_sha256=bench.calibration.digest() if bench.calibration else None,
@@ -75,6 +85,25 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         report=result.to_dict(),
         report_html=to_html(result, journal),
         journal=journal,
+    )
+
+
+def _raw(outcome: Outcome, shipped: Path, golden: Golden) -> RawGolden | None:
+    """Return what the golden samples were made of; ``None`` where they came as arrays."""
+    bench = outcome.bench
+    samples = bench.evaluation if bench.calibration is None else bench.calibration
+    if samples is None or samples.prepared is None:
+        return None
+    items = [held or [] for held in islice(samples.items(), len(golden.samples))]
+    return record_raw(
+        bench.source,
+        shipped,
+        samples.prepared,
+        items,
+        vector_output=vector_output(bench.model, samples),
+        options=bench.options,
+        worker=bench.worker,
+        is_verified=bench.absence is None,
     )
 
 

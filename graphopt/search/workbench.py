@@ -38,6 +38,7 @@ from graphopt.runtime import (
 )
 from graphopt.search.absence import stand_in, why_absent
 from graphopt.search.fixed_sizes import with_fixed_sizes
+from graphopt.search.prepared_samples import check_prepared
 from graphopt.search.progress import Reporter
 from graphopt.search.remembered import Known, RememberingCalibrator
 from graphopt.targets import Target
@@ -160,8 +161,12 @@ def prepare(
     repair_budget_s: float | None = None,
     seed: int,
     report: Reporter,
+    home: Path | None = None,
 ) -> Workbench:
     """Load and check everything that the user gave, before any work is done.
+
+    Args: as the attributes of `Workbench`, and
+        home: Folder with the tokenizer or the processor of the model.
 
     Raises:
         InputError: The model, the samples or the metric cannot be used.
@@ -177,8 +182,8 @@ def prepare(
     with load_original(path, options) as session:
         report("checking the samples")
         specs = session.inputs if sized is model else input_specs(sized)
-        calibration_samples = _checked(calibration, specs)
-        evaluation_samples = _checked(evaluation, specs)
+        calibration_samples = _checked(calibration, specs, sized, home)
+        evaluation_samples = _checked(evaluation, specs, sized, home)
         real = evaluation_samples if calibration_samples is None else calibration_samples
         feeds = _feeds(sized, real, seed, session)
         timed = latency_feed(sized, feeds if real is not None else None, seed, session)
@@ -239,10 +244,13 @@ def load_original(path: Path, options: SessionOptions) -> Session:
         ) from error
 
 
-def _checked(source: SampleSource | None, specs: Sequence[TensorSpec]) -> Samples | None:
+def _checked(
+    source: SampleSource | None, specs: Sequence[TensorSpec], model: ir.Model, home: Path | None
+) -> Samples | None:
     if source is None:
         return None
-    samples = load_samples(source, inputs=specs)
+    samples = load_samples(source, inputs=specs, home=home)
+    check_prepared(model, samples)
     samples.check(specs)
     return samples
 
