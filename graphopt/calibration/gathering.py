@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from graphopt.analysis import mask_inputs
+from graphopt.calibration.held_values import HeldValues, needed_part
 from graphopt.calibration.observing import MEMORY_BYTES
 from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.calibration.samples import Samples
@@ -22,7 +22,7 @@ from graphopt.ir import StateFolder, clone
 from graphopt.rewrite import Asked, ChannelMoments, Channels, CrossMoments
 from graphopt.runtime import Padding, Pair, Session, SessionOptions, Watched, Worker
 
-__all__ = ["Gathering", "channels_of", "naming_sample", "needed_part"]
+__all__ = ["Gathering", "channels_of", "naming_sample"]
 
 _OPTIONS = SessionOptions(
     optimization="all", threads=0, config={"session.intra_op.allow_spinning": "0"}
@@ -88,6 +88,7 @@ class Gathering:
         shapes: Of values on the largest sample, as far as they are known; added to. They serve to
             bound memory alone, so that those of an earlier state of a model will do.
         folder: Where copies of the models lie while they run.
+        held: Of each model, by its place, the values from which its runs go on.
     """
 
     models: Sequence[ir.Model]
@@ -98,6 +99,7 @@ class Gathering:
     notes: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     folder: StateFolder = field(default_factory=StateFolder)
+    held: Mapping[int, HeldValues] = field(default_factory=dict)
 
     def moments(self, asked: Sequence[tuple[Asked, bool]]) -> dict[Asked, ChannelMoments]:
         """Return moments of values of the only model; ``True``: with their Gram matrix."""
@@ -204,8 +206,11 @@ class Gathering:
             with self._sessions(watched) as (session, other):
                 session.plan_gathering(watched, [pair for _, pair in pairs], other)
                 for number, feed in enumerate(self.samples, start=1):
+                    fed = dict(feed)
+                    for side, values in self.held.items():
+                        fed |= values.feed(number, side)
                     with naming_sample(number, self.samples.source):
-                        session.gather(feed)
+                        session.gather(fed)
                     done += 1
                     if self.progress is not None:
                         self.progress(done, planned)
@@ -296,7 +301,7 @@ class Gathering:
                     for item in watched
                     if item.side == side and not item.is_input
                 ]
-                copy = needed_part(model, dict.fromkeys(names))
+                copy = needed_part(model, dict.fromkeys(names), self.held.get(side), side)
                 path = stack.enter_context(self.folder.written(copy))
                 sessions.append(stack.enter_context(self.worker.load(path, _OPTIONS)))
             yield sessions[0], sessions[1] if len(sessions) > 1 else None
@@ -312,23 +317,6 @@ def _taken(feed: Mapping[str, Any], session: Session) -> dict[str, Any]:
     """Return the part of a feed that a session takes."""
     names = {spec.name for spec in session.inputs}
     return {name: array for name, array in feed.items() if name in names}
-
-
-def needed_part(model: ir.Model, names: Sequence[str] | Mapping[str, None]) -> ir.Model:
-    """Return a copy of ``model`` that computes the named values, and nothing else.
-
-    The runtime computes whatever a model holds, wanted or not.
-    """
-    copy = clone(model)
-    values = {output.name: output for node in copy.graph for output in node.outputs}
-    values |= {value.name: value for value in copy.graph.inputs if value.name not in values}
-    # A model may return a constant.
-    values |= {value.name: value for value in copy.graph.initializers.values()}
-    if not names:
-        return copy
-    copy.graph.outputs[:] = [values[name] for name in names]
-    RemoveUnusedNodesPass()(copy)
-    return copy
 
 
 def _width(shape: tuple[int, ...], channels: Channels) -> int:

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt._version import __version__
-from graphopt.calibration.gathering import Gathering, channels_of, naming_sample, needed_part
+from graphopt.calibration.gathering import Gathering, channels_of, naming_sample
+from graphopt.calibration.held_values import HeldValues, needed_part
 from graphopt.calibration.moment_cache import MomentCache
 from graphopt.calibration.observing import MEMORY_BYTES
 from graphopt.calibration.samples import SamplePart, Samples
 from graphopt.ir import StateFolder, model_digest
-from graphopt.rewrite import Asked, ChannelMoments, CrossMoments
+from graphopt.rewrite import Asked, ChannelMoments, CrossMoments, Held
 from graphopt.runtime import SessionOptions, Worker, runtime_version, shared_worker
 
 __all__ = ["SampleMeasure"]
@@ -88,9 +89,24 @@ class SampleMeasure:
         pairs: Sequence[tuple[Asked, Asked]],
         *,
         products: bool = True,
+        held: tuple[Held | None, Held | None] = (None, None),
     ) -> list[CrossMoments | None]:
         """Return moments of pairs of values; see `graphopt.rewrite.Measure.cross`."""
-        return self._gathering(model, other).cross(pairs, products=products)
+        known = {side: one for side, one in enumerate(held) if isinstance(one, HeldValues)}
+        gathering = replace(self._gathering(model, other), held=known)
+        return gathering.cross(pairs, products=products)
+
+    def hold(
+        self, model: ir.Model, names: Sequence[str], since: Held | None = None
+    ) -> HeldValues | None:
+        """Keep values of a model; see `graphopt.rewrite.Measure.hold`."""
+        before = since if isinstance(since, HeldValues) else None
+        found = HeldValues()
+        for values in self._outputs(model, names, [{}], before):
+            if not found.add(values):
+                found.close()
+                return None
+        return found
 
     def outputs(
         self,
@@ -101,13 +117,23 @@ class SampleMeasure:
     ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
         """Yield values sample by sample; see `graphopt.rewrite.Measure.outputs`."""
         wanted = [value.name or "" for value in model.graph.outputs] if names is None else names
-        copy = needed_part(model, wanted)
+        yield from self._outputs(model, wanted, settings)
+
+    def _outputs(
+        self,
+        model: ir.Model,
+        wanted: Sequence[str],
+        settings: Sequence[Mapping[str, npt.NDArray[Any]]],
+        held: HeldValues | None = None,
+    ) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        copy = needed_part(model, wanted, held)
         worker = self.worker or shared_worker()
         with self.folder.written(copy) as path, worker.load(path, _OPTIONS) as session:
             known = {spec.name for spec in session.inputs}
             for number, feed in enumerate(self.samples, start=1):
+                before = {} if held is None else held.feed(number, 0)
                 for setting in settings:
-                    given = {**feed, **setting}
+                    given = {**feed, **before, **setting}
                     fed = {name: array for name, array in given.items() if name in known}
                     with naming_sample(number, self.samples.source):
                         found = session.run(fed, wanted)

@@ -11,11 +11,12 @@ import onnx_ir as ir
 from graphopt.compression.compensation import NormalEquations
 from graphopt.compression.contractions import Contraction
 from graphopt.ir import clone
-from graphopt.rewrite import CrossMoments, Measure
+from graphopt.rewrite import CrossMoments, Held, Measure
 
 __all__ = ["FitQuestion", "normal_equations"]
 
 Array = npt.NDArray[Any]
+BothHeld = tuple[Held | None, Held | None]
 _JOINED = "fit//joined"
 
 
@@ -41,23 +42,30 @@ class FitQuestion(NamedTuple):
     is_joinable: bool = False
 
 
-def normal_equations(question: FitQuestion, measure: Measure) -> NormalEquations | None:
+def normal_equations(
+    question: FitQuestion, measure: Measure, held: BothHeld = (None, None)
+) -> NormalEquations | None:
     """Return what least squares needs to know; ``None`` where it is not finite, or not there.
+
+    Args:
+        question: What is asked.
+        measure: Runs both models.
+        held: What was held of the model that is cut, and of the teacher.
 
     Raises:
         SessionLoadError, RuntimeFailure: A model does not run.
     """
-    found = (_alone if question.stream is None else _with_stream)(question, measure)
+    found = (_alone if question.stream is None else _with_stream)(question, measure, held)
     if found is None:
         return None
     parts = (found.system, found.target, np.float64(found.energy))
     return found if all(np.isfinite(part).all() for part in parts) else None
 
 
-def _alone(question: FitQuestion, measure: Measure) -> NormalEquations | None:
+def _alone(question: FitQuestion, measure: Measure, held: BothHeld) -> NormalEquations | None:
     layer = question.layer
     pairs = [(layer.entering(), layer.leaving(question.target))]
-    moments = measure.cross(question.model, question.teacher, pairs)[0]
+    moments = measure.cross(question.model, question.teacher, pairs, held=held)[0]
     if moments is None or moments.product is None or moments.second.channels < 1:
         return None
     product, second = moments.product[:, question.kept], moments.second.of(question.kept)
@@ -67,19 +75,21 @@ def _alone(question: FitQuestion, measure: Measure) -> NormalEquations | None:
     )
 
 
-def _with_stream(question: FitQuestion, measure: Measure) -> NormalEquations | None:
+def _with_stream(question: FitQuestion, measure: Measure, held: BothHeld) -> NormalEquations | None:
     """The target is what the teacher's stream is, less what the stream in this model is."""
-    return (_joined if question.is_joinable else _apart)(question, measure)
+    return (_joined if question.is_joinable else _apart)(question, measure, held)
 
 
-def _joined(question: FitQuestion, measure: Measure) -> NormalEquations | None:
+def _joined(question: FitQuestion, measure: Measure, held: BothHeld) -> NormalEquations | None:
     """Read what enters and the stream as one value: one run tells all their products."""
     layer, stream = question.layer, question.stream
     assert stream is not None
     entering = layer.node.inputs[0]
     assert entering is not None
     copy = _with_joined(question.model, entering.name or "", stream.name or "")
-    moments = measure.cross(copy, question.teacher, [(_JOINED, question.target.name or "")])[0]
+    moments = measure.cross(
+        copy, question.teacher, [(_JOINED, question.target.name or "")], held=held
+    )[0]
     if moments is None or moments.product is None or moments.first.gram is None:
         return None
     inputs = layer.matrix().shape[0]
@@ -94,15 +104,17 @@ def _joined(question: FitQuestion, measure: Measure) -> NormalEquations | None:
     return NormalEquations(moments.first.count, system, target, max(energy, 0.0))
 
 
-def _apart(question: FitQuestion, measure: Measure) -> NormalEquations | None:
+def _apart(question: FitQuestion, measure: Measure, held: BothHeld) -> NormalEquations | None:
     """Read them one after the other, at the same positions."""
     layer, stream = question.layer, question.stream
     assert stream is not None
     entering, around = layer.entering(), layer.leaving(stream)
     wanted = layer.leaving(question.target)
     pairs = [(entering, wanted), (around, wanted)]
-    moments, streams = measure.cross(question.model, question.teacher, pairs)
-    mine = measure.cross(question.model, question.model, [(entering, around)])[0]
+    moments, streams = measure.cross(question.model, question.teacher, pairs, held=held)
+    mine = measure.cross(
+        question.model, question.model, [(entering, around)], held=(held[0], held[0])
+    )[0]
     if moments is None or streams is None or mine is None:
         return None
     if moments.product is None or streams.product is None or mine.product is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ from graphopt.compression.fit_targets import FitTarget, counterpart, fit_target
 from graphopt.compression.layer_bias import bias_of
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
+from graphopt.compression.relay import Relay
 from graphopt.compression.surgery import Surgery
 from graphopt.ir import clone, constant_tensor, tensor_dims
 from graphopt.rewrite import Editor, Facts, LayerFit, Measure, ShapeTable
@@ -150,17 +151,30 @@ class Fitting:
 
     def fit_all(self, lessons: Iterable[Lesson]) -> Mapping[Contraction, LayerFit]:
         """Give layers other weights, one after the other, and return how well each was fitted."""
-        for lesson in lessons:
-            self._fit(lesson)
+        parts = self.measure.split(HELD_OUT) if self.options.compensation == "best" else None
+        relays = [Relay(part) for part in parts or (self.measure,)]
+        left = list(lessons)
+        while left:
+            self._fit(left[0], relays, left)
+            lesson = left.pop(0)
+            for relay in relays:
+                ahead = [value for one in left for value in self._entering(one)]
+                pending = {one.layer.node for one in left}
+                relay.go_on(self.model, lesson.target.value, ahead, pending)
         return self.fits
 
-    def _fit(self, lesson: Lesson) -> None:
+    def _entering(self, lesson: Lesson) -> list[ir.Value]:
+        """Return what is measured of the model that is cut."""
+        ends = (lesson.layer.node.inputs[0], lesson.target.stream)
+        return [value for value in ends if value is not None]
+
+    def _fit(self, lesson: Lesson, relays: Sequence[Relay], left: Sequence[Lesson]) -> None:
         """Give a layer other weights, or say why not."""
         layer, kept = lesson.layer, _affine(lesson.layer)
         if len(layer.weight.uses()) > 1:
             self.edit.refuse(layer.node, "shared-weight", why="others read the weight, too")
             return
-        parts = self._equations(lesson)
+        parts = self._equations(lesson, relays, left)
         if any(part is None or len(part.system) != len(kept.matrix) + 1 for part in parts):
             self.edit.refuse(layer.node, "not-measured", why="what enters it is not finite")
             return
@@ -180,21 +194,28 @@ class Fitting:
         if fit.method != "off":
             self._put(layer, fit, kept)
 
-    def _equations(self, lesson: Lesson) -> list[NormalEquations | None]:
+    def _equations(
+        self, lesson: Lesson, relays: Sequence[Relay], left: Sequence[Lesson]
+    ) -> list[NormalEquations | None]:
         """Return equations of all rows; or of those to fit to, and of those held out."""
+        teacher = lesson.teacher
         question = FitQuestion(
             self.model,
             lesson.layer,
             lesson.target.stream,
-            lesson.teacher,
+            teacher,
             lesson.wanted,
             lesson.kept,
             lesson.is_joinable,
         )
-        parts = None
-        if self.options.compensation == "best":
-            parts = self.measure.split(HELD_OUT)
-        return [normal_equations(question, part) for part in parts or (self.measure,)]
+        ahead = [one.wanted for one in left if one.teacher is teacher]
+        found = []
+        for relay in relays:
+            if len(ahead) > 1:  # the last one is measured while the model runs
+                relay.go_on(teacher, lesson.wanted, ahead)
+            held = (relay.held(self.model), relay.held(teacher))
+            found.append(normal_equations(question, relay.measure, held))
+        return found
 
     def _fitted(self, parts: list[NormalEquations], kept: Affine) -> Fit | None:
         if len(parts) > 1:

@@ -32,6 +32,7 @@ from graphopt.rewrite.statistics import (
     ChannelMoments,
     Channels,
     CrossMoments,
+    Held,
     Measure,
     Window,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "ExitPlace",
     "Facts",
     "GroupDecision",
+    "Held",
     "Journal",
     "LayerFit",
     "Match",

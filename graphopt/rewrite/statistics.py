@@ -21,6 +21,7 @@ __all__ = [
     "ChannelMoments",
     "Channels",
     "CrossMoments",
+    "Held",
     "Measure",
     "Window",
 ]
@@ -165,6 +166,14 @@ class CrossMoments:
         return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
+class Held(Protocol):
+    """Values of one model on all samples, from which `Measure` goes on; see `Measure.hold`."""
+
+    def close(self) -> None:
+        """Give back the room they take; they are of no use after that."""
+        ...
+
+
 @runtime_checkable
 class Measure(Protocol):
     """Runs models on the calibration samples; the models are left as they were.
@@ -200,6 +209,7 @@ class Measure(Protocol):
         pairs: Sequence[tuple[Asked, Asked]],
         *,
         products: bool = True,
+        held: tuple[Held | None, Held | None] = (None, None),
     ) -> list[CrossMoments | None]:
         """Return moments of pairs of values, in order: the first of ``model``, then of ``other``.
 
@@ -211,6 +221,26 @@ class Measure(Protocol):
             other: Computes the second; may be the very same model.
             pairs: Values.
             products: `CrossMoments.product` and the Gram matrix of the first value are wanted.
+            held: What was held of each of the two: nothing before it is computed again.
+
+        Raises:
+            SessionLoadError, RuntimeFailure: As for `moments`.
+        """
+        ...
+
+    def hold(self, model: ir.Model, names: Sequence[str], since: Held | None = None) -> Held | None:
+        """Keep what values of ``model`` are on every sample, for `cross` to go on from there.
+
+        It is for the caller to know that what leads to them stays as it is.
+
+        Args:
+            model: The model.
+            names: Values that nodes of the main graph compute: all that is read later.
+            since: What was held before of the same model, to go on from in turn.
+
+        Returns:
+            ``None`` where they take more room than computing them again is worth, or are not
+            tensors of numbers.
 
         Raises:
             SessionLoadError, RuntimeFailure: As for `moments`.

@@ -45,8 +45,8 @@ class _Lazily:
     def moments(self, model, asked, *, grams=()):
         return self.__getattr__("moments")(model, asked, grams=grams)
 
-    def cross(self, model, other, pairs, *, products=True):
-        return self.__getattr__("cross")(model, other, pairs, products=products)
+    def cross(self, model, other, pairs, *, products=True, held=(None, None)):
+        return self.__getattr__("cross")(model, other, pairs, products=products, held=held)
 
     def outputs(self, model, names=None, *, settings=({},)):
         return self.__getattr__("outputs")(model, names, settings=settings)
