@@ -34,10 +34,10 @@ __all__ = ["command"]
 )
 @click.option(
     "--exporter",
-    type=click.Choice(("auto", "dynamo", "torchscript")),
+    type=click.Choice(("auto", "optimum", "dynamo", "torchscript")),
     default="auto",
     show_default=True,
-    help="Of PyTorch. auto: the newer one, and the older one where that fails.",
+    help="auto: optimum where it is installed, PyTorch's newer one, its older one.",
 )
 @click.option("--opset", type=click.IntRange(min=7), metavar="N", help="Version of the operators.")
 @click.option("--trust", is_flag=True, help="Load pickles, which can run any code.")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import InputError, MissingExtraError, UsageError
-from graphopt.ir import load
+from graphopt.errors import InputError, MissingExtraError, NumericMismatch, UsageError
 from graphopt.report import ExportReport, SizesCompared
 from graphopt.runtime import SessionOptions, shared_worker
 from graphopt.runtime.limited_process import run_limited
@@ -24,7 +24,8 @@ from graphopt.verification import compare_outputs
 
 __all__ = ["ExportSource", "Exporter", "export_model", "parse_source"]
 
-Exporter = Literal["auto", "dynamo", "torchscript"]
+Exporter = Literal["auto", "optimum", "dynamo", "torchscript"]
+Array = npt.NDArray[Any]
 Kind = Literal["torch", "pt2", "hf", "sklearn"]
 
 _FOLDER = Path(__file__).parent
@@ -69,33 +70,66 @@ def export_model(
     trust: bool = False,
     interpreter: str = "",
     timeout_s: float = 1800.0,
+    max_rel: float = 1e-4,
 ) -> ExportReport:
     """Export to ``folder``, and compare the file with the framework on inputs of several sizes.
 
     Args:
         source: What.
         folder: An empty folder.
-        exporter: Of PyTorch; ``auto``: the newer one, and the older one where that fails.
+        exporter: Which one; ``auto``: optimum's for models of Hugging Face where it is installed,
+            PyTorch's newer one, its older one. Where one fails, or its file computes something
+            else, the next is tried.
         opset: Version of the operators; ``None``: the exporter's choice.
         trust: Whether pickles may be loaded, which can run any code.
         interpreter: Python that has the framework; default: this one.
-        timeout_s: Most seconds.
+        timeout_s: Most seconds, for each try.
+        max_rel: Largest |difference| / max|framework's| of an output.
 
     Raises:
         UsageError: It is pickled, and `trust` is not set.
         MissingExtraError: The framework is not installed.
-        InputError: It cannot be exported, or the file does not take the inputs.
+        InputError: It cannot be exported.
+        NumericMismatch: No file computes what the framework computes.
     """
     place = _checked_place(source, trust=trust)
-    out = folder / "model.onnx"
     options = {"exporter": exporter, "opset": opset, "trust": trust}
-    words = [interpreter or sys.executable, "-c", _START.format(folder=str(_FOLDER))]
+    wrong: dict[str, str] = {}
+    while True:
+        out = folder / str(len(wrong)) / "model.onnx"
+        out.parent.mkdir()
+        words = [source.kind, place, str(out), json.dumps({**options, "without": [*wrong]})]
+        try:
+            _run_framework(source, out, words, interpreter or sys.executable, timeout_s)
+        except InputError as error:
+            if not wrong:
+                raise
+            raise _mismatch({**wrong, "the others": error.why or error.message}) from error
+        report = _report(source, out)
+        faults = report.faults(max_rel)
+        if not faults:
+            return replace(report, failures={**wrong, **report.failures})
+        wrong[report.exporter] = "; ".join(faults[:3])
+        if exporter != "auto" or source.kind == "sklearn":
+            raise _mismatch(wrong)
+
+
+def _mismatch(wrong: Mapping[str, str]) -> NumericMismatch:
+    return NumericMismatch(
+        "the exported model does not compute what the framework computes",
+        why="; ".join(f"{name}: {said}" for name, said in wrong.items()),
+    )
+
+
+def _run_framework(
+    source: ExportSource, out: Path, words: Sequence[str], interpreter: str, timeout_s: float
+) -> None:
     # User code is imported from where the user stands, and runs where it can leave nothing.
     environment = {"GRAPHOPT_FOLDER": str(Path.cwd()), "HF_HUB_OFFLINE": "1"}
     try:
         ended = run_limited(
-            [*words, source.kind, place, str(out), json.dumps(options)],
-            folder=folder,
+            [interpreter, "-c", _START.format(folder=str(_FOLDER)), *words],
+            folder=out.parent,
             timeout_s=timeout_s,
             environment=environment,
         )
@@ -109,21 +143,37 @@ def export_model(
             why=said,
             hint="`pip install 'graphopt[export]'`, or name a Python that has it: `--interpreter`",
         )
-    if ended.status or not out.exists():
+    if ended.status or not Path(f"{out}.json").exists():
         raise InputError(f"`{source}` cannot be exported", why=said)
-    record = {"origin": {}, **json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))}
-    cases = tuple(_compared(out, case) for case in sorted(folder.glob(f"{out.name}.case*.npz")))
-    for scrap in (*folder.glob(f"{out.name}.case*.npz"), Path(f"{out}.json")):
-        scrap.unlink()
+
+
+def _report(source: ExportSource, out: Path) -> ExportReport:
+    record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+    path = Path(record["file"])
+    cases, spare = [], dict[str, None]()
+    for place in sorted(out.parent.glob(f"{out.name}.case*.npz")):
+        compared, more = _compared(path, place, record["names"])
+        cases.append(compared)
+        spare |= dict.fromkeys(more)
     if not cases:
         raise InputError(f"`{source}` was not compared", why="it left no results")
-    record["doubts"] = tuple(dict.fromkeys(record["doubts"]))
-    return ExportReport(source=str(source), path=out, cases=cases, **record)
+    doubts = [*record["doubts"], *(f"output `{name}` was not compared" for name in spare)]
+    return ExportReport(
+        source=str(source),
+        path=path,
+        exporter=record["exporter"],
+        failures=record["failures"],
+        doubts=tuple(dict.fromkeys(doubts)),
+        origin=record["origin"],
+        versions=record["versions"],
+        cases=tuple(cases),
+    )
 
 
 def _checked_place(source: ExportSource, *, trust: bool) -> str:
     """Return what the process is told to load, with a path that holds wherever it runs."""
-    if source.kind in _PICKLED and not trust:
+    is_plain = source.kind == "sklearn" and source.place.endswith(".skops")
+    if source.kind in _PICKLED and not is_plain and not trust:
         raise UsageError(
             f"`{source}` is pickled",
             why="loading it can run any code",
@@ -137,28 +187,56 @@ def _checked_place(source: ExportSource, *, trust: bool) -> str:
     return f"{Path(path).absolute()}{at}{task}"
 
 
-def _compared(path: Path, case: Path) -> SizesCompared:
-    """Return shapes of inputs, and how far each output is from the framework's."""
-    model = load(path)
+def _compared(
+    path: Path, case: Path, names: Mapping[str, Sequence[str]]
+) -> tuple[SizesCompared, list[str]]:
+    """Return shapes of inputs with how far each output is from the framework's, and other outputs.
+
+    Args:
+        path: The exported model.
+        case: What the framework took and gave.
+        names: Of inputs, outputs, and of what another exporter may ask for; empty: by position.
+    """
     with np.load(case) as held:
         arrays = {name: held[name] for name in held.files}
-    names = [value.name or "" for value in model.graph.inputs]
-    given = _numbered(arrays, "input")
-    if len(names) != len(given):
-        raise InputError(
-            f"the exported model has {len(names)} inputs, the framework took {len(given)}",
-            why="one is constant, or two are the same: " + ", ".join(f"`{name}`" for name in names),
-        )
-    feeds = dict(zip(names, given, strict=True))
+    given, wanted = _numbered(arrays, "input"), _numbered(arrays, "output")
     options = SessionOptions(optimization="disabled")
     with shared_worker().load(path, options) as session:
+        inputs = [value.name for value in session.inputs]
+        outputs = [value.name for value in session.outputs]
+        if names:
+            implied = zip(names["implied"], _numbered(arrays, "implied"), strict=True)
+            by_name = dict(zip(names["input"], given, strict=True))
+            feeds = _fed(inputs, by_name, dict(implied))
+            results = dict(zip(names["output"], wanted, strict=True))
+        else:
+            if len(inputs) != len(given):
+                raise _other_inputs(inputs, len(given))
+            feeds = dict(zip(inputs, given, strict=True))
+            results = dict(zip(outputs, wanted, strict=False))
         found = session.run(feeds)
-    wanted = dict(zip(found, _numbered(arrays, "output"), strict=False))
     shapes = {name: array.shape for name, array in feeds.items()}
-    outputs = compare_outputs(wanted, {name: found[name] for name in wanted})
-    return SizesCompared(shapes=shapes, outputs=outputs)
+    spare = [name for name in outputs if name not in results]
+    differences = compare_outputs(results, {name: found[name] for name in found if name in results})
+    return SizesCompared(shapes=shapes, outputs=differences), spare
 
 
-def _numbered(arrays: dict[str, npt.NDArray[Any]], kind: str) -> list[npt.NDArray[Any]]:
+def _fed(
+    inputs: Sequence[str], given: Mapping[str, Array], implied: Mapping[str, Array]
+) -> dict[str, Array]:
+    known = {**implied, **given}
+    if not set(given) <= set(inputs) <= set(known):
+        raise _other_inputs(inputs, len(given))
+    return {name: known[name] for name in inputs}
+
+
+def _other_inputs(inputs: Sequence[str], count: int) -> InputError:
+    return InputError(
+        f"the exported model has {len(inputs)} inputs, the framework took {count}",
+        why="one is constant, or two are the same: " + ", ".join(f"`{name}`" for name in inputs),
+    )
+
+
+def _numbered(arrays: Mapping[str, Array], kind: str) -> list[Array]:
     count = sum(name.startswith(f"{kind}_") for name in arrays)
     return [arrays[f"{kind}_{number}"] for number in range(count)]

@@ -1,27 +1,17 @@
-"""Models of Hugging Face from a local folder, behind wrappers of their tasks."""
+"""Models of Hugging Face from a local folder."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .huggingface_tasks import PARTS, TASKS, Call
 from .loaded import ExportError, Loaded
+from .optimum_exporter import export_optimum
 
-__all__ = ["TASKS", "load_huggingface"]
-
-TASKS = {
-    "feature-extraction": ("AutoModel", "last_hidden_state"),
-    "fill-mask": ("AutoModelForMaskedLM", "logits"),
-    "text-classification": ("AutoModelForSequenceClassification", "logits"),
-    "token-classification": ("AutoModelForTokenClassification", "logits"),
-    "question-answering": ("AutoModelForQuestionAnswering", "start_logits end_logits"),
-    "text-generation": ("AutoModelForCausalLM", "logits"),
-    "image-classification": ("AutoModelForImageClassification", "logits"),
-    "image-feature-extraction": ("AutoModel", "last_hidden_state"),
-    "semantic-segmentation": ("AutoModelForSemanticSegmentation", "logits"),
-}
-"""By task: the class of the model, and what the exported model returns."""
+__all__ = ["load_huggingface"]
 
 _BY_CLASS = {
     "MaskedLM": "fill-mask",
@@ -32,38 +22,45 @@ _BY_CLASS = {
     "LMHeadModel": "text-generation",
     "ImageClassification": "image-classification",
     "SemanticSegmentation": "semantic-segmentation",
+    "ObjectDetection": "object-detection",
+    "CLIPModel": "zero-shot-image-classification",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
+    "ForConditionalGeneration": "text2text-generation",
 }
-_BATCH, _LENGTH = 2, 7
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
 def load_huggingface(text: str, *, trust: bool) -> Loaded:
-    """Load ``FOLDER[@task]``.
+    """Load ``FOLDER[@task[/part]]``.
 
     Raises:
         ExportError: The folder holds no model, leads out of itself, has only pickled weights and
-            ``trust`` is not set, or the task is unknown.
+            ``trust`` is not set, or the task or the part is unknown.
     """
-    path, _, task = text.partition("@")
+    path, _, wanted = text.partition("@")
     folder = Path(path)
     config = _checked(folder, trust=trust)
-    task = task or _task_of(config)
+    task, _, part = (wanted or _task_of(config)).partition("/")
     if task not in TASKS:
         raise ExportError(f"unknown task `{task}`; known: {', '.join(TASKS)}")
+    if part and not (TASKS[task].has_parts and part in PARTS):
+        parts = f"its parts: {', '.join(PARTS)}" if TASKS[task].has_parts else "it has no parts"
+        raise ExportError(f"unknown part `{part}` of `{task}`; {parts}")
     import transformers
 
-    name, results = TASKS[task]
-    kind = getattr(transformers, name)
-    module = kind.from_pretrained(
+    model = getattr(transformers, TASKS[task].kind).from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=None if trust else True,
     )
-    module.eval()
-    is_image = task.startswith(("image-", "semantic-"))
-    loaded = (_vision if is_image else _text)(module, folder, results.split(), task)
-    loaded.origin = {"task": task, "architecture": type(module).__name__, "folder": folder.name}
+    model.eval()
+    call = TASKS[task].form(model, folder, part)
+    loaded = _loaded(model, call, call.outputs or TASKS[task].outputs)
+    loaded.origin = {"task": task, "architecture": type(model).__name__, "folder": folder.name}
+    if part:
+        loaded.origin["part"] = part
+    loaded.exporters = {"optimum": partial(export_optimum, model, task, part)}
     return loaded
 
 
@@ -98,98 +95,29 @@ def _task_of(config: dict[str, Any]) -> str:
     return "feature-extraction"
 
 
-def _text(module: Any, _folder: Path, results: list[str], task: str) -> Loaded:
+def _loaded(model: Any, call: Call, outputs: tuple[str, ...]) -> Loaded:
+    """Return a module that takes the inputs by position and returns the outputs in order."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    size = getattr(module.config, "vocab_size", 100)
-    ids = torch.randint(1, size, (_BATCH, _LENGTH), generator=generator)
-    mask = torch.ones_like(ids)
-    args: list[Any] = [ids, mask]
-    if _has_types(module):
-        args.append(torch.zeros_like(ids))
-    axes = {0: "batch", 1: "sequence"}
-    names = ["input_ids", "attention_mask", "token_type_ids"][: len(args)]
-    extra = {"use_cache": False} if task == "text-generation" else {}
-    wrapper = _wrapped_types if len(args) == 3 else _wrapped_text  # noqa: PLR2004
+    names = list(call.cases[0])
+
+    class Called(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *args: Any) -> Any:
+            found = call.run(dict(zip(names, args, strict=True)))
+            return tuple(found[name] for name in outputs)
+
+    cases = [tuple(case.values()) for case in call.cases]
     return Loaded(
-        wrapper(module, results, extra),
-        tuple(args),
-        dict.fromkeys(names, axes),
-        output_names=results,
+        Called(),
+        cases[0],
+        call.axes,
+        input_names=names,
+        output_names=outputs,
+        arguments=names,
+        cases=cases,
+        implied=call.implied,
     )
-
-
-def _has_types(module: Any) -> bool:
-    return getattr(module.config, "type_vocab_size", 0) > 1
-
-
-def _vision(module: Any, folder: Path, results: list[str], _task: str) -> Loaded:
-    import torch
-
-    channels = getattr(module.config, "num_channels", 3)
-    size = _image_size(module, folder)
-    pixels = torch.randn((_BATCH, channels, size, size), generator=torch.Generator().manual_seed(0))
-    axes = {"pixel_values": {0: "batch"}}
-    return Loaded(_wrapped_image(module, results), (pixels,), axes, output_names=results)
-
-
-def _image_size(module: Any, folder: Path) -> int:
-    own = getattr(module.config, "image_size", None)
-    if isinstance(own, int):
-        return own
-    spec = folder / "preprocessor_config.json"
-    size = json.loads(spec.read_text(encoding="utf-8")).get("size", {}) if spec.exists() else {}
-    if isinstance(size, int):
-        return size
-    return int(size.get("height") or size.get("shortest_edge") or 224)
-
-
-def _wrapped_text(module: Any, results: list[str], extra: dict[str, Any]) -> Any:
-    import torch
-
-    class Text(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            found = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra)
-            return tuple(getattr(found, name) for name in results)
-
-    return Text()
-
-
-def _wrapped_types(module: Any, results: list[str], extra: dict[str, Any]) -> Any:
-    import torch
-
-    class TextWithTypes(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-            found = self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                token_type_ids=token_type_ids,
-                **extra,
-            )
-            return tuple(getattr(found, name) for name in results)
-
-    return TextWithTypes()
-
-
-def _wrapped_image(module: Any, results: list[str]) -> Any:
-    import torch
-
-    class Image(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, pixel_values: Any) -> Any:
-            found = self.model(pixel_values=pixel_values)
-            return tuple(getattr(found, name) for name in results)
-
-    return Image()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 __all__ = ["ExportError", "Loaded", "varied"]
@@ -29,6 +30,13 @@ class Loaded:
         input_names: Names of the tensors; those of the arguments where none are given.
         output_names: Names of the results; the exporter's where none are given.
         origin: What is said of the source in the model.
+        arguments: Names of the arguments where ``forward`` takes ``*args``.
+        cases: Inputs of several sizes, the example first; the example's, grown, where none are
+            given.
+        implied: What another exporter may ask for beside the inputs, from the inputs by name: what
+            the framework takes for granted.
+        exporters: Exporters that are asked before PyTorch's, by name: each writes under a folder
+            at a version of the operators, and returns the file.
     """
 
     module: Any
@@ -37,9 +45,15 @@ class Loaded:
     input_names: Sequence[str] = ()
     output_names: Sequence[str] = ()
     origin: dict[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    cases: Sequence[tuple[Any, ...]] = ()
+    implied: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    exporters: Mapping[str, Callable[[Path, int | None], Path]] = field(default_factory=dict)
 
     def argument_names(self) -> list[str]:
         """Return the names of the positional arguments of ``forward``."""
+        if self.arguments:
+            return list(self.arguments)
         found = list(inspect.signature(self.module.forward).parameters)
         return found[: len(self.args)]
 
@@ -49,6 +63,9 @@ def varied(loaded: Loaded) -> Iterator[tuple[Any, ...]]:
 
     Values are those of the example, repeated in order, so that they stay valid whatever they mean.
     """
+    if loaded.cases:
+        yield from loaded.cases
+        return
     names = loaded.argument_names()
     shapes = [loaded.dynamic_shapes.get(name) for name in names]
     is_open = any(_names_in(shape) for shape in shapes)

@@ -8,11 +8,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .loaded import ExportError, varied
+from .loaded import ExportError, Loaded, varied
 
 __all__ = ["NOT_EXPORTED", "NOT_INSTALLED", "main"]
 
 NOT_INSTALLED, NOT_EXPORTED = 3, 4
+_TAKING_PART = {
+    "hf": ("torch", "onnxscript", "transformers"),
+    "torch": ("torch", "onnxscript"),
+    "pt2": ("torch", "onnxscript"),
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -37,14 +42,14 @@ def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[
     if kind == "sklearn":
         from .sklearn_models import export_sklearn
 
-        record, cases = export_sklearn(source, out, opset=options["opset"])
+        record, cases = export_sklearn(source, out, opset=options["opset"], trust=options["trust"])
         for number, (inputs, outputs) in enumerate(cases):
-            _write_case(out, number, inputs, outputs)
+            _write_case(out, number, input=inputs, output=outputs)
         return {**record, "versions": _versions("scikit-learn", "skl2onnx")}
     loaded = _load(kind, source, options)
     import torch
 
-    from .torch_models import export_torch, flat_tensors
+    from .torch_exporters import export_torch
 
     # A loaded program is what it was saved as, and says so when asked for another mode.
     if kind != "pt2":
@@ -52,14 +57,36 @@ def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[
     torch.manual_seed(0)
     with torch.no_grad():
         for number, args in enumerate(varied(loaded)):
-            results = flat_tensors(loaded.module(*args))
-            _write_case(out, number, *(_arrays(part) for part in (flat_tensors(args), results)))
-        record = export_torch(loaded, out, exporter=options["exporter"], opset=options["opset"])
-    versions = _versions("torch", "transformers") if kind == "hf" else _versions("torch")
-    return {**record, "origin": loaded.origin, "versions": versions}
+            _compute_case(loaded, out, number, args)
+        record = export_torch(
+            loaded,
+            out,
+            exporter=options["exporter"],
+            opset=options["opset"],
+            without=options["without"],
+        )
+    versions = _versions(*_TAKING_PART[kind])
+    if record["exporter"] == "optimum":
+        versions |= _versions("optimum", "optimum-onnx")
+    # By name where the names are ours: another exporter may order them otherwise, or ask for more.
+    names = {"input": loaded.input_names, "output": loaded.output_names}
+    named = {key: list(held) for key, held in names.items()} if loaded.cases else {}
+    named |= {"implied": list(loaded.implied)} if named else {}
+    return {**record, "names": named, "origin": loaded.origin, "versions": versions}
 
 
-def _load(kind: str, source: str, options: dict[str, Any]) -> Any:
+def _compute_case(loaded: Loaded, out: Path, number: int, args: tuple[Any, ...]) -> None:
+    from .torch_models import flat_tensors
+
+    inputs, results = flat_tensors(args), flat_tensors(loaded.module(*args))
+    given = dict(zip(loaded.input_names, args, strict=False))
+    implied = [make(given) for make in loaded.implied.values()]
+    _write_case(
+        out, number, input=_arrays(inputs), output=_arrays(results), implied=_arrays(implied)
+    )
+
+
+def _load(kind: str, source: str, options: dict[str, Any]) -> Loaded:
     if kind == "hf":
         from .huggingface import load_huggingface
 
@@ -79,11 +106,14 @@ def _arrays(tensors: list[Any]) -> list[Any]:
     ]
 
 
-def _write_case(out: Path, number: int, inputs: list[Any], outputs: list[Any]) -> None:
+def _write_case(out: Path, number: int, **kinds: list[Any]) -> None:
     import numpy as np
 
-    named = {f"input_{index}": array for index, array in enumerate(inputs)}
-    named |= {f"output_{index}": array for index, array in enumerate(outputs)}
+    named = {
+        f"{kind}_{index}": array
+        for kind, arrays in kinds.items()
+        for index, array in enumerate(arrays)
+    }
     np.savez(f"{out}.case{number}.npz", **named)
 
 
