@@ -73,11 +73,11 @@ def _resized(image: Any, spec: Mapping[str, Any], library: Any) -> Any:
     size = (wanted.get("width"), wanted.get("height"))
     if edge := wanted.get("shortest_edge"):
         short, long = sorted(image.size)
-        limit = wanted.get("longest_edge")
+        limit, exact = wanted.get("longest_edge"), float(edge)
         if limit and edge * long / short > limit:
-            edge = round(limit * short / long)
+            exact = limit * short / long
         # The long side is cut, not rounded, as torchvision and transformers do.
-        ends = {short: edge, long: int(edge * long / short)}
+        ends = {long: int(exact * long / short), short: round(exact)}
         size = tuple(ends[length] for length in image.size)
     filters = getattr(library, "Resampling", library)  # Pillow before 9.1 has them in the module
     return image.resize(size, getattr(filters, spec["resample"].upper()))

@@ -77,6 +77,11 @@ class RawChecks:
             raise Broken("this bundle does not say how texts, images or recordings become inputs")
         try:
             preparation = self._preparation()
+            wanted = "text" if preparation.spec["kind"] == "text" else "file"
+            if wanted not in item:
+                raise Broken(
+                    f"this model takes {preparation.spec['kind']}: give it with --{wanted}"
+                )
             feed = preparation.feed([item])
             vectors = preparation.vectors([item], run(feed))
         except (Skipped, Unprepared, *MALFORMED) as error:
