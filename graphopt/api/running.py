@@ -84,6 +84,8 @@ def run_pipeline(
     """
     path = Path(source).absolute()
     steps = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    for step in steps.passes():
+        step.check_extras()
     facts = load_target(target).to_facts() if target is not None else None
     if output is not None:
         refuse_existing(Path(output), force=force)

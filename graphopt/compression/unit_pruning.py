@@ -19,6 +19,7 @@ from graphopt.compression.unit_scores import MEASURED_SCORES
 from graphopt.compression.unit_selection import ALLOCATIONS, Selection
 from graphopt.errors import OptionError
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, TargetFacts, option
+from graphopt.training import check_torch
 
 __all__ = ["UnitPruning"]
 
@@ -152,6 +153,15 @@ class UnitPruning(Pass):
         allocation = "uniform" if self.allocation == "measured" else self.allocation
         changed = replace(self, score=score, compensation="off", curves=False, budget=budget)
         return replace(changed, allocation=allocation)
+
+    def check_extras(self) -> None:
+        """Check that torch is installed where units are scored by gradients.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+        if self.score == "gradient":
+            check_torch("a score by gradients")
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Cut each group of the kind, or refuse it."""

@@ -18,6 +18,7 @@ from graphopt.training import (
     Recipe,
     TorchModel,
     Trained,
+    check_torch,
     comparable,
     lessons,
     require_torch,
@@ -121,6 +122,14 @@ class Distill(Pass):
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
         """Ask for the samples and the original."""
         return Needs(samples=True, original=not self.teacher)
+
+    def check_extras(self) -> None:
+        """Check that torch is installed.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+        check_torch(f"pass `{self.name}`")
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Train a copy of the weights, and put them in place where they are better."""

@@ -61,6 +61,13 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         """Return a pass that acts on the same places and measures nothing, where there is one."""
         return self
 
+    def check_extras(self) -> None:
+        """Check that what the pass needs beside graphopt is installed, before any work is done.
+
+        Raises:
+            MissingExtraError: It is not.
+        """
+
     @abc.abstractmethod
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Change ``model`` through ``edit``; the editor knows whether anything changed."""

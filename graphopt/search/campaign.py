@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.analysis import ModelSummary, summarise
-from graphopt.ir import external_files
+from graphopt.ir import external_files, load
 from graphopt.pipeline import Ledger
 from graphopt.search.build import (
     Built,
@@ -22,6 +22,7 @@ from graphopt.search.build import (
 from graphopt.search.choose import choose
 from graphopt.search.give_back import give_back, worth_repairing
 from graphopt.search.measure import Measured, measure
+from graphopt.search.measured_stages import check_extras, without_measured_stages
 from graphopt.search.workbench import Workbench
 
 __all__ = ["Outcome", "explore"]
@@ -54,14 +55,30 @@ class Outcome:
 def explore(bench: Workbench, folder: Path) -> Outcome:
     """Run the shared stages, then build and measure every candidate of the target.
 
+    Where stages that take something away by samples leave no candidate that is right, all is done
+    again without them: what they were to improve is shipped as it is, and a note says so.
+
     Args:
         bench: The prepared workbench; its model is changed.
         folder: Where candidates are written; the caller removes it.
 
     Raises:
         InputError: The original cannot be run.
+        MissingExtraError: What a candidate needs is not installed.
         OutputError: A candidate cannot be written.
     """
+    check_extras(bench.target)
+    target, names = without_measured_stages(bench.target, bench.model)
+    outcome = _explored(bench, folder)
+    if outcome.chosen is not None or not names:
+        return outcome
+    again = _explored(replace(bench, target=target, model=load(bench.source)), folder)
+    again.shared.notes.insert(0, _nothing_held(names, outcome))
+    return again
+
+
+def _explored(bench: Workbench, folder: Path) -> Outcome:
+    """Run the shared stages, then build and measure every candidate."""
     original_bytes = source_bytes(bench)
     original = summarise(bench.model, bench.sizes())
     shared = run_stages(bench)
@@ -92,6 +109,22 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
         measured=tuple(measured),
         rejected=tuple(rejected),
         chosen=choose(measured, bench.target.worth_of_3_db, in_order=bench.absence is not None),
+    )
+
+
+def _nothing_held(names: Sequence[str], outcome: Outcome) -> str:
+    """Say that stages were left out because no candidate behind them held the gates."""
+    missed = {
+        f"{gate.name} {gate.limit:g}"
+        for item in outcome.measured
+        for gate in item.gates
+        if gate.kind == "correctness" and gate.passed is False
+    }
+    causes = sorted(missed) or [item.reason for item in outcome.rejected[:1]]
+    listed = " and ".join(f"`{name}`" for name in names)
+    return (
+        f"left out stage {listed}: no candidate behind it holds the gates "
+        f"({', '.join(causes)}); all candidates were built again without it"
     )
 
 

@@ -10,7 +10,25 @@ from graphopt.errors import PreconditionError
 from graphopt.pipeline import Pipeline
 from graphopt.targets import Stage, Target
 
-__all__ = ["check_samples", "measured_stages", "without_measured_stages"]
+__all__ = [
+    "check_extras",
+    "check_samples",
+    "measured_stages",
+    "without_measured_stages",
+]
+
+
+def check_extras(target: Target) -> None:
+    """Check that what stages and candidates need is installed, before any of them is built.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    texts = [target.stage_text(), target.last_text()]
+    texts += [candidate.pipeline for candidate in target.enabled_candidates()]
+    for text in filter(None, texts):
+        for step in Pipeline.parse(text).passes():
+            step.check_extras()
 
 
 def measured_stages(target: Target, model: ir.Model) -> tuple[Stage, ...]:

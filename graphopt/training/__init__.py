@@ -5,7 +5,7 @@ from graphopt.training.interpreter import Operand, TorchModel, unsupported_opera
 from graphopt.training.lessons import comparable, lessons, torch_fault
 from graphopt.training.objective import OUTPUT_LOSSES, POOLINGS, Objective
 from graphopt.training.student import Recipe, Trained, train
-from graphopt.training.torch_extra import has_torch, require_torch
+from graphopt.training.torch_extra import check_torch, has_torch, require_torch
 from graphopt.training.trainable import streams, trainable_weights
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "TorchModel",
     "Trained",
     "UnitGradient",
+    "check_torch",
     "comparable",
     "has_torch",
     "lessons",

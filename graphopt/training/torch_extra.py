@@ -8,7 +8,7 @@ from typing import Any
 
 from graphopt.errors import MissingExtraError
 
-__all__ = ["has_torch", "require_torch"]
+__all__ = ["check_torch", "has_torch", "require_torch"]
 
 
 def has_torch() -> bool:
@@ -16,8 +16,8 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def require_torch(what: str) -> Any:
-    """Return the module ``torch``.
+def check_torch(what: str) -> None:
+    """Check that torch is installed, without importing it.
 
     Args:
         what: Who needs it, for the message: "pass `distill`".
@@ -31,4 +31,16 @@ def require_torch(what: str) -> Any:
             why="it computes gradients, and torch is not installed",
             hint="install it with `pip install 'graphopt[torch]'`",
         )
+
+
+def require_torch(what: str) -> Any:
+    """Return the module ``torch``.
+
+    Args:
+        what: Who needs it, for the message: "pass `distill`".
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    check_torch(what)
     return importlib.import_module("torch")

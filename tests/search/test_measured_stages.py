@@ -5,7 +5,7 @@ import pytest
 
 from graphopt import ir as gir
 from graphopt.api import plan
-from graphopt.errors import PreconditionError
+from graphopt.errors import MissingExtraError, PreconditionError
 from graphopt.search.campaign import explore
 from graphopt.search.progress import Reporter
 from graphopt.search.results import result_of
@@ -46,9 +46,9 @@ def fixture_place(tmp_path):
     return tmp_path
 
 
-def searched(place, *, is_on, calibration=True):
-    target = load_target(place / "target.toml")
-    others = {item.name for item in target.enabled_candidates()} - {"float"}
+def searched(place, *, is_on, calibration=True, gates=None, candidates=("float",)):
+    target = load_target(place / "target.toml").with_gates(gates or {})
+    others = {item.name for item in target.enabled_candidates()} - set(candidates)
     target = target.with_stages(dict.fromkeys(others, False) | {"prune": is_on})
     bench = prepare(
         place / "model.onnx",
@@ -79,6 +79,40 @@ def test_a_stage_prunes_within_its_budget_and_says_what_went(place):
 def test_switched_off_nothing_goes(place):
     outcome = searched(place, is_on=False)
     assert result_of(outcome, seconds=0.0, source_sha256="").decisions == ()
+
+
+def test_where_nothing_pruned_holds_the_gates_the_unpruned_is_shipped(place):
+    """What the stage may do to outputs and what gates allow are two people's numbers."""
+    outcome = searched(place, is_on=True, gates={"min_cosine": 0.9999})
+    result = result_of(outcome, seconds=0.0, source_sha256="")
+    assert outcome.chosen is not None
+    assert outcome.chosen.size_ratio == pytest.approx(1.0, abs=0.02)
+    assert (result.decisions, result.gates_met) == ((), True)
+    assert "prune" not in str(result.pipeline)
+    (note,) = [note for note in result.notes if "stage" in note]
+    assert note == (
+        "left out stage `prune`: no candidate behind it holds the gates (min_cosine 0.9999); "
+        "all candidates were built again without it"
+    )
+    assert not any(entry.pass_name == "prune-neurons" for entry in outcome.shared.entries)
+    shipped = outcome.chosen.built.path.read_bytes()
+    alone = searched(place, is_on=False, gates={"min_cosine": 0.9999})
+    assert alone.chosen is not None
+    assert alone.chosen.built.path.read_bytes() == shipped
+
+
+def test_what_is_right_behind_the_stage_is_not_built_again(place):
+    outcome = searched(place, is_on=True)
+    assert not any("stage" in note for note in outcome.shared.notes)
+
+
+def test_a_candidate_that_needs_torch_says_so_before_anything_is_built(place, monkeypatch):
+    monkeypatch.setattr("graphopt.training.torch_extra.has_torch", lambda: False)
+    monkeypatch.setattr("graphopt.search.campaign.run_stages", pytest.fail)
+    text = TARGET + '[candidates.taught]\nsummary = "trained"\npipeline = "distill"\n'
+    (place / "target.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(MissingExtraError, match="pass `distill` needs torch"):
+        searched(place, is_on=False, candidates=("float", "taught"))
 
 
 def test_without_samples_it_is_an_error_and_not_left_out(place):
