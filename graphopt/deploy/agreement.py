@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import platform
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from graphopt.deploy.integrity import (
     version_key,
 )
 from graphopt.deploy.raw_agreement import RawChecks, Skipped
+from graphopt.deploy.records import check_record_sizes, read_record
 from graphopt.deploy.signature import PublicKey, check_signature
 from graphopt.deploy.stopwatch import measure
 
@@ -148,6 +147,7 @@ class Validation:
 
     def _files(self) -> str:
         found = check_files(self.folder, self.manifest)
+        check_record_sizes(self.folder, self.manifest)
         if self.public_key is None and (self.folder / SIGNATURE).is_file():
             found += "; signed, which was not checked: no public key was given"
         return found
@@ -212,12 +212,7 @@ class Validation:
         )
 
     def _golden(self, kind: str, index: int, prefix: str = "") -> dict[str, Any]:
-        name = f"{prefix}golden/{kind}/{index}.npz"
-        try:
-            with np.load(str(self.folder / name), allow_pickle=False) as file:
-                return dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise Broken(f"`{name}` cannot be read: {error}") from None
+        return read_record(self.folder, f"{prefix}golden/{kind}/{index}.npz")
 
     def _compare(
         self, kind: str, recorded: Any, values: Any, rules: dict[str, Any]

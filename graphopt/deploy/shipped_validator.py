@@ -16,12 +16,12 @@ _PARTS = (
     "integrity.py", "signature.py", "../runtime/latency_statistics.py", "stopwatch.py",
     "../calibration/unprepared.py", "../calibration/prepared_texts.py",
     "../calibration/prepared_images.py", "../calibration/prepared_sound.py",
-    "../calibration/preparation.py", "differences.py", "raw_agreement.py",
+    "../calibration/preparation.py", "differences.py", "records.py", "raw_agreement.py",
     "agreement.py", "on_device.py",
 )  # fmt: skip
 _WEB_PARTS = (
-    "integrity.mjs", "signature.mjs", "arrays.mjs", "agreement.mjs", "runtimes.mjs", "sources.mjs",
-    "on_device.mjs",
+    "integrity.mjs", "blake2b.mjs", "signature.mjs", "arrays.mjs", "agreement.mjs", "runtimes.mjs",
+    "sources.mjs", "on_device.mjs",
 )  # fmt: skip
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _NUMPY = """try:

@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from bundle_damage import explode, explode_in_secret
 
-from graphopt.deploy import validate, validator_text
+from graphopt.deploy import Bundle, validate, validator_text
 from graphopt.deploy.agreement import Validation
 from graphopt.deploy.on_device import OnnxRuntime, _arm_features
 
@@ -187,6 +188,33 @@ def test_a_golden_file_with_pickled_objects_is_not_read(copy):
     for code, text in ((validate(copy).exit_code, str(validate(copy))), shipped_result(copy)):
         assert code == 2
         assert "`golden/inputs/0.npz` cannot be read" in text
+
+
+def test_a_record_that_unpacks_to_gigabytes(copy):
+    explode(copy)
+    assert_broken(copy, "`golden/inputs/1.npz` unpacks to 68157440 bytes, more than 67108864")
+
+
+def test_a_record_that_hides_what_it_unpacks_to(copy):
+    explode_in_secret(copy)
+    for code, text in ((validate(copy).exit_code, str(validate(copy))), shipped_result(copy)):
+        assert code == 2
+        assert "`golden/inputs/1.npz` cannot be read" in text
+
+
+def test_an_archive_is_not_unpacked_by_the_program(bundle, tmp_path):
+    """`graphopt validate` unpacks with care; on a device that is left to the user."""
+    packed = tmp_path / "tiny.zip"
+    Bundle.load(bundle.path).save(packed)
+    shipped = subprocess.run(
+        [sys.executable, "-I", str(bundle.path / "validate.py"), str(packed)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shipped.returncode == 2
+    assert "cannot be read" in shipped.stdout
+    assert [*tmp_path.iterdir()] == [packed]
 
 
 def test_memory_beyond_the_ceiling_breaks_the_contract(copy):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from device_bundles import make_bundle
+from device_bundles import make_bundle, make_variants
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,12 @@ def device():
 def bundle(tmp_path_factory):
     """A small bundle that no test may change."""
     return make_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def variants(tmp_path_factory):
+    """A bundle for two sizes that no test may change."""
+    return make_variants(tmp_path_factory.mktemp("variants"))
 
 
 @pytest.fixture

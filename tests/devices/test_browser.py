@@ -4,20 +4,23 @@ import struct
 
 import pytest
 from device_bundles import rewrite
+from minisign_keys import write_keys
 
 from graphopt.deploy import validate
+from graphopt.deploy.signing import sign
 
 
 @pytest.fixture
 def page(browser, device, serve, tmp_path):
     """Open the page of a bundle, and return what the check reports."""
 
-    def check(folder):
+    def check(folder, query=""):
         site = tmp_path / "site"
-        site.mkdir()
-        (site / "bundle").symlink_to(folder)
-        (site / "ort").symlink_to(device("node") / "node_modules/onnxruntime-web/dist")
-        address = f"{serve(site)}/bundle/validate.html?ort=/ort"
+        if not site.is_dir():
+            site.mkdir()
+            (site / "bundle").symlink_to(folder)
+            (site / "ort").symlink_to(device("node") / "node_modules/onnxruntime-web/dist")
+        address = f"{serve(site)}/bundle/validate.html?ort=/ort{query}"
         browser.open(address)
         # Until the new page is there, scripts run in the one before.
         browser.wait_for(f"location.href === '{address}' && globalThis.report !== undefined")
@@ -86,3 +89,30 @@ def test_another_server_is_not_asked(browser, serve, bundle):
     browser.open(address)
     report = browser.wait_for(f"location.href === '{address}' && globalThis.report")
     assert report["error"] == "ort must lie on this server"
+
+
+def test_every_variant_is_run(page, variants):
+    report, ours = page(variants), validate(variants).to_dict()
+    assert report["status"] == "ok", report
+    numbers = next(item["detail"] for item in report["checks"] if item["name"] == "numbers")
+    assert numbers.endswith("; 1 more variants agree with theirs")
+    assert report["outputs"].keys() == ours["outputs"].keys()
+
+
+def test_signatures(page, browser, copy, tmp_path):
+    secret, public = write_keys(tmp_path / "keys")
+    sign(copy, secret, "version 1.2")
+    key = public.read_text()
+    seen = "document.getElementById('signature').textContent"
+    report = page(copy)
+    assert report["status"] == "ok", report
+    assert browser.run(seen).startswith("Signature: there is one, not checked here")
+    report = page(copy, f"&key={key.splitlines()[1]}")
+    assert report["checks"][0] == validate(copy, public_key=key).checks[0]
+    assert (report["status"], report["checks"][0]["status"]) == ("ok", "passed")
+    assert "version 1.2" in browser.run(seen)
+    other = write_keys(tmp_path / "other", seed=8)[1].read_text()
+    report = page(copy, f"&key={other.splitlines()[1]}")
+    assert (report["exit_code"], len(report["checks"])) == (2, 1)
+    assert report["checks"] == validate(copy, public_key=other).checks
+    assert "does not fit the manifest" in browser.run(seen)

@@ -61,7 +61,8 @@ def test_what_python_refuses_is_refused(program, copy, kind):
     report, ours = check(program, copy), validate(copy).to_dict()
     assert (report["exit_code"], ours["exit_code"]) == (2, 2)
     names = [[item["name"] for item in document["checks"]] for document in (ours, report)]
-    assert names[0] == names[1]
+    # The example unpacks nothing, so that it finds compressed records when it comes to them.
+    assert names[1] == ([*names[0], "device", "load", "numbers"] if kind == "bomb" else names[0])
 
 
 @pytest.mark.parametrize(

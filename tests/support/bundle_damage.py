@@ -1,5 +1,8 @@
 """Ways to damage a bundle, with what `validate.py` says of each."""
 
+import io
+import zipfile
+
 from device_bundles import rewrite
 
 
@@ -23,7 +26,29 @@ def require(**facts):
     return lambda folder: rewrite(folder, lambda manifest: manifest["device"].update(facts))
 
 
+RECORD = "golden/inputs/1.npz"
+
+
+def explode(folder):
+    """Let a recorded array unpack to more than any is; the manifest fits."""
+    with zipfile.ZipFile(folder / RECORD, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(65 << 20))
+    rewrite(folder, rehash=[RECORD])
+
+
+def explode_in_secret(folder):
+    """Let the archive's table of contents say that it is small."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(65 << 20))
+    size = (65 << 20).to_bytes(4, "little")
+    (folder / RECORD).write_bytes(stream.getvalue().replace(size, b"\x10\0\0\0"))
+    rewrite(folder, rehash=[RECORD])
+
+
 DAMAGE = {
+    "bomb": (explode, "unpacks to 68157440 bytes"),
+    "secret-bomb": (explode_in_secret, f"`{RECORD}` cannot be read"),
     "flipped": (flip, "`model.onnx` was changed"),
     "longer": (lambda folder: (folder / "report.html").write_text("x" * 99), "was changed"),
     "missing": (lambda folder: (folder / "golden/model/1.npz").unlink(), "is missing"),

@@ -1,4 +1,4 @@
-"""Small bundles for devices, and ways to damage them."""
+"""Small bundles for devices, and a way to change them."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from graphopt.deploy import Bundle, BundleParts, record_golden
+from graphopt.deploy.variants import combine
 from graphopt.ir import from_text, save
 from graphopt.runtime import shared_worker
 from graphopt.targets import load_target
@@ -26,6 +27,25 @@ tiny (float[N, 3] x, int64[N] row) => (float[N, 2] y, float16[N, 2] half, int64[
 """
 
 
+WIDE_TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+wide (float[%(rows)d, 64] x) => (float[%(rows)d, 64] y) <float[64, 64] weight = {%(weight)s}>
+{ product = MatMul(x, weight) y = Relu(product) }
+"""
+
+
+def make_variants(folder):
+    """Write a bundle for two sizes, which share a weight in a file of its own."""
+    weight = ", ".join(f"{one:.4f}" for one in np.random.default_rng(0).standard_normal(64 * 64))
+    made = {}
+    for name, rows in (("two", 2), ("five", 5)):
+        path = folder / f"{name}.onnx"
+        save(from_text(WIDE_TEXT % {"rows": rows, "weight": weight}), path)
+        feed = {"x": np.random.default_rng(rows).standard_normal((rows, 64), np.float32)}
+        made[name] = _built(path, path, [feed], folder / name)
+    return combine(made, folder / "variants").path
+
+
 def make_bundle(folder, name="tiny", opset=17):
     """Write a bundle whose model is almost its original, with outputs of four types."""
     original, candidate = folder / "original.onnx", folder / "candidate.onnx"
@@ -39,6 +59,10 @@ def make_bundle(folder, name="tiny", opset=17):
         }
         for rows in (1, 4, 5)
     ]
+    return _built(original, candidate, feeds, folder / name).path
+
+
+def _built(original, candidate, feeds, path):
     target = load_target("cpu-int8")
     golden = record_golden(
         original, candidate, feeds, options=target.session_options(), worker=shared_worker()
@@ -56,7 +80,7 @@ def make_bundle(folder, name="tiny", opset=17):
         report={"schema_version": 1},
         report_html="<!doctype html><title>tiny</title>",
     )
-    return Bundle.build(parts, folder / name).path
+    return Bundle.build(parts, path)
 
 
 def rewrite(folder, change=lambda manifest: None, *, rehash=()):

@@ -2,16 +2,21 @@
 
 import { Broken, MANIFEST, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA_VERSION, SIGNATURE, Wrong,
   readManifest, sha256 } from "./integrity.mjs";
-import { difference, fromTensor, readNpz } from "./arrays.mjs";
+import { difference, fromTensor, readNpz, unpackedBytes } from "./arrays.mjs";
 
 const STATUS = ["ok", "wrong", "broken"]; // by exit status
 const LATENCY_BUDGET_MS = 2000;
+// Twice what graphopt records in one bundle: an array that unpacks to more is a bomb.
+const MAX_RECORD_BYTES = 64 * 2 ** 20;
 const [WARM_UP_RUNS, FEWEST_RUNS, MOST_RUNS] = [3, 10, 1000];
 const LIMITS = [["max_rel_error", "error", 1], ["min_cosine", "cosine", -1], ["min_sqnr_db", "sqnr_db", -1]];
 const KERNEL_FEATURES =
   /^(?:ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*)$/;
 
 const CHECKS = ["manifest", "files", "device", "load", "numbers", "memory", "gates", "latency"];
+
+/** A check that cannot be made here, though nothing is wrong. */
+class Skipped extends Error {}
 
 export class Validation {
   constructor(bundle, device, { latency = false, publicKey = null } = {}) {
@@ -21,20 +26,30 @@ export class Validation {
 
   async run() {
     let code = 0;
-    for (const name of [...(this.publicKey === null ? [] : ["signature"]), ...CHECKS]) {
+    for (const name of this.names()) {
       const entry = { name, status: "passed", detail: "" };
       this.report.checks.push(entry);
       try {
         entry.detail = await this[`check${name[0].toUpperCase()}${name.slice(1)}`]();
       } catch (error) {
-        if (!(error instanceof Broken || error instanceof Wrong)) throw error;
-        Object.assign(entry, { status: "failed", detail: error.message });
-        code = Math.max(code, error instanceof Wrong ? 1 : 2);
+        if (![Broken, Wrong, Skipped].some((kind) => error instanceof kind)) throw error;
+        const isFault = !(error instanceof Skipped);
+        Object.assign(entry, { status: isFault ? "failed" : "skipped", detail: error.message });
+        if (isFault) code = Math.max(code, error instanceof Wrong ? 1 : 2);
       }
       if (STATUS[code] === "broken") break;
     }
     const report = { schema_version: 1, status: STATUS[code], exit_code: code, ...this.report };
     return JSON.parse(JSON.stringify(report)); // infinities become null
+  }
+
+  /** Yield the names of the checks in their order; the manifest is read by the first ones. */
+  * names() {
+    if (this.publicKey !== null) yield "signature";
+    for (const name of CHECKS) {
+      yield name;
+      if (name === "numbers" && this.contract.preprocessing) yield "inputs";
+    }
   }
 
   async checkSignature() {
@@ -57,6 +72,11 @@ export class Validation {
       const { size, digest } = await this.bundle.facts(name, files[name].size_bytes);
       if (size !== files[name].size_bytes || digest !== files[name].sha256)
         throw new Broken(`\`${name}\` was changed: it is not what the manifest says`);
+    }
+    for (const name of Object.keys(files).filter((one) => one.endsWith(".npz")).sort()) {
+      const size = unpackedBytes(await this.bundle.read(name, files[name].size_bytes));
+      if (size > MAX_RECORD_BYTES)
+        throw new Broken(`\`${name}\` unpacks to ${size} bytes, more than ${MAX_RECORD_BYTES}`);
     }
     const unchecked = this.publicKey === null && (await this.bundle.has(SIGNATURE));
     const note = unchecked ? "; signed, which was not checked: no public key was given" : "";
@@ -90,13 +110,17 @@ export class Validation {
 
   async checkLoad() {
     const { model, session } = this.contract;
+    this.session = await this.open(model.file);
+    const note = session.order ? "; the order of the file cannot be asked for here" : "";
+    return `\`${model.file}\` loads with the recorded session options${note}`;
+  }
+
+  async open(file) {
     try {
-      this.session = await this.device.open(await this.bundle.model(model.file), session);
+      return await this.device.open(await this.bundle.model(file), this.contract.session);
     } catch (error) {
       throw new Broken(`the runtime does not load the model: ${error.message ?? error}`);
     }
-    const note = session.order ? "; the order of the file cannot be asked for here" : "";
-    return `\`${model.file}\` loads with the recorded session options${note}`;
   }
 
   async checkNumbers() {
@@ -105,23 +129,41 @@ export class Validation {
       && verified.onnxruntime === this.device.version() && verified.platform === this.device.platform()
       && verified.cpu_features.join() === this.kernelFeatures().join();
     this.bound = same ? "same_kernels_bound" : "bound";
-    const faults = new Set();
-    for (let index = 0; index < golden.samples; index += 1) {
-      const values = await this.outputs(await this.golden("inputs", index));
-      for (const kind of verified ? ["model", "original"] : ["original"])
-        for (const fault of this.compare(kind, await this.golden(kind, index), values)) faults.add(fault);
+    const faults = await this.disagreements(this.session, golden, "");
+    const others = (this.contract.variants ?? []).slice(1);
+    for (const variant of others) {
+      const session = await this.open(variant.file);
+      const found = await this.disagreements(session, variant.golden, `variants/${variant.name}/`);
+      faults.push(...found.map((fault) => `variant ${variant.name}: ${fault}`));
+      await session.release(); // one at a time: they share weights in the file, not in memory
     }
-    if (faults.size) throw new Wrong([...faults].join("; ") + this.suspicion());
-    const note = golden.note ? ` (${golden.note})` : "";
+    if (faults.length) throw new Wrong([...new Set(faults)].join("; ") + this.suspicion());
+    const note = (golden.note ? ` (${golden.note})` : "")
+      + (others.length ? `; ${others.length} more variants agree with theirs` : "");
     return `${same ? "the same" : "other"} kernels, recorded samples that agree: ${golden.samples}${note}`;
+  }
+
+  /** Return where a model gives other numbers than its records under `prefix` say. */
+  async disagreements(session, golden, prefix) {
+    const faults = [];
+    for (let index = 0; index < golden.samples; index += 1) {
+      const values = await this.outputs(session, await this.golden("inputs", index, prefix));
+      for (const kind of this.contract.verified_on ? ["model", "original"] : ["original"])
+        faults.push(...this.compare(kind, await this.golden(kind, index, prefix), values, golden.outputs));
+    }
+    return faults;
+  }
+
+  async checkInputs() {
+    throw new Skipped("texts, images and recordings are not prepared in JavaScript: the recorded inputs were run");
   }
 
   kernelFeatures() {
     return (this.device.cpuFeatures() ?? []).filter((name) => KERNEL_FEATURES.test(name)).sort();
   }
 
-  async golden(kind, index) {
-    const name = `golden/${kind}/${index}.npz`;
+  async golden(kind, index, prefix = "") {
+    const name = `${prefix}golden/${kind}/${index}.npz`;
     try {
       return await readNpz(await this.bundle.read(name, this.contract.files[name].size_bytes));
     } catch (error) {
@@ -129,19 +171,19 @@ export class Validation {
     }
   }
 
-  async outputs(arrays) {
+  async outputs(session, arrays) {
     try {
-      return await this.device.run(this.session, arrays);
+      return await this.device.run(session, arrays);
     } catch (error) {
       throw new Broken(`the runtime does not run the model: ${error.message ?? error}`);
     }
   }
 
   /** Yield what is too far from what `kind` gave when the bundle was made. */
-  * compare(kind, recorded, values) {
+  * compare(kind, recorded, values, rules) {
     const limits = Object.fromEntries(this.contract.gates.map((gate) => [gate.name, gate.limit]));
     const allowed = kind === "model" ? { max_rel_error: 0 } : limits;
-    for (const [name, rule] of Object.entries(this.contract.golden.outputs)) {
+    for (const [name, rule] of Object.entries(rules)) {
       if (rule.compare === "nothing") continue;
       if (!values[name] || !recorded[name]) throw new Broken(`the output \`${name}\` is missing`);
       const [expected, array] = [recorded[name], fromTensor(values[name], rule.stride)];
@@ -188,12 +230,12 @@ export class Validation {
   async checkLatency() {
     if (!this.wantsLatency || !this.contract.golden.samples) return "not measured";
     const arrays = await this.golden("inputs", 0);
-    for (let index = 0; index < WARM_UP_RUNS; index += 1) await this.outputs(arrays);
+    for (let index = 0; index < WARM_UP_RUNS; index += 1) await this.outputs(this.session, arrays);
     const taken = [];
     const end = performance.now() + LATENCY_BUDGET_MS;
     while (taken.length < FEWEST_RUNS || (taken.length < MOST_RUNS && performance.now() < end)) {
       const start = performance.now();
-      await this.outputs(arrays);
+      await this.outputs(this.session, arrays);
       taken.push(performance.now() - start);
     }
     const [p10, median, p99] = [0.1, 0.5, 0.99].map((share) => quantile(taken, share));

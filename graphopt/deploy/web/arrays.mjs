@@ -2,31 +2,55 @@
 
 /** Return the arrays of an `.npz` file: name to `{kind, type, data, dims}`. */
 export async function readNpz(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  let end = bytes.length - 22;
-  while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end -= 1;
-  if (end < 0) throw new Error("it is not a zip file");
   const arrays = Object.create(null);
-  let at = view.getUint32(end + 16, true);
-  for (let left = view.getUint16(end + 10, true); left > 0; left -= 1) {
-    if (view.getUint32(at, true) !== 0x02014b50) throw new Error("its table of contents is damaged");
-    const [method, nameLength] = [view.getUint16(at + 10, true), view.getUint16(at + 28, true)];
-    const size = view.getUint32(at + 20, true);
-    const skip = nameLength + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
-    const start = view.getUint32(at + 42, true);
-    const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameLength));
-    const from = start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
-    const packed = bytes.subarray(from, from + size);
+  for (const { name, method, packed, size } of zipMembers(bytes)) {
     if (method !== 0 && method !== 8) throw new Error(`its compression ${method} is unknown`);
-    arrays[name.replace(/\.npy$/, "")] = readNpy(method === 8 ? await inflated(packed) : packed);
-    at += 46 + skip;
+    arrays[name.replace(/\.npy$/, "")] = readNpy(method === 8 ? await inflated(packed, size) : packed);
   }
   return arrays;
 }
 
-export async function inflated(packed) {
+/** Return what an `.npz` file says that its members unpack to; 0 where it is none, which reading it tells. */
+export function unpackedBytes(bytes) {
+  try {
+    return [...zipMembers(bytes)].reduce((total, { size }) => total + size, 0);
+  } catch {
+    return 0;
+  }
+}
+
+function* zipMembers(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let end = bytes.length - 22;
+  while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end -= 1;
+  if (end < 0) throw new Error("it is not a zip file");
+  let at = view.getUint32(end + 16, true);
+  for (let left = view.getUint16(end + 10, true); left > 0; left -= 1) {
+    if (view.getUint32(at, true) !== 0x02014b50) throw new Error("its table of contents is damaged");
+    const [method, nameLength] = [view.getUint16(at + 10, true), view.getUint16(at + 28, true)];
+    const [packedSize, size] = [view.getUint32(at + 20, true), view.getUint32(at + 24, true)];
+    const skip = nameLength + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
+    const start = view.getUint32(at + 42, true);
+    const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameLength));
+    const from = start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
+    yield { name, method, size, packed: bytes.subarray(from, from + packedSize) };
+    at += 46 + skip;
+  }
+}
+
+/** Unpack what its table of contents says is `size` bytes, and not one more. */
+export async function inflated(packed, size) {
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const blocks = [];
+  let left = size;
+  for (let reader = stream.getReader(), step; !(step = await reader.read()).done; blocks.push(step.value)) {
+    left -= step.value.length;
+    if (left < 0) {
+      await reader.cancel();
+      throw new Error("an array is larger than its table of contents says");
+    }
+  }
+  return new Uint8Array(await new Blob(blocks).arrayBuffer());
 }
 
 const NPY_TYPES = {

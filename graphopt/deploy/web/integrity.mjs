@@ -4,6 +4,7 @@ export const SCHEMA_VERSION = 1;
 export const MANIFEST = "manifest.json";
 export const SIGNATURE = "manifest.json.minisig"; // signs the manifest, which therefore cannot list it
 export const SCHEMA = "manifest.schema.json";
+export const RAW_ITEMS = "golden/raw.json"; // what the golden inputs were made of
 export const MAX_MANIFEST_BYTES = 64 * 2 ** 20;
 export const MAX_SIGNATURE_BYTES = 4096;
 
@@ -91,18 +92,38 @@ export function* contentFaults(manifest) {
     if (!isSafeName(name)) yield `${JSON.stringify(name)} is not a plain relative path`;
   if (new Set(names.map((name) => name.toLowerCase())).size !== names.length)
     yield "two names differ in case alone, which is one file on some systems";
-  for (const name of [manifest.model.file, ...goldenNames(manifest)])
+  const variants = manifest.variants ?? [];
+  if (new Set(variants.map((variant) => variant.name)).size !== variants.length)
+    yield "two variants have one name";
+  if (variants.length && variants[0].file !== manifest.model.file) yield "the first variant is not the model";
+  const needed = [...goldenNames(manifest), ...variantFiles(manifest), ...rawNames(manifest)];
+  for (const name of [manifest.model.file, ...needed])
     if (!Object.hasOwn(manifest.files, name)) yield `\`${name}\` is needed and not among the files`;
   if (manifest.gates_met && manifest.gates.some((gate) => gate.passed === false))
     yield "`gates_met` is true although a gate failed";
 }
 
-export function goldenNames(manifest) {
+/** Yield the golden files that a manifest implies, of itself or of a variant. */
+export function* goldenNames(manifest, golden = manifest.golden, prefix = "") {
   const kinds = ["inputs", "original", ...(manifest.verified_on ? ["model"] : [])];
-  const names = [];
-  for (let index = 0; index < manifest.golden.samples; index += 1)
-    for (const kind of kinds) names.push(`golden/${kind}/${index}.npz`);
-  return names;
+  for (let index = 0; index < golden.samples; index += 1)
+    for (const kind of kinds) yield `${prefix}golden/${kind}/${index}.npz`;
+}
+
+function* variantFiles(manifest) {
+  for (const { name, file, golden } of (manifest.variants ?? []).slice(1)) {
+    yield file;
+    yield* goldenNames(manifest, golden, `variants/${name}/`);
+  }
+}
+
+/** Yield the files of raw samples that a manifest implies. */
+function* rawNames(manifest) {
+  const told = manifest.preprocessing;
+  if (told === undefined) return;
+  yield told.file;
+  yield RAW_ITEMS;
+  for (let index = 0; index < (told.vector ? told.samples : 0); index += 1) yield `golden/vectors/${index}.npz`;
 }
 
 export function isSafeName(name) {

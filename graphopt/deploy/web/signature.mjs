@@ -1,38 +1,57 @@
 // Who made a bundle? The signature of its manifest, in the form of minisign.
 
+import { blake2b512 } from "./blake2b.mjs";
 import { Broken, SIGNATURE } from "./integrity.mjs";
 
-/** Check a signature of minisign; `crypto` is Node's, which knows BLAKE2b. */
-export function checkSignature(manifest, signature, keyText, crypto) {
+const [KEY_BYTES, SIGNED_BYTES, VALUE_BYTES, LINES] = [42, 74, 64, 4];
+const [UNTRUSTED, TRUSTED] = ["untrusted comment: ", "trusted comment: "];
+
+/**
+ * Check a signature of minisign, and return who signed.
+ *
+ * `fits(key, content, value)` tells whether the 64 bytes `value` are the Ed25519 signature of
+ * `content` by the 32 bytes `key`.
+ */
+export async function checkSignature(manifest, signature, keyText, fits) {
   const key = decoded(keyText.split("\n").filter((line) => line.trim()).at(-1) ?? "", "the public key");
-  if (key.length !== 42 || key.toString("latin1", 0, 2) !== "Ed")
-    throw new Broken("the public key is not one of minisign");
-  const lines = signature.toString("utf8").replace(/\n+$/, "").split("\n");
-  const [untrusted, trusted] = ["untrusted comment: ", "trusted comment: "];
-  if (lines.length !== 4 || !lines[0].startsWith(untrusted) || !lines[2].startsWith(trusted))
+  if (key.length !== KEY_BYTES || letters(key) !== "Ed") throw new Broken("the public key is not one of minisign");
+  const lines = asText(signature).replace(/\n+$/, "").split("\n");
+  if (lines.length !== LINES || !lines[0].startsWith(UNTRUSTED) || !lines[2].startsWith(TRUSTED))
     throw new Broken(`\`${SIGNATURE}\` is not a signature of minisign`);
   const [made, both] = [lines[1], lines[3]].map((line) => decoded(line, `\`${SIGNATURE}\``));
-  const algorithm = made.toString("latin1", 0, 2);
-  if (!["Ed", "ED"].includes(algorithm) || made.length !== 74 || both.length !== 64)
+  if (!["Ed", "ED"].includes(letters(made)) || made.length !== SIGNED_BYTES || both.length !== VALUE_BYTES)
     throw new Broken(`\`${SIGNATURE}\` is not a signature of minisign`);
-  const name = (bytes) => Buffer.from(bytes).reverse().toString("hex").toUpperCase();
-  const [signer, known] = [name(made.subarray(2, 10)), name(key.subarray(2, 10))];
+  const [signer, known] = [made, key].map((bytes) => keyName(bytes.subarray(2, 10)));
   if (signer !== known) throw new Broken(`signed with another key: ${signer}, not ${known}`);
-  const comment = lines[2].slice(trusted.length);
-  const signed = algorithm === "Ed" ? manifest : crypto.createHash("blake2b512").update(manifest).digest();
-  const spki = Buffer.concat([Buffer.from("302a300506032b6570032100", "hex"), key.subarray(10)]);
-  const publicKey = crypto.createPublicKey({ key: spki, format: "der", type: "spki" });
-  const fits = (content, value) => crypto.verify(null, content, publicKey, value);
-  if (!fits(signed, made.subarray(10))) throw new Broken("the signature does not fit the manifest");
+  const [comment, value] = [lines[2].slice(TRUSTED.length), made.slice(10)];
+  const signed = letters(made) === "Ed" ? manifest : blake2b512(manifest);
+  if (!(await fits(key.slice(10), signed, value))) throw new Broken("the signature does not fit the manifest");
   // The comment is signed with the signature, so that neither can come from elsewhere.
-  if (!fits(Buffer.concat([made.subarray(10), Buffer.from(comment)]), both))
-    throw new Broken("the trusted comment was changed");
+  const whole = new Uint8Array([...value, ...new TextEncoder().encode(comment)]);
+  if (!(await fits(key.slice(10), whole, both))) throw new Broken("the trusted comment was changed");
   return `signed with key ${signer}: ${comment}`;
 }
 
-export function decoded(text, what) {
+function decoded(text, what) {
   const plain = text.trim();
-  if (!plain || !/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(plain))
+  if (!/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(plain))
     throw new Broken(`${what} is not base64`);
-  return Buffer.from(plain, "base64");
+  return Uint8Array.from(atob(plain), (sign) => sign.charCodeAt(0));
+}
+
+function asText(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new Broken(`\`${SIGNATURE}\` is not text`);
+  }
+}
+
+function letters(bytes) {
+  return String.fromCharCode(...bytes.subarray(0, 2));
+}
+
+/** A key's name as minisign prints it: a number whose first byte is the least. */
+function keyName(bytes) {
+  return [...bytes].reverse().map((byte) => byte.toString(16).padStart(2, "0")).join("").toUpperCase();
 }

@@ -1,6 +1,8 @@
 // Where a bundle is: in a folder, or on a web server.
 
-import { Broken, MANIFEST, MAX_MANIFEST_BYTES, SCHEMA, sha256 } from "./integrity.mjs";
+import { Broken, MANIFEST, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA, sha256 } from "./integrity.mjs";
+
+const NO_WEIGHTS = /(?:^|\/)golden\/|\.(?:json|html|py|mjs|minisig|npz|onnx|ort)$/;
 
 /** A bundle in a folder, read with the modules of Node.js. */
 export class Folder {
@@ -91,8 +93,8 @@ export class Served {
     return new Uint8Array(await new Blob(blocks).arrayBuffer());
   }
 
-  async has() {
-    return false;
+  async has(name) {
+    return this.read(name, MAX_SIGNATURE_BYTES).then(() => true, () => false);
   }
 
   async readSchema() {
@@ -104,7 +106,7 @@ export class Served {
   }
 
   async model(file) {
-    const beside = [...this.known].filter(([name]) => name !== file && !/^golden\/|\.(?:json|html|py|mjs|minisig)$/.test(name));
+    const beside = [...this.known].filter(([name]) => name !== file && !NO_WEIGHTS.test(name));
     return { place: this.known.get(file), beside };
   }
 }
