@@ -108,6 +108,16 @@ class KeptShapes(ShapeTable):
             if value is not None and value.name
         )
 
+    def pending_news(self) -> News | None:
+        """Return `news` with the edits since the last renewal; ``None`` if not node by node."""
+        touched = self.touched
+        if touched.everything:
+            return None
+        users = {user for user, _, _ in touched.replaced}
+        return News(
+            self.news.nodes.union(touched.nodes, users), self.news.values.union(touched.values)
+        )
+
     def _take_note(self, touched: Touched) -> None:
         self.news.nodes.update(touched.nodes)
         self.news.values.update(touched.values)

@@ -116,7 +116,7 @@ class _Counter:
 
     @functools.cached_property
     def _symbolic(self) -> SymbolicShapes:
-        return SymbolicShapes(self._model, self._shapes)
+        return SymbolicShapes.kept(self._model, self._shapes)
 
     def dims(self, value: ir.Value | None) -> Dims | None:
         """Return the dimensions of ``value``, or ``None`` where one of them is unknown."""

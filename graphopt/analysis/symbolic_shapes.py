@@ -92,9 +92,10 @@ class SymbolicShapes:
         if not isinstance(shapes, KeptShapes):
             return cls(model, shapes)
         known = shapes.derived.get(_NAME)
-        if not isinstance(known, SymbolicShapes):
-            known = shapes.outdated.pop(_NAME, None)
-            if not isinstance(known, SymbolicShapes) or not known.follow(shapes.news):
+        if not isinstance(known, SymbolicShapes) or shapes.touched:
+            known = known or shapes.outdated.pop(_NAME, None)
+            news = shapes.pending_news()
+            if not (isinstance(known, SymbolicShapes) and news and known.follow(news)):
                 known = cls(model, shapes)
             shapes.derived[_NAME] = known
             shapes.news = News()

@@ -23,6 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
+from graphopt.ir.objects import Attr, Node, Value
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
@@ -48,13 +49,16 @@ __all__ = [
     "CONTAINERS",
     "HAS_NO_ANNOTATIONS",
     "INLINE_LIMIT_BYTES",
+    "Attr",
     "ByteProgress",
     "Checkpoint",
     "FileTensor",
+    "Node",
     "SourceFile",
     "StateFolder",
     "Structure",
     "TensorWriter",
+    "Value",
     "as_tensor",
     "atomic_file",
     "blocks",

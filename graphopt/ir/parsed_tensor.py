@@ -28,8 +28,11 @@ class ParsedTensor(ir.TensorProtoTensor):
         super().__init__(proto)
         self._dtype = _KNOWN_TYPES[proto.data_type]
         self._shape = ir.Shape(proto.dims, frozen=True) if shape is None else shape
-        self._size: int = math.prod(proto.dims)
+        dims: Any = self._shape.dims
+        self._dims: tuple[int, ...] = dims
+        self._size: int = math.prod(dims)
         self._nbytes: int | None = None
+        self._bytes: bytes | None = None
         self._array: np.ndarray[Any, Any] | None = None
 
     @classmethod
@@ -63,14 +66,38 @@ class ParsedTensor(ir.TensorProtoTensor):
         """Return the elements, read-only."""
         if self._array is not None:
             return self._array
-        array = super().numpy()
-        array.flags.writeable = False
+        plain = _PLAIN_ARRAYS.get(self._dtype)
+        if plain is not None and self._proto.HasField("raw_data"):
+            # Read-only as the bytes are.
+            array = np.frombuffer(self.tobytes(), plain).reshape(self._dims)
+        else:
+            array = super().numpy()
+            array.flags.writeable = False
         if array.nbytes <= _REMEMBERED_BYTES:  # large ones came as lists of numbers, held already
             self._array = array
         return array
 
+    def tobytes(self) -> bytes:
+        """Return the elements as they are stored, in little endian."""
+        if self._bytes is not None:
+            return self._bytes
+        data: bytes = super().tobytes()
+        if len(data) <= _REMEMBERED_BYTES:
+            self._bytes = data
+        return data
+
 
 _REMEMBERED_BYTES = 1 << 16
+
+_PLAIN_ARRAYS = {
+    dtype: dtype.numpy().newbyteorder("<")
+    for dtype in (
+        *(ir.DataType.BOOL, ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE),
+        *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
+        *(ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64),
+    )
+}
+"""What arrays of the types are made of that are stored element by element."""
 
 _KNOWN_TYPES = {dtype.value: dtype for dtype in ir.DataType}
 

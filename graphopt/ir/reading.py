@@ -13,6 +13,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt.ir.objects import Attr, Value, plain_attribute, plain_node
+
 __all__ = ["HAS_NO_ANNOTATIONS", "read_model"]
 
 TensorReader = Callable[[onnx.TensorProto], ir.TensorProtocol | None]
@@ -70,7 +72,7 @@ class _Reader:
         """Return a graph; ``outer`` are the values around it, the nearest first."""
         if proto.quantization_annotation:
             raise _UnusualError
-        inputs = [ir.Value(name=info.name) for info in proto.input]
+        inputs: list[ir.Value] = [Value(name=info.name) for info in proto.input]
         values = {value.name or "": value for value in inputs}
         for info, value in zip(proto.input, inputs, strict=True):
             self._declare(value, info)
@@ -78,7 +80,7 @@ class _Reader:
         initializers = [self._initializer(item, values, declared) for item in proto.initializer]
         # A subgraph may use what a later node around it computes: all are declared first.
         for node in proto.node:
-            for name in node.output:
+            for name in node.output[:]:
                 self._declare_output(name, values, declared)
         scopes = (values, *outer)
         nodes = [self._node(node, scopes) for node in proto.node]
@@ -109,7 +111,7 @@ class _Reader:
             return value
         kind = ir.TensorType(tensor.dtype)
         shape: Any = tensor.shape
-        value = values[name] = ir.Value(name=name, type=kind, shape=shape, const_value=tensor)
+        value = values[name] = Value(name=name, type=kind, shape=shape, const_value=tensor)
         if (info := declared.get(name)) is not None:
             self._declare(value, info)
         return value
@@ -127,7 +129,7 @@ class _Reader:
             return
         if name in values:
             raise _UnusualError
-        value = values[name] = ir.Value(name=name)
+        value = values[name] = Value(name=name)
         if (info := declared.get(name)) is not None:
             self._declare(value, info)
 
@@ -155,39 +157,45 @@ class _Reader:
         if proto.device_configurations:
             raise _UnusualError
         values = scopes[0]
+        # Copied whole: to go through a protobuf's own list takes three times as long.
+        names = proto.input[:]
         try:
-            inputs = [values[name] if name else None for name in proto.input]
+            inputs = [values[name] if name else None for name in names]
         except KeyError:
-            inputs = [_find(name, scopes) if name else None for name in proto.input]
-        attributes = proto.attribute
-        return ir.Node(
-            proto.domain,
-            proto.op_type,
-            inputs,
-            [self._attribute(item, scopes) for item in attributes] if attributes else (),
-            overload=proto.overload,
-            outputs=[values[name] if name else ir.Value(name="") for name in proto.output],
-            name=proto.name,
-            doc_string=_given(proto, "doc_string"),
-            metadata_props=_entries(proto.metadata_props),
-        )
+            inputs = [_find(name, scopes) if name else None for name in names]
+        attributes: dict[str, ir.Attr] = {}
+        if held := proto.attribute:
+            attributes = {item.name: self._attribute(item, scopes) for item in held}
+        outputs = [values[name] if name else Value(name="") for name in proto.output[:]]
+        kind, name = proto.op_type, proto.name
+        node = plain_node(proto.domain, kind, tuple(inputs), attributes, tuple(outputs), name=name)
+        if overload := proto.overload:
+            node.overload = overload
+        if proto.HasField("doc_string"):
+            node.doc_string = proto.doc_string
+        if entries := proto.metadata_props:
+            node.metadata_props.update(_entries(entries) or {})
+        return node
 
     def _attribute(self, proto: onnx.AttributeProto, scopes: tuple[_Values, ...]) -> ir.Attr:
-        kind, doc_string = proto.type, _given(proto, "doc_string")
+        kind = proto.type
         if proto.ref_attr_name:
             raise _UnusualError
         found = _PLAIN.get(kind)
         if found is not None:
-            return ir.Attr(proto.name, found[0], found[1](proto), doc_string=doc_string)
-        if kind == onnx.AttributeProto.TENSOR:
-            held: Any = self._tensor(proto.t)
+            made = plain_attribute(proto.name, found[0], found[1](proto))
+        elif kind == onnx.AttributeProto.TENSOR:
+            made = plain_attribute(proto.name, ir.AttributeType.TENSOR, self._tensor(proto.t))
         elif kind == onnx.AttributeProto.GRAPH:
-            held = self.graph(proto.g, scopes)
+            made = Attr(proto.name, ir.AttributeType.GRAPH, self.graph(proto.g, scopes))
         elif kind == onnx.AttributeProto.GRAPHS:
-            held = [self.graph(inner, scopes) for inner in proto.graphs]
+            inner = [self.graph(graph, scopes) for graph in proto.graphs]
+            made = Attr(proto.name, ir.AttributeType.GRAPHS, inner)
         else:
             raise _UnusualError
-        return ir.Attr(proto.name, ir.AttributeType(kind), held, doc_string=doc_string)
+        if proto.HasField("doc_string"):
+            made.doc_string = proto.doc_string
+        return made
 
 
 def _find(name: str, scopes: tuple[_Values, ...]) -> ir.Value:
@@ -215,13 +223,13 @@ def _text(data: bytes) -> str:
 
 _PLAIN: Mapping[int, tuple[ir.AttributeType, Callable[[onnx.AttributeProto], Any]]] = {
     onnx.AttributeProto.INT: (ir.AttributeType.INT, lambda proto: proto.i),
-    onnx.AttributeProto.INTS: (ir.AttributeType.INTS, lambda proto: proto.ints),
+    onnx.AttributeProto.INTS: (ir.AttributeType.INTS, lambda proto: tuple(proto.ints[:])),
     onnx.AttributeProto.FLOAT: (ir.AttributeType.FLOAT, lambda proto: proto.f),
-    onnx.AttributeProto.FLOATS: (ir.AttributeType.FLOATS, lambda proto: proto.floats),
+    onnx.AttributeProto.FLOATS: (ir.AttributeType.FLOATS, lambda proto: tuple(proto.floats[:])),
     onnx.AttributeProto.STRING: (ir.AttributeType.STRING, lambda proto: _text(proto.s)),
     onnx.AttributeProto.STRINGS: (
         ir.AttributeType.STRINGS,
-        lambda proto: [_text(item) for item in proto.strings],
+        lambda proto: tuple([_text(item) for item in proto.strings]),
     ),
 }
 """The kinds of attributes that hold numbers or texts, and how to read them."""

@@ -142,6 +142,9 @@ class ExternalOnnxIr(Pass):
         result = self.foreign(model).model
         forget_annotations(model)
         forget_graphs(model)
+        for node in nodes(result):
+            if node.domain == "ai.onnx":  # `graphopt.ir.Node` takes what it is given
+                node.domain = ""
         if result is not model:
             Checkpoint.take(result).restore(model)
         try:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import as_tensor, forget_graphs, forget_nodes, may_hold_graphs
+from graphopt.ir import Node, Value, as_tensor, forget_graphs, forget_nodes, may_hold_graphs
 from graphopt.rewrite.attachment import (
     can_replace,
     copy_shape,
@@ -127,7 +127,7 @@ class Change:
         hint = name or f"{self._place_name()}_{op_type}"
         node_name = self._names.unique(hint)
         values = tuple(
-            ir.Value(name="" if index in unused else self._names.unique(f"{hint}_output"))
+            Value(name="" if index in unused else self._names.unique(f"{hint}_output"))
             for index in range(outputs)
         )
         if like is not None and values:
@@ -136,7 +136,7 @@ class Change:
 
         def build() -> None:
             attrs = ir.convenience.convert_attributes(dict(attributes or {}))
-            created = ir.Node(domain, op_type, inputs, attrs, outputs=values, name=node_name)
+            created = Node(domain, op_type, inputs, attrs, outputs=values, name=node_name)
             self._new_nodes.add(created)
             self.touched.nodes[created] = None
             self._insert(created, before, after)
@@ -170,7 +170,7 @@ class Change:
             first = owner[0] if len(owner) else None
             attributes = {"value": tensor}
             return self.node("Constant", [], attributes=attributes, name=unique, before=first)
-        value = ir.Value(
+        value = Value(
             name=unique,
             type=ir.TensorType(tensor.dtype),
             shape=ir.Shape(tensor.shape.numpy()),
@@ -253,7 +253,7 @@ class Change:
         def rename() -> None:
             node.op_type = op_type
             if domain is not None:
-                node.domain = domain
+                node.domain = "" if domain == "ai.onnx" else domain
 
         self._is_renaming = True
         self._operate(node, rename)

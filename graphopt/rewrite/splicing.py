@@ -11,7 +11,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from graphopt.ir import graphs
+from graphopt.ir import Attr, Node, Value, graphs
 from graphopt.rewrite.attachment import copy_shape, graph_of
 from graphopt.rewrite.change import Change
 
@@ -145,7 +145,7 @@ class _Copier:
 
     def _copied(self, node: ir.Node, name: str, outputs: Sequence[ir.Value]) -> ir.Node:
         attributes = (self._attribute(attribute) for attribute in node.attributes.values())
-        copy = ir.Node(
+        copy = Node(
             node.domain,
             node.op_type,
             [self._bound(value) for value in node.inputs],
@@ -164,7 +164,7 @@ class _Copier:
         return None if value is None else self._bindings.get(value, value)
 
     def _new_value(self, value: ir.Value) -> ir.Value:
-        new = ir.Value(
+        new = Value(
             name=self._change.fresh_name(value.name) if value.name else "",
             shape=copy_shape(value.shape),
             type=value.type,
@@ -194,7 +194,7 @@ class _Copier:
             return None
         if given.is_ref():  # the call stands in a function itself
             return ir.RefAttr(attribute.name, given.ref_attr_name or "", given.type)
-        return ir.Attr(attribute.name, given.type, given.value)
+        return Attr(attribute.name, given.type, given.value)
 
     def _graph(self, graph: ir.Graph) -> ir.Graph:
         inputs = [self._new_value(value) for value in graph.inputs]
