@@ -31,6 +31,7 @@ _OPTIONS = SessionOptions(
     optimization="extended",
     threads=0,
     config={"session.intra_op.allow_spinning": "0"},
+    memory_pattern=False,
     order="priority",
 )
 # For one run, to load fast is worth more than to run fast.
@@ -270,6 +271,7 @@ class Observer:
                 yield Reductions(session, group.inputs, group.outputs)
             else:
                 yield _InWorker(session, group, self.padding, self.is_counted)
+        self.worker.release()  # whoever asked goes on to round weights
 
     def _exposed(self, names: Sequence[str]) -> ir.Model:
         """Return a copy of the model that also returns the named values."""

@@ -1,50 +1,88 @@
-"""Everything that touches ONNX Runtime, which this process itself never imports."""
+"""Everything that touches ONNX Runtime, which this process itself never imports.
 
-from graphopt.runtime.client import Worker
-from graphopt.runtime.cold_start import ColdStart, measure_cold_start
-from graphopt.runtime.cpu import architecture, cpu_features, cpu_name
-from graphopt.runtime.feed_sets import generate_feed_sets, representative_feed
-from graphopt.runtime.feeds import generate_feeds, input_specs
-from graphopt.runtime.histograms import CELLS, Histogram
-from graphopt.runtime.latency import LatencyComparison, LatencySummary, measure_latency
-from graphopt.runtime.loaded_graph import LoadedGraph, inspect_loaded
-from graphopt.runtime.options import SessionOptions, TensorSpec
-from graphopt.runtime.placement import Placement, measure_placement
-from graphopt.runtime.session import NodeTiming, Observed, Padding, Pair, Session, Watched
-from graphopt.runtime.shared import available_providers, runtime_version, shared_worker
-from graphopt.runtime.values import Feeds, Values
+Names are imported when they are first used: a worker process needs a part of them only.
+"""
 
-__all__ = [
-    "CELLS",
-    "ColdStart",
-    "Feeds",
-    "Histogram",
-    "LatencyComparison",
-    "LatencySummary",
-    "LoadedGraph",
-    "NodeTiming",
-    "Observed",
-    "Padding",
-    "Pair",
-    "Placement",
-    "Session",
-    "SessionOptions",
-    "TensorSpec",
-    "Values",
-    "Watched",
-    "Worker",
-    "architecture",
-    "available_providers",
-    "cpu_features",
-    "cpu_name",
-    "generate_feed_sets",
-    "generate_feeds",
-    "input_specs",
-    "inspect_loaded",
-    "measure_cold_start",
-    "measure_latency",
-    "measure_placement",
-    "representative_feed",
-    "runtime_version",
-    "shared_worker",
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.runtime.client import Worker as Worker
+    from graphopt.runtime.cold_start import ColdStart as ColdStart
+    from graphopt.runtime.cold_start import measure_cold_start as measure_cold_start
+    from graphopt.runtime.cpu import architecture as architecture
+    from graphopt.runtime.cpu import cpu_features as cpu_features
+    from graphopt.runtime.cpu import cpu_name as cpu_name
+    from graphopt.runtime.feed_sets import generate_feed_sets as generate_feed_sets
+    from graphopt.runtime.feed_sets import representative_feed as representative_feed
+    from graphopt.runtime.feeds import generate_feeds as generate_feeds
+    from graphopt.runtime.feeds import input_specs as input_specs
+    from graphopt.runtime.histograms import CELLS as CELLS
+    from graphopt.runtime.histograms import Histogram as Histogram
+    from graphopt.runtime.latency import LatencyComparison as LatencyComparison
+    from graphopt.runtime.latency import LatencySummary as LatencySummary
+    from graphopt.runtime.latency import measure_latency as measure_latency
+    from graphopt.runtime.loaded_graph import LoadedGraph as LoadedGraph
+    from graphopt.runtime.loaded_graph import inspect_loaded as inspect_loaded
+    from graphopt.runtime.options import SessionOptions as SessionOptions
+    from graphopt.runtime.options import TensorSpec as TensorSpec
+    from graphopt.runtime.placement import Placement as Placement
+    from graphopt.runtime.placement import measure_placement as measure_placement
+    from graphopt.runtime.session import NodeTiming as NodeTiming
+    from graphopt.runtime.session import Observed as Observed
+    from graphopt.runtime.session import Padding as Padding
+    from graphopt.runtime.session import Pair as Pair
+    from graphopt.runtime.session import Session as Session
+    from graphopt.runtime.session import Watched as Watched
+    from graphopt.runtime.shared import available_providers as available_providers
+    from graphopt.runtime.shared import runtime_version as runtime_version
+    from graphopt.runtime.shared import shared_worker as shared_worker
+    from graphopt.runtime.values import Feeds as Feeds
+    from graphopt.runtime.values import Values as Values
+
+_HOMES = {
+    "CELLS": "histograms",
+    "ColdStart": "cold_start",
+    "Feeds": "values",
+    "Histogram": "histograms",
+    "LatencyComparison": "latency",
+    "LatencySummary": "latency",
+    "LoadedGraph": "loaded_graph",
+    "NodeTiming": "session",
+    "Observed": "session",
+    "Padding": "session",
+    "Pair": "session",
+    "Placement": "placement",
+    "Session": "session",
+    "SessionOptions": "options",
+    "TensorSpec": "options",
+    "Values": "values",
+    "Watched": "session",
+    "Worker": "client",
+    "architecture": "cpu",
+    "available_providers": "shared",
+    "cpu_features": "cpu",
+    "cpu_name": "cpu",
+    "generate_feed_sets": "feed_sets",
+    "generate_feeds": "feeds",
+    "input_specs": "feeds",
+    "inspect_loaded": "loaded_graph",
+    "measure_cold_start": "cold_start",
+    "measure_latency": "latency",
+    "measure_placement": "placement",
+    "representative_feed": "feed_sets",
+    "runtime_version": "shared",
+    "shared_worker": "shared",
+}
+
+__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
+    *_HOMES
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

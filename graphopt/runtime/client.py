@@ -151,6 +151,14 @@ class Worker:
         """Close a session with the next request. Safe at any moment, also in a destructor."""
         self._forgotten.append(session)
 
+    def release(self) -> None:
+        """Free what was closed now, and not with the next request; nothing where it has ended.
+
+        For an owner that goes on to something large of its own.
+        """
+        if self.is_alive:
+            self.request({"command": "release"})
+
     def _exchange(self, header: Header, buffers: list[Buffer]) -> Reply:
         is_complete = False
         try:

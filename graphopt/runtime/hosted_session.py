@@ -196,6 +196,7 @@ def _native_options(ort: Any, options: dict[str, Any]) -> Any:
     native.intra_op_num_threads = options["threads"]
     native.inter_op_num_threads = 1
     native.log_severity_level = _FATAL_ONLY
+    native.enable_mem_pattern = options.get("memory_pattern", True)
     if options.get("order") == "priority":
         native.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     for key, value in options["config"].items():

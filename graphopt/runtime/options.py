@@ -27,6 +27,8 @@ class SessionOptions:
             that is missing or does not start is an error, never replaced by another one.
         config: Session configuration entries, for example `session.disable_prepacking`.
         optimized_model_path: Where the runtime writes the model as it runs it, or None.
+        memory_pattern: Runs of known sizes take one block of memory, beside what the first run took
+            piece by piece; without, they go on with those pieces: less memory, and hardly slower.
         order: In which order operators run: the runtime's ``default`` keeps values for readers that
             could have run at once, ``priority`` runs what is ready in the order of the file.
         profile: Record which provider runs each node and for how long; see `Session.profile`.
@@ -37,6 +39,7 @@ class SessionOptions:
     providers: tuple[tuple[str, Mapping[str, str]], ...] = (("CPUExecutionProvider", {}),)
     config: Mapping[str, str] = field(default_factory=dict)
     optimized_model_path: Path | None = None
+    memory_pattern: bool = True
     order: Literal["default", "priority"] = "default"
     profile: bool = False
 
@@ -48,6 +51,7 @@ class SessionOptions:
             "threads": self.threads,
             "providers": [[name, dict(options)] for name, options in self.providers],
             "config": dict(self.config),
+            "memory_pattern": self.memory_pattern,
             "order": self.order,
             "optimized_model_path": None if path is None else str(Path(path).absolute()),
         }

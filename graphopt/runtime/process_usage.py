@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["involuntary_switches", "memory_usage", "reset_peak"]
+__all__ = ["involuntary_switches", "memory_usage", "reset_peak", "trim_memory"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_PEAK = "5"  # proc(5): resets VmHWM
@@ -45,6 +45,16 @@ def reset_peak() -> None:
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text(_CLEAR_PEAK)
+
+
+def trim_memory() -> None:
+    """Return memory that was freed to the system, where the C library keeps it otherwise."""
+    if sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+        if trim is not None:
+            trim(0)
 
 
 def _kibibytes(field: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 from graphopt.errors import RunError
 from graphopt.runtime.framing import Buffer, FrameError, Header, read_frame, write_frame
-from graphopt.runtime.process_usage import memory_usage
+from graphopt.runtime.process_usage import memory_usage, trim_memory
 from graphopt.runtime.values import decode_values, encode_values
 
 __all__ = ["EXIT_OUT_OF_MEMORY", "main"]
@@ -73,6 +73,12 @@ class Host:
             "inputs": session.inputs,
             "outputs": session.outputs,
         }, []
+
+    def release(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Give memory that closed sessions left back to the system; they are closed already."""
+        del header, buffers
+        trim_memory()
+        return {}, []
 
     def run(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Run a session and return its outputs."""

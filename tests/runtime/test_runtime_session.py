@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -207,3 +211,39 @@ def test_forgotten_sessions_are_freed_in_the_worker(model_bytes):
         kept = [worker.load(weights, SessionOptions()) for _ in range(10)]
         assert worker.info()["resident_bytes"] > freed
         assert len(kept) == 10
+
+
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def resident_bytes(worker):
+    """What the worker holds, without a request to it."""
+    pages = Path(f"/proc/{worker.pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@ONLY_LINUX
+def test_release_frees_what_was_closed_at_once(model_bytes):
+    graph = "g (float[N] x) => (float[N] y) <int64[1] s = {8388608}> { w = ConstantOfShape(s)  m = ReduceMax(w)  y = Add(w, x) }"
+    with Worker(timeout_s=60) as worker:
+        session = worker.load(model_bytes(graph))
+        held = resident_bytes(worker)
+        session.close()
+        assert resident_bytes(worker) > held - (1 << 20)
+        worker.release()
+        assert resident_bytes(worker) < held - (24 << 20)
+    worker.release()  # of one that has ended: nothing
+
+
+@ONLY_LINUX
+def test_runs_without_a_memory_pattern_hold_less(model_bytes):
+    graph = "g (float[2097152] x) => (float[1] y) <int64[1] s = {1}> { a = Exp(x)  b = Cos(x)  c = Sin(x)  d = Max(a, b, c)  e = Add(d, c)  f = MatMul(e, e)  y = Reshape(f, s) }"
+    held = {}
+    for has_pattern in (True, False):
+        with Worker(timeout_s=60) as worker:
+            session = worker.load(model_bytes(graph), SessionOptions(memory_pattern=has_pattern))
+            for _ in range(3):
+                (y,) = session.run({"x": np.zeros(2097152, np.float32)}).values()
+            assert y.shape == (1,)
+            held[has_pattern] = resident_bytes(worker)
+    assert held[False] < held[True] - (4 << 20)
