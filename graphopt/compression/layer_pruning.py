@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
+from graphopt.analysis import infer_shapes
 from graphopt.analysis.blocks import Block, find_blocks
 from graphopt.analysis.symbolic_table import SymbolicTable
+from graphopt.compression.layer_budget import layers_within, nearest_cost
 from graphopt.compression.layer_ranking import (
     Chosen,
     LayerOptions,
@@ -27,6 +30,7 @@ from graphopt.compression.layer_removal import (
     obstacle,
     removal_fault,
 )
+from graphopt.compression.layer_scores import output_error
 from graphopt.compression.quantized_weights import remove_unread
 from graphopt.compression.stream_fit import (
     emit_affine,
@@ -34,12 +38,14 @@ from graphopt.compression.stream_fit import (
     is_full,
     stream_errors,
 )
+from graphopt.compression.unit_budget import share_of
 from graphopt.errors import OptionError
 from graphopt.ir import clone
 from graphopt.rewrite import (
     Channels,
     Editor,
     Facts,
+    Journal,
     LayerFit,
     Measure,
     ShapeTable,
@@ -69,12 +75,14 @@ def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOpti
     if not free:  # each was refused
         return
     asked = len(free) if options.layers else wanted_layers(total, options)
-    wanted = min(asked, total - 1)
+    wanted = min(len(free) if options.budget else asked, total - 1)
     if wanted < asked:
         why = f"{asked} shall go, and one of the {total} has to stay: name them in `layers` instead"
         edit.refuse(blocks[0].layers[0].node, "last-layer", why=why)
     ranking = rank_layers(model, edit, facts.measure, free, options, wanted=wanted)
     chosen = ranking.order[:wanted]
+    if options.budget is not None:
+        chosen = _affordable(model, edit, facts, options, chosen)
     chosen = _tested(model, chosen, edit, options)
     if not chosen:
         return
@@ -82,6 +90,38 @@ def prune_layers(model: ir.Model, edit: Editor, facts: Facts, options: LayerOpti
     fits = _Removal(model, edit, shapes, options, facts.measure).run(blocks, chosen)
     decision = decision_of(edit.pass_name, ranking, [one for one, _ in chosen], options)
     edit.journal.decisions.append(replace(decision, where=where, fits=tuple(fits)))
+
+
+def _affordable(
+    model: ir.Model,
+    edit: Editor,
+    facts: Facts,
+    options: LayerOptions,
+    order: list[Chosen],
+) -> list[Chosen]:
+    """Return what goes first of an order, as much as the budget says; refuse all where none may."""
+    budget = options.budget
+    assert budget is not None
+
+    def cost(count: int) -> float:
+        copy = clone(model)
+        editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
+        names = tuple(one.name for one, _ in order[:count])
+        tried = replace(options, budget=None, layers=names)
+        prune_layers(copy, editor, replace(facts, shapes=infer_shapes(copy)), tried)
+        if budget.of != "error":
+            return share_of(model, copy, budget.of)
+        assert facts.measure is not None
+        return math.sqrt(output_error(facts.measure, copy, model))
+
+    found = layers_within(budget, len(order), cost)
+    if found.gone:
+        edit.note(f"{found.gone} gone keep {budget.of} within {budget.limit:g}")
+    elif order:
+        node, nearest = order[0][0].layers[0].node, nearest_cost(found)
+        why = f"{budget.of} of {nearest:.3g} at best, and at most {budget.limit:g} is asked for"
+        edit.refuse(node, "out-of-reach", why=why)
+    return order[: found.gone]
 
 
 def _removable(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.compression.layer_removal import Candidate, without
 from graphopt.compression.layer_scores import MEASURED_LAYER_SCORES, output_error, stream_scores
+from graphopt.compression.unit_budget import Budget
 from graphopt.rewrite import Editor, GroupDecision, Measure
 
 __all__ = [
@@ -53,6 +54,8 @@ class LayerOptions:
         is_normalized: Normalizations behind sums stay.
         ridge: Of the fit.
         seed: Of random scores.
+        budget: What the model may cost at most, or its outputs may be off by: that says how many
+            go. ``None``: the others do.
     """
 
     unit: str
@@ -65,12 +68,14 @@ class LayerOptions:
     is_normalized: bool
     ridge: float
     seed: int
+    budget: Budget | None = None
 
 
 def needs_layer_samples(options: LayerOptions) -> bool:
     """Tell whether calibration samples are needed."""
     is_ranked = not options.layers and options.score in MEASURED_LAYER_SCORES
-    return is_ranked or options.replacement != "off"
+    is_bound = options.budget is not None and options.budget.of == "error"
+    return is_ranked or is_bound or options.replacement != "off"
 
 
 def wanted_layers(total: int, options: LayerOptions) -> int:

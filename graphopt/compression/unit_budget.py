@@ -15,7 +15,7 @@ from graphopt.errors import PassError
 from graphopt.ir import clone
 from graphopt.rewrite import Editor, Journal
 
-__all__ = ["BUDGETS", "MAX_RATIO", "Budget", "share_left", "within_budget"]
+__all__ = ["BUDGETS", "MAX_RATIO", "Budget", "share_left", "share_of", "within_budget"]
 
 BUDGETS = ("parameters", "macs", "bytes", "error")
 """Shares that may stay of the ``parameters``, of the ``macs`` of one run (dimensions that only a
@@ -91,7 +91,18 @@ def share_left(model: ir.Model, cuts: Sequence[Sequence[int]], of: str) -> float
     for units in cuts:
         with suppress(PassError):
             _cut(plan_surgery(coupling, units), editor)
-    before, after = (_figure(one, of) for one in (model, copy))
+    return share_of(model, copy, of)
+
+
+def share_of(model: ir.Model, cut: ir.Model, of: str) -> float:
+    """Return what share of a model's parameters, operations or bytes another has; NaN: unknown.
+
+    Args:
+        model: The model.
+        cut: What is left of it.
+        of: Which of `BUDGETS`, ``error`` apart.
+    """
+    before, after = (_figure(one, of) for one in (model, cut))
     return float("nan") if before is None or after is None or not before else after / before
 
 

@@ -11,6 +11,8 @@ from graphopt.compression.layer_pruning import prune_layers
 from graphopt.compression.layer_ranking import LayerOptions, needs_layer_samples
 from graphopt.compression.layer_scores import LAYER_SCORES
 from graphopt.compression.stream_fit import REPLACEMENTS
+from graphopt.compression.unit_budget import BUDGETS, Budget
+from graphopt.errors import OptionError
 from graphopt.rewrite import Approximate, Contract, Editor, Facts, Needs, Pass, option
 
 __all__ = ["PruneLayers"]
@@ -39,6 +41,7 @@ class PruneLayers(Pass):
                             in which nothing is fitted; or no outputs could be compared in a trial.
         `last-layer`        of the layers of a model one stays, unless it is named in `layers`.
         `excluded`          its name matches `exclude`.
+        `out-of-reach`      the budget cannot be met by any number of layers: none goes.
 
     What it keeps
         Inputs and outputs of the model: keys and values that it returns are still computed. Without
@@ -47,7 +50,8 @@ class PruneLayers(Pass):
 
     Cost
         One run of the samples for `cosine` and `change`; one for each layer that is there, times
-        the number that goes, for `trial`; one for each place where a replacement is fitted.
+        the number that goes, for `trial`; one for each place where a replacement is fitted. A
+        budget costs as many trials of the whole as halve the number of layers.
 
     Example
         options {layers=[block-1] score=random}
@@ -83,6 +87,19 @@ class PruneLayers(Pass):
         minimum=0.0,
         maximum=0.95,
     )
+    budget: float | None = option(
+        None,
+        help="what the model may cost at most; as few layers go as that takes, or as many as the "
+        "outputs bear",
+        unit="fraction",
+        minimum=1e-6,
+        maximum=1.0,
+    )
+    budget_of: str = option(
+        "parameters",
+        help="what `budget` limits: a share of what there is, or the relative error of the outputs",
+        choices=BUDGETS,
+    )
     layers: tuple[str, ...] = option((), help="names of those that go, instead of `count`")
     exclude: tuple[str, ...] = option((), help="patterns of names that stay")
     unit: str = option("blocks", help="what goes at once", choices=("blocks", "sub-layers"))
@@ -102,6 +119,22 @@ class PruneLayers(Pass):
         0.01, help="pull of the replacement towards the identity", minimum=0.0, maximum=1e6
     )
     seed: int = option(0, help="seed of random scores", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Check the options, and that only one says how many layers go.
+
+        Raises:
+            OptionError: An option has a wrong value, or two contradict each other.
+        """
+        super().__post_init__()
+        others = {"ratio": self.ratio, "layers": self.layers, "count": self.count > 1}
+        named = next((name for name, value in others.items() if value), None)
+        if self.budget is not None and named is not None:
+            raise OptionError(
+                f"options `budget` and `{named}` of pass `{self.name}` exclude each other",
+                why="each says how many layers go",
+                hint=f"see `graphopt explain {self.name}`",
+            )
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
         """Ask for samples where something is measured."""
@@ -123,4 +156,5 @@ class PruneLayers(Pass):
             is_normalized=self.norms == "keep",
             ridge=self.ridge,
             seed=self.seed,
+            budget=None if self.budget is None else Budget(self.budget, self.budget_of),
         )
