@@ -70,7 +70,7 @@ def _resized(image: Any, spec: Mapping[str, Any], library: Any) -> Any:
     wanted = spec["resize"]
     if wanted is None:
         return image
-    size = (wanted.get("width"), wanted.get("height"))
+    size: Any = (wanted.get("width"), wanted.get("height"))
     if edge := wanted.get("shortest_edge"):
         short, long = sorted(image.size)
         limit, exact = wanted.get("longest_edge"), float(edge)

@@ -9,6 +9,7 @@ from random_attention import ATTENTION
 from random_control_flow import CONTROL_FLOW
 from random_fusions import FUSIONS
 from random_models import BATCH, FLOAT, INT, shape_constant
+from random_quantized import QUANTIZED
 from random_streams import STREAMS
 from random_structures import STRUCTURES
 from random_tables import TABLES
@@ -221,5 +222,6 @@ PATTERNS = {
     **UNITS,
     **STREAMS,
     **TABLES,
+    **QUANTIZED,
 }
 """By pass: the operators to draw often, so that there are places for it."""

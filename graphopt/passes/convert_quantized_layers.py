@@ -1,0 +1,118 @@
+"""Quantized layers in the other of their two forms: operators of integers, or of floats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from graphopt.analysis import is_annotated
+from graphopt.analysis.operators import Operators
+from graphopt.compression.integer_form import to_integer_operator
+from graphopt.compression.quantized_operators import FormRefused
+from graphopt.compression.written_out_form import to_float_operator
+from graphopt.ir import nodes
+from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding, option
+
+__all__ = ["ConvertQuantizedLayers"]
+
+_DEQUANTIZE = "DequantizeLinear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertQuantizedLayers(Pass):
+    """Turn quantized layers into operators of integers, or these into layers between Q and DQ.
+
+    What it does
+        `to=qdq` writes QLinearConv and QLinearMatMul, and of ONNX Runtime QGemm, QLinearAdd,
+        QLinearMul, QLinearConcat, QLinearAveragePool, QLinearGlobalAveragePool, QLinearLeakyRelu
+        and QLinearSigmoid, as the operator of floats between DequantizeLinear and QuantizeLinear,
+        the form that most runtimes read. `to=qoperator` turns Conv and MatMul between them into
+        QLinearConv and QLinearMatMul, which need no fusion. Integers, scales and zero points stay
+        what they are, bit by bit.
+
+    When it refuses
+        `computed-scale`       a scale or a zero point is no constant.
+        `other-type`           integers are not of 8 bits, scales not 32-bit floats, or no kernel
+                               takes these types together.
+        `other-axis`           a scale runs along an axis that the other form has none for.
+        `blocks`               there is a scale for each block.
+        `zero-points-differ`   channels of a weight have zero points of their own.
+        `float-output`         what the layer returns is read in floats, too.
+        `float-bias`           the bias is not held in integers.
+        `bias-scale`           its scale is not the product of the other two.
+        `no-other-form`        the operator has none here, with these settings.
+        `old-opset`            scales for each channel, or a missing bias, need a newer opset.
+        `inside-function`      the operator is in a function.
+        `annotated`            quantization annotations name what it reads or returns.
+
+    What it keeps
+        The model's inputs and outputs, their names, order, types and shapes, and all integers. Sums
+        are rounded as floats in one form and not in the other, so that a value on the border
+        between two integers may go to the other one: one step of 8-bit numbers, in one of some ten
+        thousand values. ONNX Runtime, where it fuses, runs both forms by the same kernels.
+
+    Cost
+        Time O(nodes + edges). No weight is read or written.
+
+    Example
+        options {to=qoperator}
+        before  (uint8[N, 2] x) => (uint8[N, 2] y) <float s = {0.5}, uint8 z = {128}, int8[2, 2] w = {1, 2, 3, 4}, float t = {0.25}, int8 o = {0}> { f = DequantizeLinear(x, s, z)  v = DequantizeLinear(w, t, o)  p = MatMul(f, v)  y = QuantizeLinear(p, s, z) }
+        after   (uint8[N, 2] x) => (uint8[N, 2] y) <float s = {0.5}, uint8 z = {128}, int8[2, 2] w = {1, 2, 3, 4}, float t = {0.25}, int8 o = {0}> { y = QLinearMatMul(x, s, z, w, t, o, s, z) }
+
+    References
+        ONNX operator specifications: QLinearConv, QLinearMatMul, QuantizeLinear, DequantizeLinear.
+        ONNX Runtime, "Quantize ONNX Models": ONNX quantization representation format.
+    """  # noqa: E501 - the example is one line of ONNX text
+
+    name: ClassVar[str] = "convert-quantized-layers"
+    contract: ClassVar[Contract] = Contract(
+        numerics=Rounding(2.0**-5, "one step of 8-bit numbers where a sum lies between two"),
+        is_idempotent=True,
+    )
+
+    to: str = option("qdq", help="the form that layers get", choices=("qdq", "qoperator"))
+
+    def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
+        """Ask for types of integers."""
+        return Needs(shapes=True)
+
+    def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
+        """Look at each layer that is quantized."""
+        assert facts.shapes is not None
+        inside = {node for function in model.functions.values() for node in function.all_nodes()}
+        operators = Operators(model)
+        for node in list(nodes(model)):
+            if not self._is_meant(node):
+                continue
+            try:
+                _check_place(node, inside)
+                if self.to == "qdq":
+                    to_float_operator(node, edit, facts.shapes)
+                else:
+                    to_integer_operator(node, edit, facts.shapes, operators)
+            except FormRefused as refused:
+                edit.refuse(node, refused.slug, why=refused.why)
+
+    def _is_meant(self, node: ir.Node) -> bool:
+        """Tell whether a node is a layer in the form that is to be left."""
+        if self.to == "qdq":
+            return node.op_type.startswith("QLinear") or node.op_type in {"QGemm", "QAttention"}
+        makers = [value.producer() for value in node.inputs[:2] if value is not None]
+        return (
+            not node.domain
+            and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+            and len(makers) > 1
+            and all(maker is not None and maker.op_type == _DEQUANTIZE for maker in makers)
+        )
+
+
+def _check_place(node: ir.Node, inside: Collection[ir.Node]) -> None:
+    if node in inside:
+        raise FormRefused("inside-function", "its operators are those of a function")
+    readers = [reader for output in node.outputs for reader, _ in output.uses()]
+    touched = [*node.inputs, *node.outputs, *(value for one in readers for value in one.outputs)]
+    if any(value is not None and is_annotated(value) for value in touched):
+        raise FormRefused("annotated", "annotations would name what is not there")
