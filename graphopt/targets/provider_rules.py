@@ -8,7 +8,8 @@ differ: what comes of them is an estimate, and is called one.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -33,6 +34,7 @@ class ProviderRules:
         lacks: Operators of the default domain that it does not run.
         contrib: Operators of `com.microsoft` that it runs.
         lacks_types: Names of types that none of its operators reads.
+        lacks_kernels: By name of a type the operators that it runs on other types only.
         constant_weights: Operators whose second operand must be constant.
         static_shapes: Every size must be known.
         needs_integers: Operators on floats are not run; their operands come from quantizers.
@@ -50,12 +52,14 @@ class ProviderRules:
     needs_integers: bool = False
     flat_products: bool = False
     joined: frozenset[str] = frozenset()
+    lacks_kernels: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def runs(self, node: ir.Node, shapes: ShapeTable) -> bool:
         """Tell whether the provider runs a node, as far as these rules go."""
         return (
             self._knows(node)
             and not any(self._is_foreign(value, shapes) for value in node.inputs)
+            and node.op_type not in self.lacks_kernels.get(_data_type(node, shapes), ())
             and not (self.static_shapes and _has_open_sizes(node, shapes))
             and not (self.needs_integers and _is_in_floats(node, shapes))
             and self._takes_weights(node, shapes)
@@ -94,10 +98,10 @@ def provider_rules(provider: str) -> ProviderRules | None:
     entry = json.loads(text).get(provider)
     if entry is None:
         return None
-    operators = entry.get("operators")
+    listed = entry.get("operators")
     return ProviderRules(
         source=entry["source"],
-        operators=None if operators is None else frozenset(operators.split()),
+        operators=None if listed is None else frozenset(listed.split()),
         lacks=frozenset(entry.get("lacks", "").split()),
         contrib=frozenset(entry["contrib"].split()),
         lacks_types=frozenset(entry.get("lacks_types", "").split()),
@@ -106,6 +110,10 @@ def provider_rules(provider: str) -> ProviderRules | None:
         needs_integers=entry.get("needs_integers", False),
         flat_products=entry.get("flat_products", False),
         joined=frozenset(entry.get("joined", "").split()),
+        lacks_kernels={
+            name: frozenset(operators.split())
+            for name, operators in entry.get("lacks_kernels", {}).items()
+        },
     )
 
 
@@ -116,6 +124,14 @@ def _is_weight(value: ir.Value | None) -> bool:
     maker = value.producer()
     is_restored = maker is not None and maker.op_type in ("DequantizeLinear", "Cast")
     return is_restored and constant_tensor(maker.inputs[0]) is not None if maker else False
+
+
+def _data_type(node: ir.Node, shapes: ShapeTable) -> str:
+    """Return the name of the type that an operator works on, which names its kernel; or nothing."""
+    place = 1 if node.op_type == "Where" else 0
+    value = node.inputs[place] if len(node.inputs) > place else None
+    known = None if value is None else shapes.of(value)
+    return "" if known is None or known.dtype is None else known.dtype.name
 
 
 def _rank(value: ir.Value | None, shapes: ShapeTable) -> int | None:

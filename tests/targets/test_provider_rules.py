@@ -5,6 +5,7 @@ import pytest
 
 from graphopt.analysis import infer_shapes
 from graphopt.ir import from_text
+from graphopt.pipeline import Pipeline
 from graphopt.targets import load_target, provider_rules, target_names
 
 PROVIDERS = sorted(
@@ -24,7 +25,8 @@ def test_every_provider_of_a_target_has_rules_with_a_source(provider):
     rules = provider_rules(provider)
     assert rules.source
     named = (rules.operators or frozenset()) | rules.lacks | rules.constant_weights | rules.joined
-    unknown = {name for name in named if not onnx.defs.has(name)}
+    named = named.union(*rules.lacks_kernels.values())
+    unknown = {name for name in named - rules.contrib if not onnx.defs.has(name)}
     assert not unknown
 
 
@@ -56,6 +58,23 @@ def test_types_that_a_provider_lacks():
     text = "(int64[2] x) => (int64[2] y) { y = Add(x, x) }"
     assert runs("WebGpuExecutionProvider", text) == [False]
     assert runs("WebGpuExecutionProvider", text.replace("int64", "int32")) == [True]
+
+
+def test_kernels_that_a_provider_has_for_other_types_only():
+    text = "(TYPE[2] x) => (int64[1] y) { y = ArgMax<axis = 0>(x) }"
+    assert runs("CUDAExecutionProvider", text.replace("TYPE", "float16")) == [True]
+    assert runs("CUDAExecutionProvider", text.replace("TYPE", "int32")) == [False]
+    text = "(bool[2] c, TYPE[2] x) => (TYPE[2] y) { y = Where(c, x, x) }"
+    assert runs("CUDAExecutionProvider", text.replace("TYPE", "float16")) == [True]
+    assert runs("CUDAExecutionProvider", text.replace("TYPE", "bool")) == [False]
+
+
+@pytest.mark.parametrize("name", ["cuda-fp16", "cuda-fp32"])
+def test_what_the_targets_of_gpus_fuse_has_kernels_in_16_bits(name):
+    texts = [candidate.pipeline for candidate in load_target(name).enabled_candidates()]
+    passes = {step.name for text in filter(None, texts) for step in Pipeline.parse(text).passes()}
+    assert "fuse-skip-normalization" in passes
+    assert not passes & {"fuse-conv-activation", "fuse-gemm-activation"}
 
 
 def test_weights_that_must_be_constant_and_products_that_must_be_flat():
