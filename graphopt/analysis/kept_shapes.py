@@ -12,6 +12,7 @@ from graphopt.analysis.operators import Operators
 from graphopt.analysis.part_writer import (
     Part,
     inner_nodes,
+    is_held_alike,
     is_shown_alike,
     reads,
     shape_of_tensor,
@@ -123,8 +124,8 @@ class KeptShapes(ShapeTable):
         self.news.values.update(touched.values)
         for user, old, new in touched.replaced:
             self._inference.forget_inputs(user)
-            tensor = constant_tensor(new)
-            if tensor is None or constant_tensor(old) is not tensor:
+            before, after = constant_tensor(old), constant_tensor(new)
+            if before is None or after is None or not is_held_alike(before, after):
                 self.news.nodes.add(user)
         for node in touched.nodes:
             self._inference.forget(node)

@@ -33,6 +33,7 @@ __all__ = [
     "PartWriter",
     "Written",
     "inner_nodes",
+    "is_held_alike",
     "is_shown_alike",
     "reads",
     "shape_of_tensor",
@@ -365,6 +366,11 @@ def is_shown_alike(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
     if shape_of_tensor(first) != shape_of_tensor(second):
         return False
     return not _is_small(first) or first.tobytes() == second.tobytes()
+
+
+def is_held_alike(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Tell whether two constants hold the same; large ones only where they are one."""
+    return first is second or (_is_small(first) and is_shown_alike(first, second))
 
 
 def shape_of_tensor(tensor: ir.TensorProtocol) -> ValueShape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.analysis.operands import operand
-from graphopt.ir import graphs
+from graphopt.ir import graphs, operators_of
 
 __all__ = ["QUANTIZED_FORMS", "quantized_forms"]
 
@@ -23,6 +23,7 @@ _DYNAMIC = frozenset(
     {"ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
 )
 _WEIGHTS_ONLY = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"})
+_TRACES = _QOPERATOR | _DYNAMIC | _WEIGHTS_ONLY | {"DequantizeLinear"}
 
 
 def quantized_forms(model: ir.Model) -> dict[str, int]:
@@ -31,6 +32,8 @@ def quantized_forms(model: ir.Model) -> dict[str, int]:
     A layer of floats that reads its weight from a DequantizeLinear of a constant counts as ``qdq``
     where its activation comes from one as well, and else as ``weights-only``.
     """
+    if _TRACES.isdisjoint([op_type for _, op_type in operators_of(model)]):
+        return {}  # most models: their nodes need no look
     found: dict[str, int] = {}
     for graph in graphs(model):
         for node in graph:

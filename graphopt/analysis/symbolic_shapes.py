@@ -354,11 +354,11 @@ class SymbolicShapes:
 
 def _always_run(graph: ir.Graph) -> frozenset[ir.Node]:
     """Return the nodes of the main graph that its outputs depend on."""
-    found: set[ir.Node] = set()
-    pending = [value.producer() for value in graph.outputs]
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            pending += [value.producer() for value in node.inputs if value is not None]
+    # From the end: no value is asked for its producer, which would take most of the time.
+    needed: set[ir.Value | None] = set(graph.outputs)
+    found = []
+    for node in reversed(graph):
+        if not needed.isdisjoint(node.outputs):
+            found.append(node)
+            needed.update(node.inputs)
     return frozenset(found)

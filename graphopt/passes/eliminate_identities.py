@@ -85,11 +85,14 @@ class EliminateIdentities(Pass):
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
         """Remove identities."""
         operators = Operators(model)
+        contexts: dict[int, _Context] = {}
         for node in nodes_of_types(model, _RULES, with_functions=True):
             version = operators.version(node)
             if version is None or node.op_identifier() in model.functions:
                 continue
-            context = _Context(facts.shapes, version)
+            context = contexts.get(version) or contexts.setdefault(
+                version, _Context(facts.shapes, version)
+            )
             verdict = _RULES[node.op_type](node, context)
             if verdict is True:
                 _remove(node, context, edit)

@@ -28,12 +28,16 @@ class Census:
     operators: frozenset[str]
 
 
+_Key = tuple[type[Pass], Pass]
+"""A pass behind its class: passes without options are all one hash, and are compared slowly."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """A moment in the life of a `Standing`: which passes need not run there."""
 
     version: int = 0
-    unchanged_since: dict[Pass, int] = field(default_factory=dict)
+    unchanged_since: dict[_Key, int] = field(default_factory=dict)
 
 
 class Standing:
@@ -92,11 +96,11 @@ class Standing:
             self.version += edits - dropped
             self._census = None
         if pass_.contract.is_idempotent:
-            self._unchanged_since[pass_] = self.version
+            self._unchanged_since[type(pass_), pass_] = self.version
 
     def is_settled(self, pass_: Pass) -> bool:
         """Tell whether ``pass_`` is idempotent and nothing was edited since its last run."""
-        return self._unchanged_since.get(pass_) == self.version
+        return self._unchanged_since.get((type(pass_), pass_)) == self.version
 
     @property
     def census(self) -> Census:

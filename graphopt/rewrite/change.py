@@ -371,7 +371,7 @@ class Change:
         for node in self._removals:
             detach_subgraphs(node)
             assert node.graph is not None
-            node.graph.remove(node, safe=True)
+            node.graph.remove((node,), safe=True)
             self.touched.nodes[node] = None
         if self.touched.everything or any(map(may_hold_graphs, self.touched.nodes)):
             forget_graphs(self._model)
