@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTEST_ARGS ?= -n auto
 # Half a gigabyte of unpacked packages, kept between runs.
 DEVICES ?= $(HOME)/.cache/graphopt-devices
+# One and a half gigabytes: PyTorch, transformers, optimum's exporter, scikit-learn.
+EXPORT ?= $(HOME)/.cache/graphopt-export
 
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml LICENSE README.md $(shell find graphopt -type f -not -path '*/__pycache__/*')
@@ -13,7 +15,7 @@ SOURCE := env PYTHONPATH=$(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-devices lint types check new-pass wheel clean
+.PHONY: help demo test test-devices test-export lint types check new-pass wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +29,10 @@ test: $(VENV)/wheel-installed ## build, install, and test the installed package
 test-devices: $(VENV)/wheel-installed ## test bundles on ARM64 (emulated), Node.js, a browser, over SSH: DEVICES=FOLDER
 	@$(BIN)/python tools/devices.py '$(DEVICES)'
 	$(INSTALLED) GRAPHOPT_DEVICES='$(DEVICES)' $(BIN)/python -m pytest $(PYTEST_ARGS) tests/devices
+
+test-export: $(VENV)/wheel-installed ## test exports from PyTorch, Hugging Face, scikit-learn: EXPORT=FOLDER
+	@$(BIN)/python tools/export_environment.py '$(EXPORT)'
+	$(INSTALLED) GRAPHOPT_EXPORT='$(EXPORT)' $(BIN)/python -m pytest $(PYTEST_ARGS) tests/export tests/deploy/test_exporting.py
 
 lint: $(VENV)/dependencies-installed ## style, format, and which room may import which
 	$(BIN)/ruff check

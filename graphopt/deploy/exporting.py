@@ -137,14 +137,16 @@ def _run_framework(
         raise InputError(f"exporting `{source}` {error}", hint="allow more: `--timeout`") from error
     told = Path(f"{out}.failed")
     said = told.read_text(encoding="utf-8") if told.exists() else ended.reason()
-    if ended.status == _NOT_INSTALLED:
+    if ended.status == _NOT_INSTALLED and told.exists():
         raise MissingExtraError(
             f"what exports `{source}` is not installed",
             why=said,
             hint="`pip install 'graphopt[export]'`, or name a Python that has it: `--interpreter`",
         )
-    if ended.status or not Path(f"{out}.json").exists():
+    if ended.status:
         raise InputError(f"`{source}` cannot be exported", why=said)
+    if not Path(f"{out}.json").exists():
+        raise InputError(f"`{source}` cannot be exported", why="it ended and left no record")
 
 
 def _report(source: ExportSource, out: Path) -> ExportReport:

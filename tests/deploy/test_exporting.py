@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import onnx
 import pytest
+from export_interpreter import export_interpreter
 
 from graphopt import api
 from graphopt.api.exporting import name_of_source
@@ -13,6 +14,8 @@ from graphopt.deploy.exporting import parse_source
 from graphopt.errors import InputError, NumericMismatch, OutputError, UsageError
 
 FACTORIES = """
+import os
+import signal
 import sys
 import time
 import torch
@@ -58,9 +61,24 @@ def loud():
     sys.stderr.write("y" * 20_000_000)
     return 3
 
+def loud_and_wrong():
+    sys.stderr.write("y" * 20_000_000)
+    raise ValueError("no weights here")
+
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def leaves():
+    os._exit(0)
+
 def never():
     time.sleep(1000)
 """
+
+
+def export(source, output, **options):
+    """Export by the Python of `make test-export`, or by this one."""
+    return api.export(source, output, interpreter=export_interpreter(), **options)
 
 
 @pytest.fixture
@@ -72,7 +90,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_a_factory_is_exported_and_compared_at_three_sizes(folder, exporter):
-    report = api.export("torch:factories:encoder", folder / "out", exporter=exporter)
+    report = export("torch:factories:encoder", folder / "out", exporter=exporter)
     assert report.exporter == exporter
     assert [case.shapes["ids"] for case in report.cases] == [(2, 5), (3, 6), (5, 8)]
     assert report.largest_difference() <= 1e-6
@@ -86,14 +104,14 @@ def test_a_factory_is_exported_and_compared_at_three_sizes(folder, exporter):
 
 
 def test_names_are_those_that_the_factory_gives(folder):
-    api.export("torch:factories:named", folder / "out")
+    export("torch:factories:named", folder / "out")
     graph = onnx.load(folder / "out" / "model.onnx").graph
     assert [value.name for value in graph.input] == ["a", "b"]
     assert [value.name for value in graph.output] == ["p", "q"]
 
 
 def test_where_one_exporter_fails_the_other_is_tried_and_what_it_doubts_is_told(folder):
-    report = api.export("torch:factories:branch", folder / "out")
+    report = export("torch:factories:branch", folder / "out")
     assert report.exporter == "torchscript"
     assert "data-dependent" in report.failures["dynamo"]
     assert any("Python boolean" in said for said in report.doubts)
@@ -102,7 +120,7 @@ def test_where_one_exporter_fails_the_other_is_tried_and_what_it_doubts_is_told(
 
 def test_a_file_that_computes_something_else_is_not_written(folder):
     with pytest.raises(NumericMismatch, match="does not compute"):
-        api.export("torch:factories:wrong", folder / "out", exporter="torchscript")
+        export("torch:factories:wrong", folder / "out", exporter="torchscript")
     assert not (folder / "out").exists()
 
 
@@ -111,24 +129,32 @@ def test_a_file_that_computes_something_else_is_not_written(folder):
     [
         ("raises", "ValueError: no weights here"),
         ("loud", "the factory returned `int`"),
+        ("loud_and_wrong", "ValueError: no weights here"),
+        ("dies", "ended by SIGKILL"),
+        ("leaves", "left no record"),
         ("nothing", "no function `nothing`"),
     ],
 )
 def test_a_factory_that_fails_is_told_and_leaves_nothing(folder, factory, why):
     with pytest.raises(InputError) as caught:
-        api.export(f"torch:factories:{factory}", folder / "out")
+        export(f"torch:factories:{factory}", folder / "out")
     assert why in caught.value.why
     assert {item.name for item in folder.iterdir()} - {"__pycache__"} == {"factories.py"}
 
 
 def test_a_factory_that_never_returns_is_ended(folder):
-    api.export("torch:factories:encoder", folder / "out")  # skips where torch is not installed
+    export("torch:factories:encoder", folder / "out")  # skips where torch is not installed
     with pytest.raises(InputError, match="took more than 9 s"):
-        api.export("torch:factories:never", folder / "never", timeout_s=9.0)
+        export("torch:factories:never", folder / "never", timeout_s=9.0)
 
 
 def test_optimize_takes_what_export_takes(folder):
-    made = api.optimize("torch:factories:encoder", target="cpu-fp32", latency_budget_s=None)
+    made = api.optimize(
+        "torch:factories:encoder",
+        target="cpu-fp32",
+        interpreter=export_interpreter(),
+        latency_budget_s=None,
+    )
     assert made.report.gates_met
     feeds = {"ids": np.zeros((1, 3), np.int64), "mask": np.ones((1, 3), np.float32)}
     assert set(feeds) == {value.name for value in onnx.load(made.bundle.model_path).graph.input}
@@ -152,7 +178,7 @@ def test_pickles_are_not_loaded_untrusted(folder):
     bomb.write_bytes(pickle.dumps(Bomb(str(folder / "exploded"))))
     for source in (f"sklearn:{bomb}", str(bomb.rename(folder / "bomb.pt2"))):
         with pytest.raises(UsageError, match="is pickled"):
-            api.export(source, folder / "out")
+            export(source, folder / "out")
     assert not (folder / "exploded").exists()
 
 
@@ -169,7 +195,7 @@ class Bomb:
 def test_a_folder_of_hugging_face_that_is_not_what_it_should_be_is_told(folder):
     def told(name):
         with pytest.raises(InputError) as caught:
-            api.export(f"hf:{folder / name}", folder / "out")
+            export(f"hf:{folder / name}", folder / "out")
         return caught.value.why
 
     for name in ("empty", "pickled", "linked", "unknown"):
@@ -187,10 +213,10 @@ def test_a_folder_of_hugging_face_that_is_not_what_it_should_be_is_told(folder):
 
 def test_what_is_no_source_or_not_there_is_told(folder):
     with pytest.raises(UsageError, match="names nothing to export"):
-        api.export("model.onnx", folder / "out")
+        export("model.onnx", folder / "out")
     with pytest.raises(InputError, match="does not exist"):
-        api.export("hf:nowhere", folder / "out")
+        export("hf:nowhere", folder / "out")
     (folder / "out").mkdir()
     (folder / "out" / "model.onnx").touch()
     with pytest.raises(OutputError, match="exists"):
-        api.export("torch:factories:encoder", folder / "out")
+        export("torch:factories:encoder", folder / "out")

@@ -81,8 +81,22 @@ def _checked(folder: Path, *, trust: bool) -> dict[str, Any]:
             "its weights are pickled, and loading them can run any code: add `--trust` if you "
             "know where they come from, or save them as safetensors"
         )
+    _check_index(folder, trust=trust)
     found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return found
+
+
+def _check_index(folder: Path, *, trust: bool) -> None:
+    """Refuse an index of weights that names files elsewhere, or pickled ones."""
+    for index in sorted(folder.glob("*.index.json")):
+        named = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+        for name in sorted(set(named.values())):
+            # Parts of weights lie beside their index, under a bare name.
+            if Path(name).name != name:
+                raise ExportError(f"`{index.name}` names `{name}`, which leads out of the folder")
+            is_plain = name.endswith(".safetensors")
+            if ".safetensors" in index.name and not is_plain and not trust:
+                raise ExportError(f"`{index.name}` names `{name}`, which may be pickled")
 
 
 def _task_of(config: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 __all__ = ["traceable_masks"]
@@ -20,15 +20,17 @@ def traceable_masks() -> Iterator[None]:
     import sys
 
     masks = sys.modules.get("transformers.masking_utils")
-    mapped = getattr(masks, "_vmap_for_bhqkv", None)
-    if masks is None or mapped is None:
+    replaced = {name: getattr(masks, name, None) for name in _REPLACEMENTS}
+    if None in replaced.values():
         yield
         return
-    masks._vmap_for_bhqkv = _broadcast  # type: ignore[attr-defined]  # noqa: SLF001
+    for name, value in _REPLACEMENTS.items():
+        setattr(masks, name, value)
     try:
         yield
     finally:
-        masks._vmap_for_bhqkv = mapped  # type: ignore[attr-defined]  # noqa: SLF001
+        for name, value in replaced.items():
+            setattr(masks, name, value)
 
 
 def _broadcast(mask_function: Callable[..., Any], bh_indices: bool = True) -> Callable[..., Any]:
@@ -43,3 +45,7 @@ def _broadcast(mask_function: Callable[..., Any], bh_indices: bool = True) -> Ca
         return found.expand(batch.shape[0], head.shape[1], query.shape[0], key.shape[1])
 
     return run
+
+
+# The second lets `vmap` index by scalars, by a function that cannot be traced either.
+_REPLACEMENTS = {"_vmap_for_bhqkv": _broadcast, "TransformGetItemToIndex": nullcontext}
