@@ -1,64 +1,88 @@
-"""Results as a person, a script or a page reads them."""
+"""Results as a person, a script or a page reads them.
 
-from graphopt.report.comparison_report import ComparisonReport
-from graphopt.report.decision_tables import decisions_text, exits_text
-from graphopt.report.details import LayerError, ReportDetails
-from graphopt.report.export_report import ExportReport, SizesCompared
-from graphopt.report.figures import format_bytes, format_change, format_number
-from graphopt.report.html import to_html
-from graphopt.report.latency_report import LatencyReport
-from graphopt.report.layers_report import LayersReport
-from graphopt.report.optimize_text import to_text
-from graphopt.report.plan_report import PlanReport
-from graphopt.report.race_report import RaceEntry, RaceReport
-from graphopt.report.result import (
-    BeforeAfter,
-    CandidateResult,
-    CandidateStatus,
-    LatencyResult,
-    MetricResult,
-    OptimizeResult,
-    PassResult,
-    result_schema,
-    to_json,
-)
-from graphopt.report.run_report import RunReport
-from graphopt.report.samples_report import SamplesReport
-from graphopt.report.structure_report import StructureReport
-from graphopt.report.tables import closing_line
-from graphopt.report.text_table import format_fields, format_table
+Names are imported when they are first used: a room is large, and who asks needs a part of it.
+"""
 
-__all__ = [
-    "BeforeAfter",
-    "CandidateResult",
-    "CandidateStatus",
-    "ComparisonReport",
-    "ExportReport",
-    "LatencyReport",
-    "LatencyResult",
-    "LayerError",
-    "LayersReport",
-    "MetricResult",
-    "OptimizeResult",
-    "PassResult",
-    "PlanReport",
-    "RaceEntry",
-    "RaceReport",
-    "ReportDetails",
-    "RunReport",
-    "SamplesReport",
-    "SizesCompared",
-    "StructureReport",
-    "closing_line",
-    "decisions_text",
-    "exits_text",
-    "format_bytes",
-    "format_change",
-    "format_fields",
-    "format_number",
-    "format_table",
-    "result_schema",
-    "to_html",
-    "to_json",
-    "to_text",
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.report.comparison_report import ComparisonReport as ComparisonReport
+    from graphopt.report.decision_tables import decisions_text as decisions_text
+    from graphopt.report.decision_tables import exits_text as exits_text
+    from graphopt.report.details import LayerError as LayerError
+    from graphopt.report.details import ReportDetails as ReportDetails
+    from graphopt.report.export_report import ExportReport as ExportReport
+    from graphopt.report.export_report import SizesCompared as SizesCompared
+    from graphopt.report.figures import format_bytes as format_bytes
+    from graphopt.report.figures import format_change as format_change
+    from graphopt.report.figures import format_number as format_number
+    from graphopt.report.html import to_html as to_html
+    from graphopt.report.latency_report import LatencyReport as LatencyReport
+    from graphopt.report.layers_report import LayersReport as LayersReport
+    from graphopt.report.optimize_text import to_text as to_text
+    from graphopt.report.plan_report import PlanReport as PlanReport
+    from graphopt.report.race_report import RaceEntry as RaceEntry
+    from graphopt.report.race_report import RaceReport as RaceReport
+    from graphopt.report.result import BeforeAfter as BeforeAfter
+    from graphopt.report.result import CandidateResult as CandidateResult
+    from graphopt.report.result import CandidateStatus as CandidateStatus
+    from graphopt.report.result import LatencyResult as LatencyResult
+    from graphopt.report.result import MetricResult as MetricResult
+    from graphopt.report.result import OptimizeResult as OptimizeResult
+    from graphopt.report.result import PassResult as PassResult
+    from graphopt.report.result import result_schema as result_schema
+    from graphopt.report.result import to_json as to_json
+    from graphopt.report.run_report import RunReport as RunReport
+    from graphopt.report.samples_report import SamplesReport as SamplesReport
+    from graphopt.report.structure_report import StructureReport as StructureReport
+    from graphopt.report.tables import closing_line as closing_line
+    from graphopt.report.text_table import format_fields as format_fields
+    from graphopt.report.text_table import format_table as format_table
+
+_HOMES = {
+    "BeforeAfter": "result",
+    "CandidateResult": "result",
+    "CandidateStatus": "result",
+    "ComparisonReport": "comparison_report",
+    "ExportReport": "export_report",
+    "LatencyReport": "latency_report",
+    "LatencyResult": "result",
+    "LayerError": "details",
+    "LayersReport": "layers_report",
+    "MetricResult": "result",
+    "OptimizeResult": "result",
+    "PassResult": "result",
+    "PlanReport": "plan_report",
+    "RaceEntry": "race_report",
+    "RaceReport": "race_report",
+    "ReportDetails": "details",
+    "RunReport": "run_report",
+    "SamplesReport": "samples_report",
+    "SizesCompared": "export_report",
+    "StructureReport": "structure_report",
+    "closing_line": "tables",
+    "decisions_text": "decision_tables",
+    "exits_text": "decision_tables",
+    "format_bytes": "figures",
+    "format_change": "figures",
+    "format_fields": "text_table",
+    "format_number": "figures",
+    "format_table": "text_table",
+    "result_schema": "result",
+    "to_html": "html",
+    "to_json": "result",
+    "to_text": "optimize_text",
+}
+
+__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
+    *_HOMES
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from graphopt.search import choose
+from graphopt.search.choose import choose
 
 
 def candidate(
