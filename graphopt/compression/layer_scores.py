@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import mask_inputs
 from graphopt.compression.layer_removal import Candidate, channel_axis
-from graphopt.rewrite import Measure
+from graphopt.rewrite import Held, Measure
 
 __all__ = ["LAYER_SCORES", "MEASURED_LAYER_SCORES", "output_error", "stream_scores"]
 
@@ -92,12 +92,21 @@ def _rows(
     return found[0].reshape(-1, found[0].shape[-1]), found[1].reshape(-1, found[1].shape[-1])
 
 
-def output_error(measure: Measure, model: ir.Model, original: ir.Model) -> float:
-    """Return ``E|y - y0|^2 / E|y0|^2``, the mean over outputs; NaN where none can be compared."""
+def output_error(
+    measure: Measure, model: ir.Model, original: ir.Model, held: Held | None = None
+) -> float:
+    """Return ``E|y - y0|^2 / E|y0|^2``, the mean over outputs; NaN where none can be compared.
+
+    Args:
+        measure: Runs both.
+        model: Computes ``y``.
+        original: Computes ``y0``.
+        held: What was held of the original, such as its outputs.
+    """
     names = [value.name or "" for value in original.graph.outputs]
     pairs = [(name, name) for name in names]
     errors = []
-    for found in measure.cross(model, original, pairs, products=False):
+    for found in measure.cross(model, original, pairs, products=False, held=(None, held)):
         if found is not None and found.error is not None:
             energy, error = float(found.second.second.sum()), float(found.error.sum())
             # An output of zeros is no reason to judge nothing: it is right, or it is not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -23,7 +24,7 @@ from graphopt.compression.unit_ranking import RankedGroup, rank_groups
 from graphopt.compression.unit_selection import Ranking, Selection
 from graphopt.errors import PassError
 from graphopt.ir import clone
-from graphopt.rewrite import Editor, Facts, GroupDecision, Journal, LayerFit, describe
+from graphopt.rewrite import Editor, Facts, GroupDecision, Held, Journal, LayerFit, describe
 from graphopt.runtime import generate_feed_sets
 
 __all__ = ["prune"]
@@ -51,9 +52,11 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     """
     coupling = couple(model, facts.shapes, caches=options.caches)
     ranked = list(rank_groups(model, coupling, edit, facts, options))
-    curves = {one.group.name: _curve(model, facts, one, options) for one in ranked}
+    trials = _Trials(model, facts, _known(ranked, options))
+    curves = {one.group.name: trials.curve(one, options) for one in ranked}
     options = _with_losses(options, ranked, curves)
-    selection = _selection(model, ranked, edit, facts, options)
+    selection = _selection(trials, ranked, edit, options)
+    trials.close()
     if selection is None:
         return
     choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit, options)
@@ -116,12 +119,15 @@ def _decision(
     )
 
 
+def _known(ranked: Sequence[RankedGroup], options: PruningOptions) -> Mapping[str, Ranking]:
+    """Return rankings that serve trials too: not where only those that go were put in order."""
+    if any(options.most_removed(size) < size for size in (len(one.group.units) for one in ranked)):
+        return {}
+    return {one.group.name: one.ranking for one in ranked}
+
+
 def _selection(
-    model: ir.Model,
-    ranked: Sequence[RankedGroup],
-    edit: Editor,
-    facts: Facts,
-    options: PruningOptions,
+    trials: _Trials, ranked: Sequence[RankedGroup], edit: Editor, options: PruningOptions
 ) -> Selection | None:
     """Return what is to go; refuse all where the budget cannot be met."""
     budget = options.budget
@@ -131,11 +137,10 @@ def _selection(
     def cost(ratio: float) -> float:
         tried = replace(options.selection, ratio=ratio)
         if budget.of == "error":
-            trial = replace(options, selection=tried, budget=None, curves=False)
-            return _output_error(model, facts, trial)
+            return trials.error(replace(options, selection=tried, budget=None, curves=False))[0]
         places = tried.removals([one.ranking for one in ranked])
         cuts = [_units(one, some) for one, some in zip(ranked, places, strict=True) if some]
-        return share_left(model, cuts, budget.of)
+        return share_left(trials.model, cuts, budget.of)
 
     ratio, tried = within_budget(budget, cost)
     if ratio is not None:
@@ -148,38 +153,61 @@ def _selection(
     return None
 
 
-def _output_error(model: ir.Model, facts: Facts, options: PruningOptions) -> float:
-    """Return what the outputs of a pruned copy are off by, as `Budget.limit` counts."""
-    return _trial(model, facts, options)[0]
+@dataclass
+class _Trials:
+    """Prunes copies of a model, and compares what they return with what it returns.
 
+    Attributes:
+        model: The model, which stays as it is meanwhile.
+        facts: What passes are told.
+        rankings: Of units, as far as they serve for any number of them.
+    """
 
-def _trial(model: ir.Model, facts: Facts, options: PruningOptions) -> tuple[float, bool]:
-    """Return what the outputs of a pruned copy are off by, and whether it lost any units."""
-    assert facts.measure is not None
-    copy = clone(model)
-    editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
-    prune(copy, editor, replace(facts, shapes=infer_shapes(copy)), options)
-    error = math.sqrt(output_error(facts.measure, copy, model))
-    return error, bool(editor.journal.decisions)
+    model: ir.Model
+    facts: Facts
+    rankings: Mapping[str, Ranking]
 
+    @cached_property
+    def _outputs(self) -> Held | None:
+        """What the model returns, computed once."""
+        outputs = [value for value in self.model.graph.outputs if value.producer() is not None]
+        names = list(dict.fromkeys(value.name or "" for value in outputs))
+        assert self.facts.measure is not None
+        return self.facts.measure.hold(self.model, names) if names else None
 
-def _curve(
-    model: ir.Model, facts: Facts, one: RankedGroup, options: PruningOptions
-) -> tuple[tuple[float, float | None], ...]:
-    """Return what outputs are off by with one group alone cut, for some ratios; empty: unasked."""
-    selection = options.selection
-    is_wanted = selection.allocation == "measured" and not selection.losses
-    found: list[tuple[float, float | None]] = []
-    for ratio in _CURVE if options.curves or is_wanted else ():
-        # By name, not by pattern: brackets are not rare in names.
-        alone = replace(selection, ratio=ratio, count=None, units=(), allocation="uniform")
-        alone = replace(alone, groups=(one.group.name,), exclude=())
-        trial = replace(options, selection=alone, budget=None, curves=False)
-        error, is_cut = _trial(model, facts, trial)
-        # Nothing may be cut because a test failed, which is no error of zero.
-        is_told = math.isfinite(error) and (is_cut or not alone.alone(one.ranking, ratio))
-        found.append((ratio, error if is_told else None))
-    return tuple(found)
+    def error(self, options: PruningOptions) -> tuple[float, bool]:
+        """Return what the outputs of a pruned copy are off by, and whether it lost any units."""
+        measure = self.facts.measure
+        assert measure is not None
+        copy = clone(self.model)
+        editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
+        facts = replace(self.facts, shapes=infer_shapes(copy))
+        prune(copy, editor, facts, replace(options, rankings=self.rankings))
+        error = math.sqrt(output_error(measure, copy, self.model, self._outputs))
+        return error, bool(editor.journal.decisions)
+
+    def curve(
+        self, one: RankedGroup, options: PruningOptions
+    ) -> tuple[tuple[float, float | None], ...]:
+        """Return what outputs are off by with one group alone cut; empty where nobody asked."""
+        selection = options.selection
+        is_wanted = selection.allocation == "measured" and not selection.losses
+        found: list[tuple[float, float | None]] = []
+        for ratio in _CURVE if options.curves or is_wanted else ():
+            # By name, not by pattern: brackets are not rare in names.
+            alone = replace(selection, ratio=ratio, count=None, units=(), allocation="uniform")
+            alone = replace(alone, groups=(one.group.name,), exclude=())
+            error, is_cut = self.error(replace(options, selection=alone, budget=None, curves=False))
+            # Nothing may be cut because a test failed, which is no error of zero.
+            is_told = math.isfinite(error) and (is_cut or not alone.alone(one.ranking, ratio))
+            found.append((ratio, error if is_told else None))
+        return tuple(found)
+
+    def close(self) -> None:
+        """Give back the room that outputs take."""
+        held = self.__dict__.pop("_outputs", None)
+        if held is not None:
+            held.close()
 
 
 def _with_losses(

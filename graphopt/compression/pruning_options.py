@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from graphopt.compression.unit_budget import Budget
 from graphopt.compression.unit_scores import MEASURED_SCORES
-from graphopt.compression.unit_selection import Selection
+from graphopt.compression.unit_selection import Ranking, Selection
 
 __all__ = ["COMPENSATIONS", "SCORE_NAMES", "PruningOptions", "needs_samples"]
 
@@ -32,6 +33,8 @@ class PruningOptions:
         seed: Of random scores.
         curves: Measure what cutting each group alone does to the outputs.
         caches: Heads of caches that the model takes and hands on may go.
+        rankings: Of groups whose units were ranked before, by name: trials on copies of one model
+            need not rank them again.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class PruningOptions:
     seed: int
     curves: bool = False
     caches: bool = False
+    rankings: Mapping[str, Ranking] = field(default_factory=dict)
 
     def most_removed(self, count: int) -> int:
         """Return how many of so many units may go at most, so that no more need be put in order."""

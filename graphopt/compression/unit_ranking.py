@@ -51,6 +51,9 @@ def rank_groups(
     pinned = {group.name for group in groups if group.pin is not None}
     options.selection.check({group.name: len(group.units) for group in groups}, pinned)
     layers = {group: _layers(group) for group in groups}
+    if options.rankings:
+        yield from _ranked_before(groups, layers, options)
+        return
     moments = _moments(model, facts.measure, layers.values(), options)
     covariances = None
     if options.score == "obs" and facts.measure is not None:
@@ -75,6 +78,18 @@ def rank_groups(
             edit.refuse(group.node, "not-measured", why="what enters a layer is not finite")
             continue
         yield RankedGroup(group, layers[group], Ranking(group.name, scores, free))
+
+
+def _ranked_before(
+    groups: Sequence[Group],
+    layers: Mapping[Group, tuple[Contraction, ...]],
+    options: PruningOptions,
+) -> Iterable[RankedGroup]:
+    """Yield the groups that were ranked in another copy of the model, as they were ranked."""
+    for group in groups:
+        ranking = options.rankings.get(group.name)
+        if ranking is not None and _obstacle(group, layers[group], options) is None:
+            yield RankedGroup(group, layers[group], ranking)
 
 
 def _would_be(group: Group) -> str:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from graphopt.calibration import Calibrator, load_samples
+from graphopt.calibration import Calibrator, SampleMeasure, load_samples
 from graphopt.compression.unit_allocation import Loss, cheapest_counts
 from graphopt.compression.unit_selection import Ranking, Selection
 from graphopt.ir import from_text
@@ -102,3 +102,31 @@ def test_measured_curves_share_out_a_ratio_and_are_recorded():
     assert [len(one.removed) for one in decisions] == [8]  # all of a quarter from the quiet one
     assert [ratio for ratio, _ in decisions[0].curve] == [0.25, 0.5, 0.75]
     assert "as many as the outputs bear" in decisions[0].reason
+
+
+def test_trials_rank_nothing_again_and_run_the_model_as_it_was_once(monkeypatch):
+    """Copies of one model have the same units, and what the model itself returns stays."""
+    ranked, compared = [], []
+    moments, cross = SampleMeasure.moments, SampleMeasure.cross
+
+    def counted_moments(self, *given, **named):
+        ranked.append(given)
+        return moments(self, *given, **named)
+
+    def counted_cross(self, *given, products=True, held=(None, None)):
+        if not products:  # that is how outputs are compared
+            compared.append(held[1])
+        return cross(self, *given, products=products, held=held)
+
+    monkeypatch.setattr(SampleMeasure, "moments", counted_moments)
+    monkeypatch.setattr(SampleMeasure, "cross", counted_cross)
+    rng = np.random.default_rng(1)
+    samples = load_samples([{"x": rng.normal(size=(64, 4)).astype(np.float32)} for _ in range(3)])
+    text = "prune-neurons{ratio=0.25 allocation=measured multiple=1 compensation=off}"
+    Pipeline.parse(text).run(
+        two_layers(), statistics_provider=Calibrator(samples=samples), reproducer_dir=None
+    )
+    assert len(ranked) == 1
+    assert len(compared) == 6  # three numbers of units for each of two groups
+    assert None not in compared
+    assert len(set(compared)) == 1
