@@ -18,9 +18,9 @@ from graphopt.ir import (
     external_files,
     is_text_file,
     load,
+    model_digest,
     nodes,
     save,
-    structure_digest,
     weight_bytes,
 )
 from graphopt.pipeline import Ledger, PassEvent, PassManager, Pipeline
@@ -70,7 +70,7 @@ class Built:
         ledger: What its own pipeline did, after the stages that all candidates share.
         nodes: Nodes of all graphs.
         size_bytes: Bytes of its files.
-        digest: Of its structure; candidates with equal ones are the same model.
+        digest: Of its structure and weights; candidates with equal ones are the same model.
         is_original: No pass edited anything, or what they edited is not shipped: it is the
             original, and needs no timing.
         is_for_speed: All that was edited, by stages that every candidate goes through, is there for
@@ -214,7 +214,7 @@ def _build(
             candidate=candidate, reason=f"the device cannot run it: {'; '.join(faults)}"
         )
     is_changed = bool(shared.ledger.edits or ledger.edits)
-    digest = structure_digest(model)  # before the recipe, which differs, is written into it
+    digest = model_digest(model)  # before the recipe, which differs, is written into it
     files = _write(bench, candidate, model, folder, is_changed=is_changed)
     return Built(
         candidate=candidate,

@@ -151,7 +151,9 @@ def test_plan_writes_nothing_and_names_what_would_not_be_built(model, tmp_path):
     document = plan.to_dict()
     built = {item["name"]: item["is_built"] for item in document["candidates"]}
     names = ("dynamic", "fused", "weights", "float")
-    uncalibrated = dict.fromkeys(("static", "outliers", "outliers-static", "tuned-weights"), False)
+    uncalibrated = dict.fromkeys(
+        ("static", "outliers", "outliers-static", "outliers-fused", "tuned-weights"), False
+    )
     assert built == uncalibrated | dict.fromkeys(names, True)
     assert document["command"] == "graphopt optimize 'my model'"
     assert {"pass": "eliminate-dead-nodes", "edits": 1} in document["expected"]

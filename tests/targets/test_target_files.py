@@ -80,6 +80,7 @@ def test_the_targets_load():
         "static",
         "outliers",
         "outliers-static",
+        "outliers-fused",
         "dynamic",
         "fused",
         "tuned-weights",
@@ -88,7 +89,7 @@ def test_the_targets_load():
     ]
     candidates = {item.name: item for item in int8.candidates}
     measured = [name for name, item in candidates.items() if item.needs_calibration]
-    assert measured == ["static", "outliers", "outliers-static", "tuned-weights"]
+    assert measured == ["static", "outliers", "outliers-static", "outliers-fused", "tuned-weights"]
     stages, dynamic = "freeze-initializers,@exact", candidates["dynamic"]
     assert int8.pipeline_text(dynamic) == f"{stages},quantize-dynamic,clear-value-info"
     assert int8.pipeline_text(candidates["float"]) == stages
@@ -204,6 +205,7 @@ max_size_ratio = false
     assert enabled == [
         "outliers",
         "outliers-static",
+        "outliers-fused",
         "dynamic",
         "fused",
         "tuned-weights",
@@ -336,6 +338,7 @@ def test_with_stages_switches_stages_and_candidates():
     assert enabled == [
         "outliers",
         "outliers-static",
+        "outliers-fused",
         "dynamic",
         "fused",
         "tuned-weights",

@@ -23,6 +23,7 @@ def test_examples_load(tmp_path):
     assert [item.name for item in board.enabled_candidates()] == [
         "outliers",
         "outliers-static",
+        "outliers-fused",
         "dynamic",
         "fused",
         "tuned-weights",
