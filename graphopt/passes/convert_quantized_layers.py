@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import is_annotated
 from graphopt.analysis.operators import Operators
+from graphopt.compression import remove_unread
 from graphopt.compression.integer_form import to_integer_operator
 from graphopt.compression.quantized_operators import FormRefused
 from graphopt.compression.written_out_form import to_float_operator
@@ -83,10 +84,11 @@ class ConvertQuantizedLayers(Pass):
         """Look at each layer that is quantized."""
         assert facts.shapes is not None
         inside = {node for function in model.functions.values() for node in function.all_nodes()}
-        operators = Operators(model)
+        operators, read = Operators(model), dict[ir.Value, None]()
         for node in list(nodes(model)):
             if not self._is_meant(node):
                 continue
+            read |= dict.fromkeys(_parameters(node))
             try:
                 _check_place(node, inside)
                 if self.to == "qdq":
@@ -95,6 +97,7 @@ class ConvertQuantizedLayers(Pass):
                     to_integer_operator(node, edit, facts.shapes, operators)
             except FormRefused as refused:
                 edit.refuse(node, refused.slug, why=refused.why)
+        remove_unread(model, edit, read, because="what the other form held")
 
     def _is_meant(self, node: ir.Node) -> bool:
         """Tell whether a node is a layer in the form that is to be left."""
@@ -116,3 +119,12 @@ def _check_place(node: ir.Node, inside: Collection[ir.Node]) -> None:
     touched = [*node.inputs, *node.outputs, *(value for one in readers for value in one.outputs)]
     if any(value is not None and is_annotated(value) for value in touched):
         raise FormRefused("annotated", "annotations would name what is not there")
+
+
+def _parameters(node: ir.Node) -> list[ir.Value]:
+    """Return the constants of a layer, and of what rounds before and behind it."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    readers = [reader for output in node.outputs for reader, _ in output.uses()]
+    around = [node, *(maker for maker in makers if maker is not None), *readers]
+    held = [value for one in around for value in one.inputs if value is not None]
+    return [value for value in held if value.is_initializer()]

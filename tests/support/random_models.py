@@ -532,8 +532,9 @@ def models(draw, max_nodes=20, favour=(), alone=None):
     if alone is not None:
         outputs = [value for value in candidates if alone(value)][-1:] or outputs
     graph = _graph(scope, "main", inputs, outputs)
-    is_calling = any(node.domain for node in scope.nodes)
-    imports = [("", OPSET), *([(TOY_DOMAIN, 1)] if is_calling else [])]
+    others = {node.domain for node in scope.nodes} - {""}
+    is_calling = TOY_DOMAIN in others
+    imports = [("", OPSET), *((domain, 1) for domain in sorted(others))]
     proto = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid(*entry) for entry in imports],

@@ -57,9 +57,28 @@ def quantized_product(scope):
     )
 
 
+def product_in_blocks(scope):
+    """A product with a constant matrix of integers in blocks."""
+    where = lambda v: len(v.dims) >= 2 and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    # Below, the domain would not be imported. Larger matrices have more than one block.
+    if scope.depth or (x := scope.pick(FLOAT, where=where)) is None or x.dims[-1] > 16:
+        return None
+    inputs, outputs = x.dims[-1], scope.draw(st.integers(1, 3))
+    random = np.random.default_rng(scope.draw(st.integers(0, 3)))
+    scale = random.uniform(0.25, 1.0, (1, outputs)).astype(np.float32)
+    packed = random.integers(0, 256, (outputs, 1, 16), dtype=np.uint8)
+    held = [_Named(_constant(scope, array)) for array in (packed, scale.T.copy())]
+    sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": 16}
+    dims = (*x.dims[:-1], outputs)
+    return scope.node("MatMulNBits", [x, *held], FLOAT, dims, domain="com.microsoft", **sizes)
+
+
 class _Named:
     def __init__(self, name):
         self.name = name
 
 
-QUANTIZED = {"convert-quantized-layers": (quantized_product,)}
+QUANTIZED = {
+    "convert-blocked-weights": (product_in_blocks,),
+    "convert-quantized-layers": (quantized_product,),
+}
