@@ -201,6 +201,8 @@ QUANTIZERS: dict[str, Quantizer] = {
         "@exact,quantize-static,quantize-dynamic{ops=[Gather]}"
     ),
     "graphopt-static-percentile": graphopt_pipeline("quantize-static{method=percentile}"),
+    "graphopt-static-entropy": graphopt_pipeline("quantize-static{method=entropy}"),
+    "graphopt-static-mse": graphopt_pipeline("quantize-static{method=mse}"),
     "graphopt-outliers": graphopt_pipeline(
         "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.1 rounding=compensated},"
         "quantize-dynamic{ops=[Gather]},clear-value-info"
