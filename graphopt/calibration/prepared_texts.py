@@ -5,7 +5,8 @@ Part of `validate.py`: see `unprepared`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,21 @@ def load_tokenizer(path: Path) -> Any:
             "there is no such file",
             "save it with `tokenizer.save_pretrained(folder)`, as a fast tokenizer",
         )
-    try:
+    with told_of_tokenizers(f"a tokenizer cannot be had from `{path.name}`"):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises nothing more precise
-        raise Unprepared(
-            f"a tokenizer cannot be had from `{path.name}`", f"{type(error).__name__}: {error}"
-        ) from None
+
+
+@contextmanager
+def told_of_tokenizers(message: str) -> Iterator[None]:
+    """Turn what the library raises into `Unprepared`: plain exceptions, and panics of its Rust."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic is no `Exception`, so that nobody catches it unawares; one of a damaged file is
+        # as good as any other refusal.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise Unprepared(message, f"{type(error).__name__}: {error}") from None
+        raise
 
 
 def text_arrays(
@@ -58,10 +68,11 @@ def text_arrays(
     Returns:
         `ids`, `mask`, `types` and `positions`, each (texts, tokens) of 64-bit integers.
     """
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=spec["length"] or spec["max_length"])
     pairs = [[_cleaned(item.get(key), spec) for key in ("text", "pair")] for item in items]
-    encoded = [tokenizer.encode(*pair) for pair in pairs]
+    with told_of_tokenizers("a text cannot be cut into tokens"):
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length=spec["length"] or spec["max_length"])
+        encoded = [tokenizer.encode(*pair) for pair in pairs]
     length = spec["length"] or max(1, *(len(item.ids) for item in encoded), 1)
     side = spec["padding_side"]
     mask = _filled([item.attention_mask for item in encoded], length, 0, side)

@@ -65,7 +65,9 @@ def text_samples(
         texts = _texts(path, spec)
         while batch := list(itertools.islice(texts, size)):
             if len(batch) == size or not fixed:
-                yield _sample(preparation, batch)
+                with explaining(file):
+                    sample = _sample(preparation, batch)
+                yield sample
 
     return PreparedSource(read=read, spec=told, files={TOKENIZER: file})
 

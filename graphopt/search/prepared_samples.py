@@ -13,6 +13,8 @@ __all__ = ["check_prepared", "vector_output"]
 _LEAST_SHARE = 0.9
 """Of a table that a vocabulary fills: tables are padded, to multiples of 64 or by spare tokens."""
 
+_HINT = "give the tokenizer that the model was trained with; `docs/calibration.md` shows how"
+
 _TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 _TOKEN_RANK = 3
 
@@ -35,9 +37,10 @@ def check_prepared(model: ir.Model, samples: Samples) -> None:
                 "the tokenizer does not match the model",
                 where=f"input `{name}`",
                 why=f"the tokenizer knows {known} tokens, the model has a table for {rows}",
-                hint="give the tokenizer that the model was trained with; `docs/calibration.md` "
-                "shows how",
+                hint=_HINT,
             )
+        if held["holds"] == "ids" and rows is not None:
+            _check_tokens(samples, name, rows)
     asked = spec["vector"]
     outputs = [value.name for value in model.graph.outputs]
     if asked is not None and asked["output"] not in (None, *outputs):
@@ -68,6 +71,19 @@ def vector_output(model: ir.Model, samples: Samples) -> str | None:
     }
     found = [name for name, rank in ranks.items() if rank == _TOKEN_RANK]
     return found[0] if len(found) == 1 else None
+
+
+def _check_tokens(samples: Samples, name: str, rows: int) -> None:
+    """Refuse indices beyond the table, which a tokenizer may give whatever its vocabulary says."""
+    for number, feed in enumerate(samples, start=1):
+        largest = int(feed[name].max(initial=0))
+        if largest >= rows:
+            raise CalibrationDataError(
+                "the tokenizer does not match the model",
+                where=f"sample {number} of `{samples.source}`, input `{name}`",
+                why=f"it has the token {largest}, the model has a table for {rows}",
+                hint=_HINT,
+            )
 
 
 def _fits(known: int, rows: int) -> bool:

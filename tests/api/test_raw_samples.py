@@ -221,6 +221,26 @@ def test_a_tokenizer_of_another_model(texts, tmp_path, rows):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: held["post_processor"].update(special_tokens={}), "Panic"),
+        (lambda held: held["model"]["vocab"].update({"red": 99}), "the token 99"),
+        (lambda held: held["model"].update(type="Nonsense"), "cannot be had"),
+    ],
+)
+def test_tokenizers_that_are_damaged(texts, tmp_path, change, said, capfd):
+    model = write_home(tmp_path)
+    held = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(held)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(held))
+    with pytest.raises(CalibrationDataError) as caught:
+        graphopt.optimize(model, calibration=texts, output=tmp_path / "b", latency_budget_s=None)
+    assert said in f"{caught.value.message} {caught.value.why}"
+    assert not (tmp_path / "b").exists()
+    capfd.readouterr()  # the library says on the error stream where it panicked
+
+
 def test_vectors_of_an_output_that_there_is_not(texts, tmp_path):
     model = write_home(tmp_path)
     asked = {"output": "sentence", "pooling": "mean", "normalize": True}
