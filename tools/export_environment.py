@@ -22,6 +22,7 @@ PACKAGES = (
     "torch==2.13.0",
     "transformers<4.58",  # the newest that optimum's exporter takes
     "optimum-onnx==0.1.0",
+    "onnxruntime>=1.23",  # with which it looks for open sizes
     "onnxscript>=0.7.2,<0.8",
     "scikit-learn>=1.4",
     "skl2onnx>=1.19",

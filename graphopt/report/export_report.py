@@ -12,6 +12,9 @@ from graphopt.verification import OutputDifference
 
 __all__ = ["ExportReport", "SizesCompared"]
 
+_FEW = 5
+"""Most inputs or outputs that are told one by one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SizesCompared:
@@ -94,11 +97,7 @@ class ExportReport:
         }
 
     def __str__(self) -> str:
-        rows = [
-            (_sizes(case.shapes), name, f"{item.max_abs:.2g}", f"{item.max_rel:.2g}")
-            for case in self.cases
-            for name, item in case.outputs.items()
-        ]
+        rows = [row for case in self.cases for row in _rows(case)]
         table = format_table(("inputs", "output", "max abs", "max rel"), rows, right=(2, 3))
         tried = [f"{name} failed: {said}" for name, said in self.failures.items()]
         tried += [f"warning: {said}" for said in self.doubts]
@@ -109,5 +108,22 @@ class ExportReport:
         return "\n\n".join(filter(None, (table, "\n".join(tried), closing)))
 
 
+def _rows(case: SizesCompared) -> list[tuple[str, str, str, str]]:
+    """Return a row for each output; of many, those of a cache, the first and the worst."""
+    names, rest = list(case.outputs), []
+    if len(names) > _FEW:
+        names, rest = names[:1], names[1:]
+        names.append(max(rest, key=lambda name: case.outputs[name].max_rel))
+    told = [(name, name) for name in names]
+    if rest:
+        told[1] = (f"{names[1]}, worst of {len(rest)}", names[1])
+    found = ((label, case.outputs[name]) for label, name in told)
+    sizes = _sizes(case.shapes)
+    return [(sizes, label, f"{item.max_abs:.2g}", f"{item.max_rel:.2g}") for label, item in found]
+
+
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name}[{','.join(map(str, shape))}]" for name, shape in shapes.items())
+    told = [f"{name}[{','.join(map(str, shape))}]" for name, shape in shapes.items()]
+    if len(told) > _FEW:
+        told[_FEW - 1 :] = [f"{len(told) - _FEW + 1} more"]
+    return ", ".join(told)

@@ -12,6 +12,8 @@ from graphopt import api
 from graphopt.api.exporting import name_of_source
 from graphopt.deploy.exporting import parse_source
 from graphopt.errors import InputError, NumericMismatch, OutputError, UsageError
+from graphopt.report import ExportReport, SizesCompared
+from graphopt.verification import compare_outputs
 
 FACTORIES = """
 import os
@@ -220,3 +222,16 @@ def test_what_is_no_source_or_not_there_is_told(folder):
     (folder / "out" / "model.onnx").touch()
     with pytest.raises(OutputError, match="exists"):
         export("torch:factories:encoder", folder / "out")
+
+
+def test_of_many_outputs_the_first_and_the_worst_are_told(tmp_path):
+    wanted = {name: np.ones(2) for name in ("logits", *map(str, range(9)))}
+    outputs = compare_outputs(wanted, {**wanted, "7": np.float64([1.0, 1.5])})
+    case = SizesCompared(shapes={f"past.{number}": (2, 3) for number in range(9)}, outputs=outputs)
+    nothing = {"failures": {}, "origin": {}, "versions": {}, "doubts": ()}
+    report = ExportReport(source="a", path=tmp_path, exporter="dynamo", cases=(case,), **nothing)
+    rows = [line for line in str(report).splitlines() if line.startswith("past")]
+    assert ["past.3[2,3], 5 more  logits" in rows[0], "7, worst of 9" in rows[1]] == [True, True]
+    assert len(rows) == 2
+    assert len(report.to_dict()["cases"][0]["outputs"]) == 10
+    assert len(report.faults(1e-4)) == 1

@@ -11,21 +11,18 @@ __all__ = ["traceable_masks"]
 
 @contextmanager
 def traceable_masks() -> Iterator[None]:
-    """Let transformers build masks of attention by broadcasting instead of `torch.vmap`.
+    """Let transformers build masks of attention from operators that have a form in ONNX.
 
-    A trace of `vmap` ends in `unordered_map::at`. The functions that are mapped compare positions
-    element by element, so that they give the same for grids of positions that broadcast.
-    Without transformers, or with a version that maps nothing, there is nothing to do.
+    They are built by `torch.vmap`, whose trace ends in `unordered_map::at`, and by `torch.diff`.
+    What takes their place computes the same. Without transformers, or with a version that has
+    none of it, there is nothing to do.
     """
     import sys
 
     masks = sys.modules.get("transformers.masking_utils")
-    replaced = {name: getattr(masks, name, None) for name in _REPLACEMENTS}
-    if None in replaced.values():
-        yield
-        return
-    for name, value in _REPLACEMENTS.items():
-        setattr(masks, name, value)
+    replaced = {name: getattr(masks, name) for name in _REPLACEMENTS if hasattr(masks, name)}
+    for name in replaced:
+        setattr(masks, name, _REPLACEMENTS[name])
     try:
         yield
     finally:
@@ -34,7 +31,10 @@ def traceable_masks() -> Iterator[None]:
 
 
 def _broadcast(mask_function: Callable[..., Any], bh_indices: bool = True) -> Callable[..., Any]:
-    """Return a function of vectors of positions: (batch,), (heads,), (queries,), (keys,)."""
+    """Return a function of vectors of positions: (batch,), (heads,), (queries,), (keys,).
+
+    What is mapped compares positions element by element, so that grids that broadcast will do.
+    """
 
     def run(batch: Any, head: Any, query: Any, key: Any) -> Any:
         query, key = query[:, None], key[None, :]
@@ -47,5 +47,17 @@ def _broadcast(mask_function: Callable[..., Any], bh_indices: bool = True) -> Ca
     return run
 
 
-# The second lets `vmap` index by scalars, by a function that cannot be traced either.
-_REPLACEMENTS = {"_vmap_for_bhqkv": _broadcast, "TransformGetItemToIndex": nullcontext}
+def _packed_sequences(position_ids: Any) -> Any:
+    """Return which text of its row each token is of: positions (batch, length) count up in one."""
+    import torch
+
+    before = torch.cat((position_ids[:, :1] - 1, position_ids[:, :-1]), dim=1)
+    return (position_ids - before != 1).cumsum(-1)
+
+
+_REPLACEMENTS = {
+    "_vmap_for_bhqkv": _broadcast,
+    # Lets `vmap` index by scalars, by a function that cannot be traced either.
+    "TransformGetItemToIndex": nullcontext,
+    "find_packed_sequence_indices": _packed_sequences,
+}

@@ -43,7 +43,7 @@ def export_optimum(model: Any, task: str, part: str, folder: Path, opset: int | 
         folder,
         task=_TASKS.get(task, task),
         opset=opset,
-        monolith=not part,
+        monolith=not part and model.config.is_encoder_decoder,  # else it leaves caches out
         do_validation=False,  # the file is compared here, like every other
     )
     return folder / _FILES[part]
