@@ -16,7 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import InputError, MissingExtraError, NumericMismatch, UsageError
+from graphopt.errors import (
+    GraphoptError,
+    InputError,
+    MissingExtraError,
+    NumericMismatch,
+    UsageError,
+)
 from graphopt.report import ExportReport, SizesCompared
 from graphopt.runtime import SessionOptions, shared_worker
 from graphopt.runtime.limited_process import run_limited
@@ -105,12 +111,19 @@ def export_model(
             if not wrong:
                 raise
             raise _mismatch({**wrong, "the others": error.why or error.message}) from error
-        report = _report(source, out)
-        faults = report.faults(max_rel)
+        record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+        is_last = exporter != "auto" or source.kind == "sklearn"
+        try:
+            report = _report(source, out, record)
+            faults = report.faults(max_rel)
+        except GraphoptError as error:  # a file that does not load, or asks for something else
+            if is_last:
+                raise
+            faults = [f"{error.message}: {error.why}"]
         if not faults:
             return replace(report, failures={**wrong, **report.failures})
-        wrong[report.exporter] = "; ".join(faults[:3])
-        if exporter != "auto" or source.kind == "sklearn":
+        wrong[record["exporter"]] = "; ".join(faults[:3])
+        if is_last:
             raise _mismatch(wrong)
 
 
@@ -149,8 +162,7 @@ def _run_framework(
         raise InputError(f"`{source}` cannot be exported", why="it ended and left no record")
 
 
-def _report(source: ExportSource, out: Path) -> ExportReport:
-    record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+def _report(source: ExportSource, out: Path, record: Mapping[str, Any]) -> ExportReport:
     path = Path(record["file"])
     cases, spare = [], dict[str, None]()
     for place in sorted(out.parent.glob(f"{out.name}.case*.npz")):
