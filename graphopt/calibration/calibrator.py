@@ -63,7 +63,9 @@ class Calibrator:
             OutputError: The cache cannot be written.
         """
         method = method or RangeMethod()
-        found = self.histograms(model, names, is_counted=method.name != "minmax")
+        found = self.histograms(
+            model, names, is_counted=method.name != "minmax", with_padding=method.padding
+        )
         ranges = {name: range_of(item, method) for name, item in found.items()}
         return {name: item for name, item in ranges.items() if item is not None}
 
@@ -97,19 +99,25 @@ class Calibrator:
         return self.measure.kept_moments(model, asked, grams, self.cache)
 
     def histograms(
-        self, model: ir.Model, names: Sequence[str], *, is_counted: bool = True
+        self,
+        model: ir.Model,
+        names: Sequence[str],
+        *,
+        is_counted: bool = True,
+        with_padding: bool = False,
     ) -> dict[str, Histogram]:
-        """Return what named values held over all samples, padding left out.
+        """Return what named values held over all samples, padding left out unless asked for.
 
         Args:
             model: The model as it is now.
             names: Inputs, and float values of the main graph; other names are ignored.
             is_counted: Count cells; extremes alone otherwise, which is faster.
+            with_padding: Positions that padding fills count, too.
 
         Raises:
             SessionLoadError, RuntimeFailure, OutputError: As for a call.
         """
-        padding = self._padding(model, names)
+        padding = {} if with_padding else self._padding(model, names)
         if self.cache is None:
             return self._observer(model, padding, is_counted=is_counted).run(names).histograms
         return self._kept(self.cache, model, names, padding, is_counted=is_counted)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
+from graphopt.analysis import infer_shapes
 from graphopt.calibration.padding import padded_positions
 from graphopt.calibration.reductions import Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
@@ -210,12 +211,7 @@ class Observer:
             for value in self.model.graph.inputs
             if value.name in wanted and value.name not in defaults
         ]
-        computed = [
-            output.name
-            for node in self.model.graph
-            for output in node.outputs
-            if output.name in wanted
-        ]
+        computed = self._computed(wanted)
         inputs: defaultdict[int, list[str]] = defaultdict(list)
         outputs: defaultdict[int, list[str]] = defaultdict(list)
         for found, place in ((fed, inputs), (computed, outputs)):
@@ -228,6 +224,20 @@ class Observer:
                 groups.append(_Group(start, tuple(inputs[start]), first))
                 groups += [_Group(start, (), part) for part in others]
         return groups
+
+    def _computed(self, wanted: Mapping[str, None]) -> list[str | None]:
+        """Return the values that nodes compute and that are not known to be other than floats."""
+        found = [
+            output for node in self.model.graph for output in node.outputs if output.name in wanted
+        ]
+        if all(value.dtype is not None for value in found):
+            types = {value.name: value.dtype for value in found}
+        else:  # exporters leave most of them out, and booleans cannot be summed
+            shapes = infer_shapes(self.model)
+            known = {value.name: shapes.of(value) for value in found}
+            types = {name: None if item is None else item.dtype for name, item in known.items()}
+        kinds = {name: kind is None or kind.is_floating_point() for name, kind in types.items()}
+        return [value.name for value in found if kinds[value.name]]
 
     def _packed(self, names: Sequence[str]) -> list[tuple[str, ...]]:
         """Divide values into groups that fit into memory on the largest sample."""

@@ -6,6 +6,10 @@ themselves what follows from that; the Hexagon processor of Qualcomm's chips kno
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.compression.integer_operators import (
@@ -21,13 +25,16 @@ from graphopt.compression.integer_plan import (
     PlanQuestion,
 )
 from graphopt.compression.static_layers import LAYER_OPERATORS, Layer, LayerRefused, find_layer
+from graphopt.compression.weight_source import reader_count
 from graphopt.ir import constant_tensor
 
 __all__ = ["plan_everything", "plan_operands"]
 
 _ELEMENTWISE = frozenset({"Add", "Mul"})
 # Constants of other operators say how they compute, and are no numbers that they compute with.
-_WITH_CONSTANTS = frozenset({"Add", "Concat", "Div", "LayerNormalization", "Mul", "Pow", "Sub"})
+_WITH_CONSTANTS = frozenset(
+    {"Add", "Concat", "Div", "Gather", "LayerNormalization", "Mul", "Pow", "Sub"}
+)
 _POOLING = frozenset({"AveragePool", "GlobalAveragePool"})
 
 
@@ -153,13 +160,14 @@ def plan_everything(question: PlanQuestion) -> IntegerPlan:
     fixed sizes alone.
     """
     refusals: list[tuple[ir.Node, LayerRefused]] = []
-    plan = IntegerPlan(layers=_layers(question, refusals), refused=refusals)
+    layers = [_without_sum(layer) for layer in _layers(question, refusals)]
+    plan = IntegerPlan(layers=layers, refused=refusals)
     if (open_value := _value_without_size(question)) is not None:
         why = f"the size of `{open_value.name}` is not fixed"
         plan.refused += [(layer.node, LayerRefused("dynamic-shape", why)) for layer in plan.layers]
         plan.layers = []
         return plan
-    layers = {layer.node for layer in plan.layers}
+    nodes = {layer.node for layer in plan.layers}
     like: dict[ir.Value, ir.Value] = {}
     for value in question.graph.inputs:
         if value.const_value is None and tuple(value.uses()) and _is_float(value, question):
@@ -170,7 +178,7 @@ def plan_everything(question: PlanQuestion) -> IntegerPlan:
         if question.is_excluded(node):
             continue
         _carry_results(node, question, like, plan)
-        if node not in layers and node.op_type in _WITH_CONSTANTS and not node.domain:
+        if node not in nodes and node.op_type in _WITH_CONSTANTS and not node.domain:
             plan.constants += _constants(node, plan)
     for layer in plan.layers:
         if layer.activation not in like:  # computed by an operator that stays in float
@@ -178,6 +186,11 @@ def plan_everything(question: PlanQuestion) -> IntegerPlan:
             value = layer.activation
             plan.carried.append(Carried(value, value, value, None, ((layer.node, 0),)))
     return plan
+
+
+def _without_sum(layer: Layer) -> Layer:
+    """Leave the bias to the ``Add`` behind a ``MatMul``: its operands have one type there."""
+    return replace(layer, bias=None, bias_reader=None) if layer.node.op_type == "MatMul" else layer
 
 
 def _value_without_size(question: PlanQuestion) -> ir.Value | None:
@@ -226,7 +239,19 @@ def _constants(node: ir.Node, plan: IntegerPlan) -> list[ConstantOperand]:
     for index, value in enumerate(node.inputs):
         if value is None or (node, index) in biases:
             continue
-        array = quantizable_constant(value)
+        array = _table(node, index) if node.op_type == "Gather" else quantizable_constant(value)
         if array is not None:
             found.append((node, index, array))
     return found
+
+
+def _table(node: ir.Node, index: int) -> npt.NDArray[np.float32] | None:
+    """Return the table whose rows a ``Gather`` alone reads, whatever its size."""
+    value = node.inputs[index]
+    tensor = constant_tensor(value)
+    if index or value is None or tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        return None
+    if reader_count(value) > 1:
+        return None  # it would be there twice
+    array: npt.NDArray[np.float32] = tensor.numpy()
+    return array if array.size and np.isfinite(array).all() else None

@@ -26,6 +26,8 @@ from graphopt.rewrite import Change, Editor, Facts, ShapeTable, ValueRange
 __all__ = ["Scheme", "StaticQuantizer"]
 
 _MATRIX_RANK = 2
+_SUMMAND = 2  # the input of LayerNormalization
+_ROOM = 2.0**30  # half of what 32 bits hold
 _WIDE = ("u16", "s16")
 _WIDE_TYPES = tuple(INTEGER_TYPES[kind].dtype for kind in _WIDE)
 # What Qualcomm's processor takes for granted of 16-bit results.
@@ -72,6 +74,22 @@ class StaticQuantizer:
             carried.value: self._parameters_for(facts.ranges[carried.like.name or ""], carried)
             for carried in plan.carried
         }
+
+        # Carrying a value gives its readers another input, so that these are looked up first.
+        self._summand_scales = self._scales_of_summands()
+
+    def _scales_of_summands(self) -> dict[ir.Node, float]:
+        """Return the scale of each normalization's summand: that of its input times its factors'.
+
+        The provider for Qualcomm's processor takes a normalization whose bias is of 32 bits alone.
+        """
+        found: dict[ir.Node, float] = {}
+        for node, index, array in self._plan.constants:
+            carried = self._parameters.get(node.inputs[0]) if node.inputs[0] is not None else None
+            if node.op_type == "LayerNormalization" and index == 1 and carried is not None:
+                factors = self._parameters_for(_range_of(array))
+                found[node] = float(carried.scale) * float(factors.scale)
+        return found
 
     def _parameters_for(
         self, measured: ValueRange, carried: Carried | None = None
@@ -134,8 +152,9 @@ class StaticQuantizer:
     def _quantize_operand(
         self, change: Change, node: ir.Node, index: int, array: npt.NDArray[np.float32]
     ) -> None:
-        measured = ValueRange(float(array.min()), float(array.max()))
-        parameters = self._parameters_for(measured)
+        parameters = self._parameters_for(_range_of(array))
+        if index == _SUMMAND and node in self._summand_scales:
+            parameters = _summand_parameters(array, self._summand_scales[node])
         name = f"{node.name}_operand_{index}"
         integers = self._constants.constant(
             change, node, quantize(array, parameters), f"{name}_quantized"
@@ -216,4 +235,20 @@ def _quantizes_bias(layer: Layer, shapes: ShapeTable) -> bool:
     dims = found.dims if found is not None else None
     return (
         dims is None or len(dims) <= _MATRIX_RANK or not any(isinstance(dim, str) for dim in dims)
+    )
+
+
+def _range_of(array: npt.NDArray[np.float32]) -> ValueRange:
+    return ValueRange(float(array.min()), float(array.max()))
+
+
+def _summand_parameters(array: npt.NDArray[np.float32], scale: float) -> QuantizationParameters:
+    """Return parameters of 32 bits; a scale that is too fine for the largest element grows."""
+    wanted = np.float32(max(scale, float(np.abs(array).max()) / _ROOM))
+    limits = np.iinfo(np.int32)
+    return QuantizationParameters(
+        scale=np.asarray(wanted, np.float32),
+        zero_point=np.zeros((), np.int32),
+        axis=None,
+        limits=(int(limits.min), int(limits.max)),
     )

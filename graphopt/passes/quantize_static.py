@@ -140,6 +140,9 @@ class QuantizeStatic(Pass):
     percentile: float = option(
         99.99, help="values that `percentile` keeps", unit="percent", minimum=50.0, maximum=100.0
     )
+    padding: bool = option(
+        False, help="values at positions that padding fills are in the ranges, too"
+    )
     placement: str | None = option(
         None, help="where quantizers stand; the target's by default", choices=tuple(PLACEMENTS)
     )
@@ -173,6 +176,7 @@ class QuantizeStatic(Pass):
             percentile=self.percentile,
             levels=_SYMMETRIC_LEVELS if is_symmetric else _LEVELS,
             symmetric=is_symmetric,
+            padding=self.padding,
         )
         return Needs(ranges=names, range_method=method, shapes=bool(names), target=bool(names))
 
@@ -191,6 +195,7 @@ class QuantizeStatic(Pass):
         if plan.averages:
             facts = _rephrase_averages(plan.averages, model, edit, facts)
             plan = self._measured_plan(model, facts, placement)
+        facts = replace(facts, ranges={**facts.ranges, **_table_ranges(plan)})
         scheme = self._scheme(placement, facts.target)
         wanted = _wanted_opset(model, facts.target, is_wide=scheme.activation in _WIDE)
         if opset_version(model) < wanted:
@@ -288,6 +293,19 @@ def _pool_globally(change: Change, node: ir.Node, facts: Facts) -> dict[str, Val
     change.replace(result, final)
     change.remove(node)
     return {} if measured is None else {item.name or "": measured for item in (pooled, final)}
+
+
+def _table_ranges(plan: IntegerPlan) -> dict[str, ValueRange]:
+    """Return the ranges of rows of constant tables by the names of what reads them.
+
+    The row has the scale of its table, so that no element is rounded twice; and rows that no
+    sample asked for have their place in it.
+    """
+    return {
+        node.outputs[0].name or "": ValueRange(float(table.min()), float(table.max()))
+        for node, _, table in plan.constants
+        if node.op_type == "Gather"
+    }
 
 
 def _obstacle(model: ir.Model, target: TargetFacts) -> str | None:

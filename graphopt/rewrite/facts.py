@@ -90,12 +90,14 @@ class RangeMethod:
         percentile: Share of the values that ``percentile`` keeps, in (0, 100].
         levels: Number of integers in use, for which ``entropy`` and ``mse`` optimize.
         symmetric: The zero point is the middle of the integers, so that both bounds are one.
+        padding: Positions that padding fills count, too; otherwise they are left out.
     """
 
     name: str = "minmax"
     percentile: float = 99.99
     levels: int = 256
     symmetric: bool = False
+    padding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
