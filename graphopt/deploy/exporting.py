@@ -100,6 +100,7 @@ def export_model(
     """
     place = _checked_place(source, trust=trust)
     options = {"exporter": exporter, "opset": opset, "trust": trust}
+    is_last = exporter != "auto" or source.kind == "sklearn"
     wrong: dict[str, str] = {}
     while True:
         out = folder / str(len(wrong)) / "model.onnx"
@@ -111,20 +112,33 @@ def export_model(
             if not wrong:
                 raise
             raise _mismatch({**wrong, "the others": error.why or error.message}) from error
-        record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
-        is_last = exporter != "auto" or source.kind == "sklearn"
-        try:
-            report = _report(source, out, record)
-            faults = report.faults(max_rel)
-        except GraphoptError as error:  # a file that does not load, or asks for something else
-            if is_last:
-                raise
-            faults = [f"{error.message}: {error.why}"]
-        if not faults:
-            return replace(report, failures={**wrong, **report.failures})
-        wrong[record["exporter"]] = "; ".join(faults[:3])
+        name, found = _judged(source, out, max_rel)
+        if isinstance(found, ExportReport):
+            return replace(found, failures={**wrong, **found.failures})
         if is_last:
-            raise _mismatch(wrong)
+            raise found
+        wrong[name] = _told(name, found)
+
+
+def _judged(
+    source: ExportSource, out: Path, max_rel: float
+) -> tuple[str, ExportReport | GraphoptError]:
+    """Return which exporter wrote the file, and the report, or what is wrong with the file."""
+    record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+    name: str = record["exporter"]
+    try:
+        report = _report(source, out, record)
+    except GraphoptError as error:  # it does not load, or asks for something else
+        return name, error
+    if faults := report.faults(max_rel):
+        return name, _mismatch({name: "; ".join(faults[:3])})
+    return name, report
+
+
+def _told(name: str, error: GraphoptError) -> str:
+    if isinstance(error, NumericMismatch):
+        return (error.why or "").removeprefix(f"{name}: ")
+    return f"{error.message}: {error.why}"
 
 
 def _mismatch(wrong: Mapping[str, str]) -> NumericMismatch:
