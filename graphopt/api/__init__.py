@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from graphopt.api.running import inspect_saturation as inspect_saturation
     from graphopt.api.running import inspect_structure as inspect_structure
     from graphopt.api.running import run_pipeline as run_pipeline
+    from graphopt.api.sensitivities import inspect_sensitivities as inspect_sensitivities
     from graphopt.api.variants import Variants as Variants
     from graphopt.api.variants import optimize_variants as optimize_variants
 
@@ -40,6 +41,7 @@ _HOMES = {
     "inspect_placement": "placing",
     "inspect_samples": "running",
     "inspect_saturation": "running",
+    "inspect_sensitivities": "sensitivities",
     "inspect_structure": "running",
     "optimize": "optimizing",
     "optimize_variants": "variants",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt.analysis import ModelSummary, PortSummary
     from graphopt.runtime import Placement
     from graphopt.search import LayerSaturation
+    from graphopt.search.sensitivity import Sensitivity
 
 __all__ = ["command"]
 
@@ -25,6 +26,7 @@ __all__ = ["command"]
     examples=(
         "graphopt inspect model.onnx",
         "graphopt inspect model.onnx --samples samples/ --eval labelled.npz",
+        "graphopt inspect model.onnx --samples samples/ --sensitivity static",
         "graphopt inspect model.onnx --structure",
         "graphopt inspect model.onnx --placement edge-xnnpack",
     ),
@@ -35,6 +37,19 @@ __all__ = ["command"]
 )
 @click.option(
     "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Samples to compare them with."
+)
+@click.option(
+    "--sensitivity",
+    metavar="CANDIDATE",
+    help="Show what each operator that a candidate of a target quantizes costs alone.",
+)
+@click.option(
+    "--target",
+    type=TARGET,
+    metavar="TARGET",
+    default="cpu-int8",
+    show_default=True,
+    help="Of the candidate.",
 )
 @click.option(
     "--structure", is_flag=True, help="Show layers, heads, neurons and channels, and which can go."
@@ -56,6 +71,8 @@ def command(settings: Settings, model: Path, **given: Any) -> int:
     samples, evaluation = given["samples"], given["evaluation"]
     if evaluation is not None and samples is None:
         raise UsageError("`--eval` has nothing to compare with", hint="add `--samples PATH`")
+    if given["sensitivity"] is not None and samples is None:
+        raise UsageError("`--sensitivity` is measured on samples", hint="add `--samples PATH`")
     summary = api.inspect(model)
     text, document = _as_text(summary), {"model": str(model), **summary.to_dict()}
     if samples is not None:
@@ -64,6 +81,12 @@ def command(settings: Settings, model: Path, **given: Any) -> int:
         if layers := api.inspect_saturation(model, samples):
             text = f"{text}\n\n{_saturation_text(layers)}"
             document["without_vnni"] = [layer.to_dict() for layer in layers]
+    if given["sensitivity"] is not None:
+        costs = api.inspect_sensitivities(
+            model, samples, given["sensitivity"], target=given["target"]
+        )
+        text = f"{text}\n\n{_sensitivity_text(costs)}"
+        document["sensitivities"] = [cost.to_dict() for cost in costs]
     if given["structure"]:
         groups = api.inspect_structure(model)
         blocks = api.inspect_layers(model)
@@ -144,6 +167,26 @@ def _saturation_text(layers: list[LayerSaturation]) -> str:
         f"layers" + (f"; {quiet} lose nothing" if quiet and harmed else "")
     )
     return "\n".join(told)
+
+
+def _sensitivity_text(costs: list[Sensitivity]) -> str:
+    """Show groups of operators, the most sensitive first."""
+    from graphopt.report import format_table
+
+    rows = [
+        (
+            cost.group.nodes[0],
+            str(len(cost.group.nodes)),
+            cost.group.kind,
+            _decibels(cost.sqnr_db),
+            "-" if cost.cosine is None else f"{cost.cosine:.6f}",
+        )
+        for cost in costs
+    ]
+    if not rows:
+        return "the candidate quantizes no operator with a constant weight"
+    headers = ("quantized alone", "nodes", "operator", "SQNR dB", "cosine")
+    return format_table(headers, rows, right=(1, 3, 4))
 
 
 def _decibels(number: float | None) -> str:

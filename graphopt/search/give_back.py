@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.ir import Checkpoint
-from graphopt.pipeline import Ledger, PassManager
+from graphopt.pipeline import Ledger
 from graphopt.rewrite import Approximate
 from graphopt.search.build import Built, Rejected, Shared, build
 from graphopt.search.measure import Measured, compare, measure
@@ -28,7 +28,7 @@ from graphopt.search.op_groups import (
     without,
 )
 from graphopt.search.progress import Reporter
-from graphopt.search.sensitivity import Sensitivity, measure_sensitivities
+from graphopt.search.sensitivity import Sensitivity, measure_sensitivities, prepared_state
 from graphopt.search.workbench import Workbench
 from graphopt.targets import Candidate
 
@@ -129,7 +129,7 @@ class _Search:
         self._report: Reporter = self.bench.report.at(f"repair {self.candidate.name}")
 
     def run(self, missed: Measured) -> GiveBack:
-        prepared = self._prepared()
+        prepared = prepared_state(self.bench, self._before, self.shared, self._report)
         groups = quantized_groups(prepared.new_model(), missed.built.ledger)
         ranked = self._ranked(prepared, groups)
         kept = self._fewest(ranked)
@@ -146,21 +146,6 @@ class _Search:
         return GiveBack(
             candidate=built.candidate, result=result, sensitivities=tuple(ranked), note=note
         )
-
-    def _prepared(self) -> Checkpoint:
-        model = self.shared.state.new_model()
-        if self._before:
-            manager = PassManager(
-                verify="off",
-                seed=self.bench.seed,
-                target=self.bench.target.to_facts(),
-                # What prepares for integers, as deeper masks do, may look at samples, too.
-                statistics_provider=self.bench.calibrator(
-                    lambda done, total: self._report("calibrating", done, total)
-                ),
-            )
-            manager.run(model, self._before)
-        return Checkpoint.take(model)
 
     def _ranked(self, prepared: Checkpoint, groups: Sequence[OpGroup]) -> list[Sensitivity]:
         now = time.monotonic()

@@ -19,12 +19,20 @@ import onnx_ir as ir
 from graphopt.errors import PassError, RuntimeFailure, VerificationError
 from graphopt.ir import Checkpoint, save, scratch_folder
 from graphopt.pipeline import PassManager, Pipeline
-from graphopt.search.op_groups import OpGroup, without
+from graphopt.search.build import Shared
+from graphopt.search.op_groups import OpGroup, divided, pipeline_of, quantized_groups, without
 from graphopt.search.progress import Reporter
 from graphopt.search.workbench import Workbench
+from graphopt.targets import Candidate
 from graphopt.verification import ErrorSummary
+from graphopt.verification.differences import finite_or_none
 
-__all__ = ["Sensitivity", "measure_sensitivities"]
+__all__ = [
+    "Sensitivity",
+    "candidate_sensitivities",
+    "measure_sensitivities",
+    "prepared_state",
+]
 
 FEEDS = 4
 """Samples on which each group is judged; the order of groups hardly depends on more."""
@@ -52,8 +60,66 @@ class Sensitivity:
         """What groups are given back by, the smallest first; unknown ones last."""
         return np.inf if self.sqnr_db is None else self.sqnr_db
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; where the outputs are the same, ``sqnr_db`` is null."""
+        return {
+            "nodes": list(self.group.nodes),
+            "operator": self.group.kind,
+            "is_measured": self.sqnr_db is not None,
+            "sqnr_db": finite_or_none(self.sqnr_db),
+            "cosine": finite_or_none(self.cosine),
+        }
+
     def __str__(self) -> str:
         return "not measured" if self.sqnr_db is None else f"alone it has {self.sqnr_db:.1f} dB"
+
+
+def candidate_sensitivities(
+    bench: Workbench, candidate: Candidate, shared: Shared, *, deadline: float, report: Reporter
+) -> list[Sensitivity]:
+    """Return what each group that a candidate quantizes costs alone, the worst first.
+
+    Args:
+        bench: Samples, worker and target.
+        candidate: Of the target.
+        shared: The state from which candidates are built.
+        deadline: Time of `time.monotonic` after which no other group is measured.
+        report: Where progress goes.
+    """
+    before, rest = divided(pipeline_of(candidate))
+    prepared = prepared_state(bench, before, shared, report)
+    ledger = _manager(bench, report).run(prepared.new_model(), rest).ledger
+    groups = quantized_groups(prepared.new_model(), ledger)
+    return measure_sensitivities(bench, prepared, rest, groups, deadline=deadline, report=report)
+
+
+def prepared_state(
+    bench: Workbench, before: Pipeline, shared: Shared, report: Reporter
+) -> Checkpoint:
+    """Return the model just before the first pass that quantizes.
+
+    Args:
+        bench: Samples, worker and target.
+        before: What a candidate does before that pass; it may be empty.
+        shared: The state from which candidates are built.
+        report: Where progress goes.
+    """
+    model = shared.state.new_model()
+    if before:
+        # What prepares for integers, as deeper masks do, may look at samples, too.
+        _manager(bench, report).run(model, before)
+    return Checkpoint.take(model)
+
+
+def _manager(bench: Workbench, report: Reporter) -> PassManager:
+    return PassManager(
+        verify="off",
+        seed=bench.seed,
+        target=bench.target.to_facts(),
+        statistics_provider=bench.calibrator(
+            lambda done, total: report("calibrating", done, total)
+        ),
+    )
 
 
 def measure_sensitivities(
@@ -75,14 +141,9 @@ def measure_sensitivities(
         deadline: Time of `time.monotonic` after which no other group is measured.
         report: Where progress goes.
     """
-    statistics = bench.calibrator(lambda done, total: report("calibrating", done, total))
-    manager = PassManager(
-        verify="off",
-        seed=bench.seed,
-        target=bench.target.to_facts(),
-        statistics_provider=statistics,
-    )
-    if statistics is not None and groups:  # the whole first: all values are measured together
+    manager = _manager(bench, report)
+    # The whole first: all values are measured together.
+    if bench.calibration is not None and groups:
         manager.run(prepared.new_model(), pipeline)
     feeds = bench.feeds[:FEEDS]
     reference = _outputs(bench, prepared.new_model(), feeds)
