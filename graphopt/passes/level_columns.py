@@ -140,7 +140,10 @@ def _doublings(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     whole = largest.max(initial=0.0)
     is_used = largest > 0.0  # zeros stay what they are
     ratios = np.divide(whole, largest, out=np.ones_like(largest), where=is_used)
-    return np.minimum(np.floor(np.log2(ratios)), _MOST_DOUBLINGS).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.minimum(np.floor(np.log2(ratios)), _MOST_DOUBLINGS).astype(
+        np.int64
+    )
+    return found
 
 
 def _level(
