@@ -243,3 +243,23 @@ def test_symbolic_shapes_follow_every_pass(model):
         pass_.run(model, Editor(model, pass_name=pass_.name, journal=journal_of(kept)), facts)
         check_symbols(model, kept.renewed(model))
     del first
+
+
+def test_symbolic_shapes_know_edits_that_the_table_does_not():
+    model = from_text(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] z)'
+        " { y = Relu(x)  z = Abs(y) }"
+    )
+    kept = KeptShapes(model)
+    before = SymbolicShapes.kept(model, kept.renewed(model))
+    last = model.graph.node(1)
+    with Editor(model, pass_name="test", journal=journal_of(kept)).rewrite(
+        last, because="test"
+    ) as change:
+        moved = change.node("Transpose", [last.inputs[0]], attributes={"perm": [1, 0]})
+        back = change.node("Transpose", [moved], attributes={"perm": [1, 0]})
+        change.set_input(last, 0, back)
+    after = SymbolicShapes.kept(model, kept)
+    assert after is before
+    assert kept.of(moved) is None
+    assert after.dims(moved) == (4, after.dims(model.graph.inputs[0])[0])
