@@ -84,6 +84,8 @@ def pruned(scores: tuple[str, str], compensation: str, ratios: tuple[float, floa
 CHAINS = {
     "heads 0.25, neurons 0.25": (("obs", "obs"), (0.25, 0.25)),
     "heads 0.33, neurons 0.5": (("obs", "obs"), (0.33, 0.5)),
+    "heads 0.33, neurons 0.58": (("obs", "obs"), (0.33, 0.58)),
+    "heads 0.42, neurons 0.5": (("obs", "obs"), (0.42, 0.5)),
     "heads 0.5, neurons 0.5": (("obs", "obs"), (0.5, 0.5)),
 }
 FORMS = {"dynamic": DYNAMIC, "fused": FUSED, "outliers": OUTLIERS}

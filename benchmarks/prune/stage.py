@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,14 @@ from graphopt.runtime import cpu_name, runtime_version
 
 METRICS = {"byte_lm": "perplexity"}
 HEADER = (
-    "| model | stage | gates | shipped | gone | size | metric | after | cosine | time | CPU s |",
-    "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+    "| model | stage | gates | shipped | gone | size | metric | after | cosine | time |",
+    "|---|---|---|---|---|---:|---:|---:|---:|---:|",
 )
 
 
 def measured(folder: Path, is_on: bool, given: argparse.Namespace) -> dict[str, Any]:
     """Optimize one model, and return what came of it."""
     gates = {name: float(value) for name, value in (item.split("=") for item in given.gate)}
-    start = time.process_time()
     made = graphopt.optimize(
         folder / "model.onnx",
         target="cpu-int8",
@@ -61,7 +59,6 @@ def measured(folder: Path, is_on: bool, given: argparse.Namespace) -> dict[str, 
         "metric": [result.metric.before, result.metric.after],
         "cosine": min(errors, default=None),
         "latency": None if latency is None else latency.ratio,
-        "cpu_s": time.process_time() - start,
         "notes": [note for note in result.notes if note.startswith("left out stage")],
     }
 
@@ -105,7 +102,7 @@ def page(results: dict[str, Any]) -> str:
         cells = [name, row["shipped"] or "nothing", ", ".join(gone) or "-"]
         cells += [f"{row['size_ratio']:.3f}", *(f"{value:.4f}" for value in row["metric"])]
         cells += [f"{value:.3f}" if value is not None else "-" for value in (row["cosine"],)]
-        cells += [f"{row['latency']:.3f}" if row["latency"] else "-", f"{row['cpu_s']:.0f}"]
+        cells += [f"{row['latency']:.3f}" if row["latency"] else "-"]
         lines.append(f"| {' | '.join(cells)} |")
         notes += [f"- {name.replace(' | ', ', ')}: {note}" for note in row["notes"]]
     return "\n".join([*lines, *([""] if notes else []), *notes, ""])
