@@ -74,7 +74,8 @@ class QuantizeDynamic(Pass):
         quantization. A `Gather` from a constant table reads 8-bit rows and one scale per row; a
         table that is also the weight of an output layer is stored once. A large `LSTM` becomes
         `DynamicQuantizeLSTM`, an operator of ONNX Runtime's CPU provider. Layers in branches, loop
-        bodies and functions are treated like all others.
+        bodies and functions are treated like all others; with `inside` they are there whatever
+        `ops` says, for passes that measure values leave them in float.
 
     When it refuses
         `conv-not-dynamic`     a convolution is slower this way than in float.
@@ -128,6 +129,9 @@ class QuantizeDynamic(Pass):
         unit="op_type",
         choices=("MatMul", "Gemm", "Gather", "LSTM"),
     )
+    inside: bool = option(
+        False, help="in branches, loop bodies and functions all operators, also those not in `ops`"
+    )
     per_channel: bool = option(True, help="one scale per output column or row, not per tensor")
     reduce_range: bool = option(False, help="7-bit weights, for x86 processors without VNNI")
     reduce_range_layers: tuple[str, ...] = option(
@@ -168,7 +172,10 @@ class QuantizeDynamic(Pass):
                 if node.domain or node.op_type not in _RECURRENT:
                     continue
                 layer = self._examine_recurrent(
-                    node, target, is_apart=operators.is_in_function(graph)
+                    node,
+                    target,
+                    is_wanted=self._is_wanted(node, model),
+                    is_apart=operators.is_in_function(graph),
                 )
                 if isinstance(layer, RecurrentLayer):
                     found.append(layer)
@@ -177,9 +184,9 @@ class QuantizeDynamic(Pass):
         return found
 
     def _examine_recurrent(
-        self, node: ir.Node, target: TargetFacts, *, is_apart: bool
+        self, node: ir.Node, target: TargetFacts, *, is_wanted: bool, is_apart: bool
     ) -> RecurrentLayer | _Refused:
-        if node.op_type == "LSTM" and ("LSTM" not in self.ops or _matches(node, self.exclude)):
+        if node.op_type == "LSTM" and not is_wanted:
             return _Refused("excluded", "by the options of the pass")
         if target.provider != CPU_PROVIDER:
             return _Refused("no-integer-kernel", f"{target.provider} has none")
@@ -199,16 +206,20 @@ class QuantizeDynamic(Pass):
             for node in graph:
                 if node.domain or node.op_type not in _OPERATORS:
                     continue
-                layer = self._examine(node, opset)
+                layer = self._examine(node, opset, is_wanted=self._is_wanted(node, model))
                 if isinstance(layer, _Refused):
                     edit.refuse(node, layer.slug, why=layer.why)
                 else:
                     found.append(layer)
         return found
 
-    def _examine(self, node: ir.Node, opset: int) -> _Layer | _Refused:
+    def _is_wanted(self, node: ir.Node, model: ir.Model) -> bool:
+        is_chosen = node.op_type in self.ops or (self.inside and node.graph is not model.graph)
+        return is_chosen and not _matches(node, self.exclude)
+
+    def _examine(self, node: ir.Node, opset: int, *, is_wanted: bool) -> _Layer | _Refused:
         """Return the layer with its parameters, or why it stays in float."""
-        if (refused := self._choice_refusal(node, opset)) is not None:
+        if (refused := self._choice_refusal(node, opset, is_wanted=is_wanted)) is not None:
             return refused
         weight = trace_weight(node.inputs[_weight_index(node)])
         if isinstance(weight, NoWeight):
@@ -230,10 +241,10 @@ class QuantizeDynamic(Pass):
             return _Refused("weight-not-finite", str(error))
         return _Layer(node, weight, parameters)
 
-    def _choice_refusal(self, node: ir.Node, opset: int) -> _Refused | None:
+    def _choice_refusal(self, node: ir.Node, opset: int, *, is_wanted: bool) -> _Refused | None:
         if node.op_type == "Conv":
             return _Refused("conv-not-dynamic", "quantize-static is the pass for convolutions")
-        if node.op_type not in self.ops or _matches(node, self.exclude):
+        if not is_wanted:
             return _Refused("excluded", "by the options of the pass")
         if opset < _MINIMUM_OPSET:
             return _Refused("opset-too-old", f"the model imports opset {opset}")
