@@ -9,7 +9,7 @@ from pathlib import Path
 from graphopt.api.running import refuse_existing
 from graphopt.deploy.exporting import Exporter, ExportSource, export_model, parse_source
 from graphopt.errors import UsageError
-from graphopt.ir import load, save, scratch_folder
+from graphopt.ir import drop_traces, load, save, scratch_folder
 from graphopt.report import ExportReport
 from graphopt.search import ProgressCallback, Reporter
 
@@ -75,6 +75,7 @@ def export(
             max_rel=max_rel,
         )
         model = load(found.path)
+        drop_traces(model)
         model.metadata_props.update(_remarks(named, found))
         place.mkdir(parents=True, exist_ok=True)
         files = save(model, place / "model.onnx")

@@ -97,6 +97,8 @@ def _check(
         raise FormRefused("old-opset", f"scales for each channel need opset {_CHANNELS_OPSET}")
     if node.attributes.get_int("channels_last", 0):
         raise FormRefused("no-other-form", "its channels come last")
+    if form.float_type == "AveragePool" and _divides_wrongly(node):
+        raise FormRefused("wrong-kernel", "the runtime divides sums at the border by too much")
     if form.float_type == "Gemm":
         if node.attributes.get_float("alpha", 1.0) != 1.0:
             raise FormRefused("no-other-form", "its `alpha` is part of the scale of the bias")
@@ -104,6 +106,15 @@ def _check(
             raise FormRefused("old-opset", "a Gemm without a bias needs opset 11")
     if result is None and form.float_type != "Gemm":
         raise FormRefused("computed-scale", "the scale of its result is left out")
+
+
+def _divides_wrongly(node: ir.Node) -> bool:
+    """Tell whether windows may reach beyond the padding, which then counts in integers alone.
+
+    In floats the runtime leaves it out, as the operator has it: the results would be others.
+    """
+    names = ("ceil_mode", "count_include_pad")
+    return all(node.attributes.get_int(name, 0) for name in names)
 
 
 def _axis(node: ir.Node, form: IntegerForm, place: int) -> int:

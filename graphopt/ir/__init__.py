@@ -30,6 +30,7 @@ from graphopt.ir.scratch import scratch_folder
 from graphopt.ir.state_folder import StateFolder
 from graphopt.ir.structure import Checkpoint, Structure, clone, take_structure
 from graphopt.ir.text import from_text, to_text
+from graphopt.ir.traces import drop_traces
 from graphopt.ir.walk import (
     CONTAINERS,
     forget_graphs,
@@ -65,6 +66,7 @@ __all__ = [
     "clone",
     "constant_array",
     "constant_tensor",
+    "drop_traces",
     "encode_bytes",
     "encode_field",
     "external_files",

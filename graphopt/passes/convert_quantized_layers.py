@@ -45,6 +45,8 @@ class ConvertQuantizedLayers(Pass):
         `float-bias`           the bias is not held in integers.
         `bias-scale`           its scale is not the product of the other two.
         `no-other-form`        the operator has none here, with these settings.
+        `wrong-kernel`         the runtime's kernel of integers returns something else than the
+                               operator means.
         `old-opset`            scales for each channel, or a missing bias, need a newer opset.
         `inside-function`      the operator is in a function.
         `annotated`            quantization annotations name what it reads or returns.
@@ -52,8 +54,8 @@ class ConvertQuantizedLayers(Pass):
     What it keeps
         The model's inputs and outputs, their names, order, types and shapes, and all integers. Sums
         are rounded as floats in one form and not in the other, so that a value on the border
-        between two integers may go to the other one: one step of 8-bit numbers, in one of some ten
-        thousand values. ONNX Runtime, where it fuses, runs both forms by the same kernels.
+        between two integers may go to the other one, by one step of 8-bit numbers. ONNX Runtime,
+        where it fuses, runs both forms by the same kernels and returns the same bits.
 
     Cost
         Time O(nodes + edges). No weight is read or written.
@@ -70,7 +72,7 @@ class ConvertQuantizedLayers(Pass):
 
     name: ClassVar[str] = "convert-quantized-layers"
     contract: ClassVar[Contract] = Contract(
-        numerics=Rounding(2.0**-5, "one step of 8-bit numbers where a sum lies between two"),
+        numerics=Rounding(2.0**-3, "steps of 8-bit numbers where sums lie between two"),
         is_idempotent=True,
     )
 

@@ -15,6 +15,7 @@ from graphopt.deploy import contract_faults
 from graphopt.errors import GraphoptError, PassError, RuntimeFailure, VerificationError
 from graphopt.ir import (
     Checkpoint,
+    drop_traces,
     external_files,
     is_text_file,
     load,
@@ -302,6 +303,7 @@ def _write(
         recipe = bench.target.pipeline_text(candidate)
         provenance = {"graphopt.version": __version__, "graphopt.recipe": recipe}
         model.metadata_props.update(provenance)
+        drop_traces(model)
     return save(model, path, external_data=_is_external(bench, model))
 
 
