@@ -204,14 +204,15 @@ def main() -> int:
         sys.stderr.write(f"error: `{given.zoo}` has no {', '.join(missing)}\n")
         return MISSING
     given.work.mkdir(parents=True, exist_ok=True)
-    records = [verify(name, given) for name in names]
-    text = json.dumps(records, indent=2)
-    print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n", encoding="utf-8")
-    for record in records:
+    records: list[dict[str, Any]] = []
+    for name in names:
+        record = verify(name, given)
+        records.append(record)
+        if given.out is not None:  # after each one: time on a GPU may end
+            given.out.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
         state = "broken" if record["broken"] else "verified" if record["verified"] else "static"
-        sys.stderr.write(f"{record['model']}: {state} {'; '.join(record['broken'])}\n")
+        sys.stderr.write(f"{name}: {state} {'; '.join(record['broken'])}\n")
+    print(json.dumps(records, indent=2))
     return status_of(records)
 
 
