@@ -18,15 +18,20 @@ __all__ = ["HeldValues", "needed_part"]
 
 _MOST_BYTES = 1 << 30
 """Of all samples together; to compute more again is cheaper than to read it."""
+_DOUBT = 2  # the first samples may be larger than the others
 
 
 class HeldValues:
     """What some values of a model were on each sample.
 
     The files go with their owner.
+
+    Args:
+        count: Samples that there are: what will be too large is given up after the first of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         stack = ExitStack()
         self._folder = stack.enter_context(scratch_folder())
         self._remove = weakref.finalize(self, stack.close)
@@ -46,10 +51,13 @@ class HeldValues:
             return False
         types = {name: (ir.DataType.from_numpy(a.dtype), a.ndim) for name, a in arrays.items()}
         self._bytes += sum(array.nbytes for array in arrays.values())
+        self._samples += 1
+        whole = self._bytes / self._samples * self._count
         if (self.types and types != self.types) or self._bytes > _MOST_BYTES:
             return False
+        if whole > _DOUBT * _MOST_BYTES:
+            return False
         self.types = types
-        self._samples += 1
         np.savez(self._folder / f"{self._samples}.npz", *arrays.values())
         return True
 

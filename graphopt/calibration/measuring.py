@@ -101,7 +101,7 @@ class SampleMeasure:
     ) -> HeldValues | None:
         """Keep values of a model; see `graphopt.rewrite.Measure.hold`."""
         before = since if isinstance(since, HeldValues) else None
-        found = HeldValues()
+        found = HeldValues(len(self.samples))
         for values in self._outputs(model, names, [{}], before):
             if not found.add(values):
                 found.close()

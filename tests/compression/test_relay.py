@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.calibration import Calibrator, SampleMeasure, load_samples
-from graphopt.calibration.held_values import needed_part
+from graphopt.calibration.held_values import HeldValues, needed_part
 from graphopt.compression.relay import values_to_hold
 from graphopt.ir import from_text
 from graphopt.pipeline import Pipeline
@@ -93,8 +93,19 @@ def test_nothing_before_held_values_runs_again() -> None:
 
 def test_what_takes_too_much_room_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphopt.calibration.held_values._MOST_BYTES", 600)
-    model, measure = from_text(BLOCKS), SampleMeasure(samples=load_samples(feeds()))
+    model, runs = from_text(BLOCKS), list[int]()
+    measure = SampleMeasure(samples=load_samples(feeds()))
     assert measure.hold(model, ["s1"]) is None
+    add = HeldValues.add
+
+    def counted(held: HeldValues, values: Any) -> bool:
+        runs.append(1)
+        return add(held, values)
+
+    monkeypatch.setattr(HeldValues, "add", counted)
+    monkeypatch.setattr("graphopt.calibration.held_values._MOST_BYTES", 100)
+    assert measure.hold(model, ["s1"]) is None
+    assert len(runs) == 1  # that all together are too large shows at once
 
 
 LAYERS = """(float[B,S,4] x) => (float[B,S,4] y)
