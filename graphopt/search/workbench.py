@@ -165,8 +165,7 @@ def prepare(
 ) -> Workbench:
     """Load and check everything that the user gave, before any work is done.
 
-    Args: as the attributes of `Workbench`, and
-        home: Folder with the tokenizer or the processor of the model.
+    `home` may hold the tokenizer or the processor of the model; the others are as in `Workbench`.
 
     Raises:
         InputError: The model, the samples or the metric cannot be used.
