@@ -176,8 +176,7 @@ def prepare(
     sized = with_fixed_sizes(model, target)
     absence = why_absent(target)
     options = target.session_options() if absence is None else stand_in(target.session_options())
-    if is_metric_function(evaluation) and metric is None:
-        evaluation, metric = None, str(evaluation)
+    evaluation, metric = _told_apart(evaluation, metric)
     with load_original(path, options) as session:
         report("checking the samples")
         specs = session.inputs if sized is model else input_specs(sized)
@@ -214,6 +213,15 @@ def _judged_before(bench: Workbench) -> Workbench:
     if bench.metric is not None:
         bench.report(f"measuring {bench.metric.name} of the original")
     return dataclasses.replace(bench, metric_before=bench.metric_of(bench.source))
+
+
+def _told_apart(
+    evaluation: SampleSource | None, metric: MetricSource | None
+) -> tuple[SampleSource | None, MetricSource | None]:
+    """Return samples and metric, where the one name that was given may be of either."""
+    if is_metric_function(evaluation) and metric is None:
+        return None, str(evaluation)
+    return evaluation, metric
 
 
 def is_metric_function(evaluation: SampleSource | None) -> bool:
