@@ -20,6 +20,11 @@ from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding, opt
 __all__ = ["ConvertQuantizedLayers"]
 
 _DEQUANTIZE = "DequantizeLinear"
+_OTHERS = frozenset(
+    {"ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
+    | {"QAttention", "QGemm"}
+)
+"""Those that scale on every run have no other form here, and are refused, not passed over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ class ConvertQuantizedLayers(Pass):
     def _is_meant(self, node: ir.Node) -> bool:
         """Tell whether a node is a layer in the form that is to be left."""
         if self.to == "qdq":
-            return node.op_type.startswith("QLinear") or node.op_type in {"QGemm", "QAttention"}
+            return node.op_type.startswith("QLinear") or node.op_type in _OTHERS
         makers = [value.producer() for value in node.inputs[:2] if value is not None]
         return (
             not node.domain
