@@ -6,8 +6,8 @@
 `--interpreter` is a Python with torch, transformers and onnxscript, and with optimum-onnx for its
 column. Models come from `architectures.py`; each export is one command, `graphopt export
 hf:FOLDER@TASK`, in a process of its own, and what it says is the row: the largest difference from
-the framework at three sizes, or why there is no file. Results are kept in `--out`: what is there
-and was made by the same versions is not made again, unless `--again`.
+the framework at three sizes, or why there is no file. Results are kept in `--out`: a file that
+was made by the same versions is not made again, unless `--again`.
 
 The exit status is 1 where an export was wrong: a refusal that says why is no fault, a file that
 computes something else, or a failure without a reason, is.
@@ -177,7 +177,7 @@ def main() -> int:
         for task in TASKS[name]:
             for exporter in given.exporters.split(","):
                 key = f"{name}@{task} {exporter}"
-                if key in results["exports"]:
+                if results["exports"].get(key, {}).get("exit") == 0:
                     continue
                 results["exports"][key] = export(name, task, exporter, given)
                 print(key, cell(results["exports"][key]), flush=True)

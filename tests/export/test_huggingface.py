@@ -70,6 +70,13 @@ def test_encoder_and_decoder_are_models_of_their_own(export, sources):
         assert why in caught.value.why
 
 
+def test_a_decoder_that_is_given_no_mask_is_traced(export, sources):
+    source = f"hf:{sources / 'whisper'}@automatic-speech-recognition/decoder"
+    report = export(source, exporter="torchscript")
+    assert set(interface(report)[0]) == {"input_ids", "encoder_hidden_states"}
+    assert report.largest_difference() <= 1e-5
+
+
 def test_code_in_a_folder_is_not_run(export, sources, tmp_path):
     folder = shutil.copytree(sources / "bert", tmp_path / "bert")
     (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")

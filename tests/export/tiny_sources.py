@@ -25,6 +25,24 @@ def write_huggingface(folder):
         vocab_size=40, d_model=16, d_ff=24, d_kv=8, num_heads=2, num_layers=1
     )
     transformers.T5ForConditionalGeneration(t5).eval().save_pretrained(folder / "t5")
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    whisper = transformers.WhisperConfig(
+        vocab_size=40,
+        d_model=16,
+        num_mel_bins=8,
+        max_source_positions=6,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        decoder_start_token_id=1,
+        **heads,
+    )
+    speech = transformers.WhisperForConditionalGeneration(whisper).eval()
+    speech.save_pretrained(folder / "whisper")
     vit = transformers.ViTConfig(
         image_size=16, patch_size=8, intermediate_size=24, num_labels=3, **small
     )

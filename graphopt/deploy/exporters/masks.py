@@ -52,7 +52,8 @@ def _packed_sequences(position_ids: Any) -> Any:
     import torch
 
     before = torch.cat((position_ids[:, :1] - 1, position_ids[:, :-1]), dim=1)
-    return (position_ids - before != 1).cumsum(-1)
+    # ONNX sums no booleans (CumSum), and the older exporter writes them into it.
+    return (position_ids - before != 1).to(torch.int64).cumsum(-1)
 
 
 _REPLACEMENTS = {
