@@ -83,9 +83,7 @@ def run_pipeline(
         PassError: A pass failed or broke its contract; nothing is written.
     """
     path = Path(source).absolute()
-    steps = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
-    for step in steps.passes():
-        step.check_extras()
+    steps = _runnable(pipeline)
     facts = load_target(target).to_facts() if target is not None else None
     if output is not None:
         refuse_existing(Path(output), force=force)
@@ -119,6 +117,14 @@ def run_pipeline(
         ledger=result.ledger,
         sample_warnings=warnings,
     )
+
+
+def _runnable(pipeline: str | Pipeline) -> Pipeline:
+    """Return a pipeline whose passes have the libraries that they need."""
+    steps = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    for step in steps.passes():
+        step.check_extras()
+    return steps
 
 
 def _keeps_shapes(steps: Pipeline) -> bool:
