@@ -122,7 +122,8 @@ def cell(record: Record | None) -> str:
         return "-"
     if record["exit"] == 0:
         doubts = sum("not compared" not in said for said in record["doubts"])
-        return f"{record['difference']:.1e}" + (f", {doubts} warnings" if doubts else "")
+        told = f", {doubts} warning{'s' * (doubts > 1)}" if doubts else ""
+        return f"{record['difference']:.1e}{told}"
     return f"no: {record['why'][:160]}".replace("|", "\\|").replace("\n", " ")
 
 
