@@ -206,7 +206,7 @@ _HEAD = """# Other optimizers over the zoo, behind the gate
 A number is the nodes that the tool left, all graphs counted, and the seconds that it took, its
 start included (wall time on a busy machine: good for the order of things only); `=`: it changed
 nothing. A letter: **rolled back**, for the reason below; the model stays as it was and the
-pipeline goes on.
+pipeline goes on. `not run`, and graphs of the zoo that are not here: they were not run yet.
 """
 
 
