@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 import click
 
 from graphopt._version import __version__
 from graphopt.cli.failures import as_graphopt_error, print_failure
+from graphopt.cli.interruptions import interruptible
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.settings import Settings
 
 __all__ = ["SECTIONS", "application", "main"]
 
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+INTERRUPTED, BROKEN_PIPE = 130, 141
 COMPLETION_VARIABLE = "_GRAPHOPT_COMPLETE"
 
 SECTIONS = {
@@ -105,14 +104,14 @@ def _dispatch(words: list[str], settings: Settings) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(application, {}, "graphopt", COMPLETION_VARIABLE, instruction)
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        with application.make_context("graphopt", words, obj=settings) as context:
+        with (
+            interruptible(),
+            application.make_context("graphopt", words, obj=settings) as context,
+        ):
             return int(application.invoke(context) or 0)
     except click.exceptions.Exit as request:
         return request.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _accept_any_name() -> None:
@@ -120,11 +119,6 @@ def _accept_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    # As an exception it unwinds, so that temporary files and worker processes go.
-    raise SystemExit(TERMINATED)
 
 
 def _silence_standard_output() -> None:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from graphopt.cli.interruptions import interruptible
 from graphopt.demo import demo_files
 
 DEADLINE_S = 60
@@ -60,3 +61,26 @@ def is_alive(group):
     except ProcessLookupError:
         return False
     return True
+
+
+class StoppedWhileItGoes:
+    """What is raised while an object is finalized, Python drops."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_what_python_drops_in_a_finalizer_is_not_lost(number, raised):
+    handler, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with pytest.raises(raised), interruptible():
+        StoppedWhileItGoes(number)
+        time.sleep(DEADLINE_S)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert sys.unraisablehook is hook
