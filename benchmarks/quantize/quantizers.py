@@ -204,8 +204,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "graphopt-static-entropy": graphopt_pipeline("quantize-static{method=entropy}"),
     "graphopt-static-mse": graphopt_pipeline("quantize-static{method=mse}"),
     "graphopt-outliers": graphopt_pipeline(
-        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.1 twofold_share=0.2 rounding=compensated},"
-        "quantize-dynamic{ops=[Gather]},clear-value-info"
+        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.1 twofold_share=0.2 "
+        "rounding=compensated},quantize-dynamic{ops=[Gather]},clear-value-info"
     ),
     "graphopt-mixed": graphopt_pipeline(
         "@fused,quantize-weights{block_size=128 eight_bits_share=0.2},clear-value-info"
