@@ -204,7 +204,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "graphopt-static-entropy": graphopt_pipeline("quantize-static{method=entropy}"),
     "graphopt-static-mse": graphopt_pipeline("quantize-static{method=mse}"),
     "graphopt-outliers": graphopt_pipeline(
-        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.1 twofold_share=0.17 "
+        "@exact,deepen-masks,quantize-linear-layers{twofold_price_db=1.08 twofold_share=0.17 "
         "rounding=compensated},quantize-dynamic{ops=[Gather]},clear-value-info"
     ),
     "graphopt-mixed": graphopt_pipeline(
