@@ -64,5 +64,5 @@ def _read_by(node: ir.Node) -> list[ir.Value | None]:
     for graph in subgraphs_of(node):
         for child in graph:
             read += _read_by(child)
-        read += graph.outputs
+        read.extend(graph.outputs)
     return read
