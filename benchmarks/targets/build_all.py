@@ -3,14 +3,16 @@
 Usage:
     python benchmarks/targets/build_all.py --zoo zoo --work work [--targets cpu-int8,cuda-fp16]
         [--models minilm,mobilenetv2] [--latency 8] [--again] [--out results.json]
-        [--table docs/targets.md]
+        [--python openvino-int8=PYTHON ...] [--table docs/targets.md]
 
 `zoo/` holds `minilm.ts/model.onnx` and `mobilenetv2.ts/model.onnx` with the samples
 `minilm_samples` and `image_samples` (see `benchmarks/README.md`). Each bundle is built by
 `graphopt optimize` in a process of its own, with calibration samples, and with fixed sizes
 (`--dims`) for targets that take no open ones; where the target is on this machine it is then
-checked by `graphopt validate`. Results are kept in `--out`; what is there is not built again,
-unless `--again`. With `--table` the table between the two marks of that page is replaced.
+checked by `graphopt validate`. `--python TARGET=PYTHON` names the interpreter for a target whose
+provider comes with a runtime of its own, as OpenVINO's does. Results are kept in `--out`; what is
+there is not built again, unless `--again`, so that a run may be interrupted and go on. With
+`--table` the table between the two marks of that page is replaced.
 
 The exit status is 1 where a build ended in anything but a bundle or a refusal with a hint.
 """
@@ -53,7 +55,8 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
     calibration = arguments.work / f"{model}_samples"
     is_static = load_target(target).device.static_shapes
     _prepare_samples(arguments.zoo / samples, calibration, dims if is_static else None)
-    command = [sys.executable, "-m", "graphopt", "optimize", str(arguments.zoo / path)]
+    graphopt = [arguments.python.get(target, sys.executable), "-m", "graphopt"]
+    command = [*graphopt, "optimize", str(arguments.zoo / path)]
     command += ["--target", target, "--calibration", str(calibration), "-o", str(bundle)]
     command += ["--latency", arguments.latency, "--repair", "30", "--json", "--no-progress"]
     command += ["--dims", dims] if is_static else []
@@ -66,7 +69,7 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
             "verified_on": manifest["verified_on"],
         }
         if manifest["verified_on"] is not None:
-            checked, _ = _run([sys.executable, "-m", "graphopt", "validate", str(bundle), "--json"])
+            checked, _ = _run([*graphopt, "validate", str(bundle), "--json"])
             record["validated"] = checked.get("status")
         if not arguments.keep:
             shutil.rmtree(bundle)
@@ -244,12 +247,16 @@ def main() -> int:
     parser.add_argument("--latency", default="4", help="seconds for each candidate, or off")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one build")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
+    parser.add_argument(
+        "--python", action="append", default=[], help="TARGET=PYTHON: builds and checks that target"
+    )
     parser.add_argument("--table", type=Path, help="page whose table is replaced")
     parser.add_argument("--again", action="store_true", help="build what was built before, too")
     parser.add_argument("--keep", action="store_true", help="leave the bundles in the work folder")
     arguments = parser.parse_args()
     from graphopt.targets import target_names
 
+    arguments.python = dict(one.split("=", 1) for one in arguments.python)
     wanted = arguments.targets.split(",") if arguments.targets else list(target_names())
     held = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     records: dict[str, Record] = held.get("records", {})
