@@ -163,27 +163,77 @@ inline Array read_npy(const std::string& content) {
   return array;
 }
 
-// graphopt stores arrays without compression, which is all that is read here.
-inline std::map<std::string, Array> read_npz(const std::string& content) {
-  auto number = [&](size_t at, int bytes) {
+// An entry of an archive's table of contents (the ZIP format's central directory).
+struct Entry {
+  std::string name;
+  size_t method = 0, stored_size = 0, unpacked_size = 0, start = 0;
+};
+
+class Archive {
+ public:
+  explicit Archive(const std::string& content) : content_(content) {
+    size_t end = content.rfind("PK\x05\x06");
+    if (end == std::string::npos) throw Broken("it is not a zip file");
+    size_t at = number(end + 16, 4);
+    for (size_t left = number(end + 10, 2); left > 0; --left) {
+      Entry entry{{}, number(at + 10, 2), number(at + 20, 4), number(at + 24, 4), number(at + 42, 4)};
+      size_t name_length = number(at + 28, 2);
+      number(at + 46 + name_length, 0);  // it does not end within the name
+      entry.name = content.substr(at + 46, name_length);
+      entries.push_back(entry);
+      at += 46 + name_length + number(at + 30, 2) + number(at + 32, 2);
+    }
+  }
+
+  // The content of an entry that is stored as it is.
+  std::string stored(const Entry& entry) const {
+    size_t from = entry.start + 30 + number(entry.start + 26, 2) + number(entry.start + 28, 2);
+    if (from + entry.stored_size > content_.size()) throw Broken("it ends too early");
+    return content_.substr(from, entry.stored_size);
+  }
+
+  std::vector<Entry> entries;
+
+ private:
+  size_t number(size_t at, int bytes) const {
     uint64_t value = 0;
-    if (at + static_cast<size_t>(bytes) > content.size()) throw Broken("it ends too early");
-    for (int i = bytes - 1; i >= 0; --i) value = value << 8 | static_cast<unsigned char>(content[at + static_cast<size_t>(i)]);
+    if (at + static_cast<size_t>(bytes) > content_.size()) throw Broken("it ends too early");
+    for (int i = bytes - 1; i >= 0; --i) value = value << 8 | static_cast<unsigned char>(content_[at + static_cast<size_t>(i)]);
     return static_cast<size_t>(value);
-  };
-  size_t end = content.rfind("PK\x05\x06");
-  if (end == std::string::npos) throw Broken("it is not a zip file");
+  }
+
+  const std::string& content_;
+};
+
+constexpr size_t kMaxRecordBytes = 64u << 20;  // twice what graphopt records in one bundle
+
+// Throw `Broken` for a record that is a bomb, or is compressed; graphopt compresses none, and what
+// is not unpacked here cannot fill the memory. What is no archive is told when it is read.
+inline void check_record(const std::string& content, const std::string& name) {
+  std::vector<Entry> entries;
+  try {
+    entries = Archive(content).entries;
+  } catch (const Broken&) {
+    return;
+  }
+  size_t total = 0;
+  bool is_compressed = false;
+  for (const Entry& entry : entries) {
+    total += entry.unpacked_size;
+    is_compressed |= entry.method != 0;
+  }
+  if (total > kMaxRecordBytes) throw Broken("`" + name + "` unpacks to " + std::to_string(total) + " bytes, more than " + std::to_string(kMaxRecordBytes));
+  if (is_compressed) throw Broken("`" + name + "` is compressed, which is not read here");
+}
+
+inline std::map<std::string, Array> read_npz(const std::string& content) {
+  Archive archive(content);
   std::map<std::string, Array> arrays;
-  size_t at = number(end + 16, 4);
-  for (size_t left = number(end + 10, 2); left > 0; --left) {
-    size_t name_length = number(at + 28, 2), size = number(at + 20, 4), start = number(at + 42, 4);
-    if (number(at + 10, 2) != 0) throw Broken("it is compressed, which is not read here");
-    std::string name = content.substr(at + 46, name_length);
-    size_t from = start + 30 + number(start + 26, 2) + number(start + 28, 2);
-    if (from + size > content.size()) throw Broken("it ends too early");
+  for (const Entry& entry : archive.entries) {
+    std::string name = entry.name;
+    if (entry.method != 0) throw Broken("it is compressed, which is not read here");
     if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);
-    arrays[name] = read_npy(content.substr(from, size));
-    at += 46 + name_length + number(at + 30, 2) + number(at + 32, 2);
+    arrays[name] = read_npy(archive.stored(entry));
   }
   return arrays;
 }

@@ -21,6 +21,11 @@ struct Wrong : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A check that cannot be made here, though nothing is wrong.
+struct Skipped : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 struct Json {
   enum Kind { kNull, kBoolean, kInteger, kNumber, kString, kArray, kObject };
   Kind kind = kNull;
@@ -192,10 +197,11 @@ class JsonReader {
   size_t at_ = 0;
 };
 
-// Throw `Broken` for the first way in which `value` breaks a schema.
+// Throw `Broken` for the first way in which `value` breaks a schema; `where` ends with a point.
 inline void check_schema(const Json& value, const Json& given, const Json& defs, const std::string& where) {
   const Json& schema = given.has("$ref") ? defs[given["$ref"].text.substr(given["$ref"].text.rfind('/') + 1)] : given;
-  auto fail = [&](const std::string& what) { throw Broken("`manifest.json` breaks the schema: `" + where + "` " + what); };
+  auto fail_at = [&](const std::string& place, const std::string& what) { throw Broken("`manifest.json` breaks the schema: `" + place + "` " + what); };
+  auto fail = [&](const std::string& what) { fail_at(where.empty() ? where : where.substr(0, where.size() - 1), what); };
   if (schema.has("type")) {
     std::vector<Json> kinds = schema["type"].kind == Json::kArray ? schema["type"].items : std::vector<Json>{schema["type"]};
     bool fits = false;
@@ -212,18 +218,18 @@ inline void check_schema(const Json& value, const Json& given, const Json& defs,
     fail("is too small");
   if (value.kind == Json::kArray && schema.has("items"))
     for (size_t index = 0; index < value.items.size(); ++index)
-      check_schema(value.items[index], schema["items"], defs, where + "." + std::to_string(index));
+      check_schema(value.items[index], schema["items"], defs, where + std::to_string(index) + ".");
   if (value.kind != Json::kObject) return;
   if (schema.has("required"))
     for (const Json& key : schema["required"].items)
-      if (!value.has(key.text)) fail("lacks `" + key.text + "`");
+      if (!value.has(key.text)) fail_at(where + key.text, "is missing");
   for (const auto& [key, item] : value.keys) {
     bool is_named = schema.has("properties") && schema["properties"].has(key);
-    if (is_named) check_schema(item, schema["properties"][key], defs, where + "." + key);
+    if (is_named) check_schema(item, schema["properties"][key], defs, where + key + ".");
     else if (schema.has("additionalProperties")) {
       const Json& others = schema["additionalProperties"];
-      if (others.kind == Json::kBoolean && !others.boolean) fail("has the unknown key `" + key + "`");
-      if (others.kind == Json::kObject) check_schema(item, others, defs, where + "." + key);
+      if (others.kind == Json::kBoolean && !others.boolean) fail_at(where + key, "is unknown");
+      if (others.kind == Json::kObject) check_schema(item, others, defs, where + key + ".");
     }
   }
 }
