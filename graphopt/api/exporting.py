@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import onnx_ir as ir
 
 from graphopt.api.running import refuse_existing
 from graphopt.deploy.exporting import Exporter, ExportSource, export_model, parse_source
-from graphopt.errors import UsageError
-from graphopt.ir import drop_traces, load, save, scratch_folder
+from graphopt.errors import InputError, OptionError, UsageError
+from graphopt.ir import drop_traces, load, opset_version, save, scratch_folder
+from graphopt.pipeline import PassManager, Pipeline
 from graphopt.report import ExportReport
 from graphopt.search import ProgressCallback, Reporter
+from graphopt.targets import DeviceProfile, Target, load_target
 
 __all__ = ["export", "exported_source"]
 
@@ -25,6 +30,7 @@ def export(
     *,
     exporter: Exporter = "auto",
     opset: int | None = None,
+    target: str | Path | Target | None = None,
     trust: bool = False,
     interpreter: str = "",
     timeout_s: float = 1800.0,
@@ -40,7 +46,10 @@ def export(
         output: Folder to write ``model.onnx`` to.
         exporter: ``optimum`` (models of Hugging Face), ``dynamo`` or ``torchscript`` of PyTorch, or
             ``auto`` for all that there are in that order.
-        opset: Version of the operators; ``None``: the exporter's choice.
+        opset: Version of the operators; ``None``: the exporter's choice, at most the newest that
+            the target takes.
+        target: Profile by name or file, or a loaded one, of the device that is to load the file;
+            ``None``: any device will do.
         trust: Whether pickles may be loaded, which can run any code.
         interpreter: Python that has the framework; default: this one.
         timeout_s: Most seconds for the framework.
@@ -49,9 +58,10 @@ def export(
         progress: Called with each step.
 
     Raises:
-        UsageError: It is no such source, it is pickled and not trusted, or the output exists.
+        UsageError: It is no such source, it is pickled and not trusted, the target is unknown or
+            ends before `opset`, or the output exists.
         MissingExtraError: The framework is not installed.
-        InputError: It cannot be exported.
+        InputError: It cannot be exported, or not in a form that the target takes.
         NumericMismatch: The file computes something else; nothing is written.
     """
     named = parse_source(source)
@@ -62,6 +72,7 @@ def export(
         )
     place = Path(output)
     refuse_existing(place / "model.onnx", force=force)
+    device = _device_of(target, opset)
     Reporter(progress, "export")(f"exporting {named}")
     with scratch_folder() as scratch:
         found = export_model(
@@ -69,16 +80,19 @@ def export(
             scratch,
             exporter=exporter,
             opset=opset,
+            newest_opset=device.opset_ceiling(),
             trust=trust,
             interpreter=interpreter,
             timeout_s=timeout_s,
             max_rel=max_rel,
         )
         model = load(found.path)
+        _lower_ir_version(model, device.ir_version_ceiling())
         drop_traces(model)
         model.metadata_props.update(_remarks(named, found))
         place.mkdir(parents=True, exist_ok=True)
         files = save(model, place / "model.onnx")
+        found = replace(found, opset=opset_version(model), ir_version=model.ir_version)
     return found.at(files[0])
 
 
@@ -86,11 +100,19 @@ def export(
 def exported_source(
     source: str | Path,
     *,
+    target: Target,
     interpreter: str = "",
     trust: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Iterator[Path]:
     """Yield a file for a source: the path that it is, or an export that lasts for the block.
+
+    Args:
+        source: A path, or what `export` takes.
+        target: Whose newest opset the export keeps to.
+        interpreter: Python that has the framework; default: this one.
+        trust: Whether pickles may be loaded.
+        progress: Called with each step.
 
     Raises:
         GraphoptError: See `export`.
@@ -102,6 +124,7 @@ def exported_source(
         made = export(
             str(source),
             folder / "export",
+            target=target,
             interpreter=interpreter,
             trust=trust,
             progress=progress,
@@ -125,6 +148,32 @@ def name_of_source(source: str | Path) -> str:
     if named.kind == "torch":
         return named.place.rpartition(":")[2]
     return Path(named.place.partition("@")[0]).name
+
+
+def _device_of(target: str | Path | Target | None, opset: int | None) -> DeviceProfile:
+    """Return what the device takes; one without limits where no target is named."""
+    if target is None:
+        return DeviceProfile()
+    profile = target if isinstance(target, Target) else load_target(target)
+    newest = profile.device.opset_ceiling()
+    if opset is not None and newest is not None and opset > newest:
+        raise OptionError(
+            f"opset {opset} is newer than `{profile.name}` takes", why=f"it ends at {newest}"
+        )
+    return profile.device
+
+
+def _lower_ir_version(model: ir.Model, newest: int | None) -> None:
+    """Write an older version of the file format where the device asks for it, or say why not."""
+    if newest is None or model.ir_version <= newest:
+        return
+    step = Pipeline.parse(f"lower-opset{{ir_version={newest}}}")
+    ledger = PassManager(verify="structure").run(model, step).ledger
+    if model.ir_version > newest:
+        raise InputError(
+            f"the export is of IR version {model.ir_version}, and the target ends at {newest}",
+            why="; ".join(refusal.why for refusal in ledger.journal.refusals) or None,
+        )
 
 
 def _remarks(source: ExportSource, found: ExportReport) -> dict[str, str]:

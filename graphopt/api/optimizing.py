@@ -13,7 +13,7 @@ from graphopt.api.exporting import exported_source, home_of_source, name_of_sour
 from graphopt.deploy import Bundle, BundleParts, check_output
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest, scratch_folder
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.pipeline import Ledger, PassManager, Pipeline
 from graphopt.report import OptimizeResult, PlanReport, to_text
 from graphopt.search import (
     MetricSource,
@@ -137,7 +137,9 @@ def optimize(
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
     report = Reporter(progress, "prepare")
     with (
-        exported_source(source, interpreter=interpreter, trust=trust, progress=progress) as path,
+        exported_source(
+            source, target=profile, interpreter=interpreter, trust=trust, progress=progress
+        ) as path,
         scratch_folder() as work,
     ):
         workbench = prepare(
@@ -218,12 +220,14 @@ def plan(
     stages: Mapping[str, bool] | None = None,
     threads: int | None = None,
     dims: Sequence[str] = (),
+    interpreter: str = "",
+    trust: bool = False,
     arguments: Sequence[str] = (),
 ) -> PlanReport:
     """Return what `optimize` would do, without measuring or writing anything.
 
     Args:
-        source: ONNX file.
+        source: ONNX file, or what `export` takes: that is exported, to be looked at.
         target: Profile by name or file, or a loaded one.
         output: Directory of the bundle.
         calibration: Samples, of which only the presence is looked at.
@@ -231,6 +235,8 @@ def plan(
         stages: Stages and candidates to switch on or off.
         threads: Threads inside one operator.
         dims: Sizes to fix.
+        interpreter: Python that has the framework of what is exported; default: this one.
+        trust: Whether pickles of what is exported may be loaded.
         arguments: The command that does it, word by word.
 
     Raises:
@@ -238,17 +244,13 @@ def plan(
         InputError: The model cannot be used.
     """
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
-    model = load(source)
-    told, unrun = without_measured_stages(profile, model)
-    stages_only = Pipeline.parse(told.stage_text()) if told.stage_text() else Pipeline()
-    manager = PassManager(verify="off", target=profile.to_facts())
+    with exported_source(source, target=profile, interpreter=interpreter, trust=trust) as path:
+        shared = _ledger_of_stages(path, profile)
     skipped = {
         candidate.name: "not built: it needs calibration samples (`--calibration PATH`)"
         for candidate in profile.enabled_candidates()
         if candidate.needs_calibration and calibration is None
     }
-    shared = manager.run(model, stages_only).ledger
-    shared.notes += [f"stage `{name}` is not tried here: it measures samples" for name in unrun]
     return PlanReport(
         source=str(source),
         output=str(output or default_output(source, profile)),
@@ -257,6 +259,17 @@ def plan(
         skipped=skipped,
         arguments=tuple(arguments),
     )
+
+
+def _ledger_of_stages(path: Path, profile: Target) -> Ledger:
+    """Run the stages that every candidate goes through, but for those that measure samples."""
+    model = load(path)
+    told, unrun = without_measured_stages(profile, model)
+    stages_only = Pipeline.parse(told.stage_text()) if told.stage_text() else Pipeline()
+    manager = PassManager(verify="off", target=profile.to_facts())
+    ledger = manager.run(model, stages_only).ledger
+    ledger.notes += [f"stage `{name}` is not tried here: it measures samples" for name in unrun]
+    return ledger
 
 
 def default_output(source: str | Path, target: Target) -> Path:

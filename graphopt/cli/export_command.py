@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from graphopt.cli.options import cli_command, force_option
+from graphopt.cli.options import TARGET, cli_command, force_option
 from graphopt.cli.output import print_result
 from graphopt.cli.progress import progress_shown
 from graphopt.cli.settings import Settings
@@ -40,6 +40,7 @@ __all__ = ["command"]
     help="auto: optimum where it is installed, PyTorch's newer one, its older one.",
 )
 @click.option("--opset", type=click.IntRange(min=7), metavar="N", help="Version of the operators.")
+@click.option("--target", type=TARGET, help="Write what this target loads: its newest opset.")
 @click.option("--trust", is_flag=True, help="Load pickles, which can run any code.")
 @click.option("--interpreter", metavar="PATH", default="", help="Python that has the framework.")
 @click.option(

@@ -135,8 +135,9 @@ def command(
     given["dims"] = variants[0] if variants else ()
     place = output or api.default_output(model, load_target(given["target"]))
     if dry_run:
-        names = ("target", "calibration", "gates", "stages", "threads", "dims")
-        kept = {key: given[key] for key in names}
+        unused = {"calibration_cache", "evaluation", "metric", "seed"}
+        unused |= {"latency_budget_s", "repair_budget_s"}
+        kept = {key: value for key, value in given.items() if key not in unused}
         words = [word for word in settings.arguments if word != "--dry-run"]
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())

@@ -23,6 +23,7 @@ from graphopt.errors import (
     NumericMismatch,
     UsageError,
 )
+from graphopt.ir import load, opset_version
 from graphopt.report import ExportReport, SizesCompared
 from graphopt.runtime import SessionOptions, shared_worker
 from graphopt.runtime.limited_process import run_limited
@@ -73,6 +74,7 @@ def export_model(
     *,
     exporter: Exporter = "auto",
     opset: int | None = None,
+    newest_opset: int | None = None,
     trust: bool = False,
     interpreter: str = "",
     timeout_s: float = 1800.0,
@@ -85,8 +87,9 @@ def export_model(
         folder: An empty folder.
         exporter: Which one; ``auto``: optimum's for models of Hugging Face where it is installed,
             PyTorch's newer one, its older one. Where one fails, or its file computes something
-            else, the next is tried.
+            else or has another opset, the next is tried.
         opset: Version of the operators; ``None``: the exporter's choice.
+        newest_opset: That choice is at most this one; ``None``: any.
         trust: Whether pickles may be loaded, which can run any code.
         interpreter: Python that has the framework; default: this one.
         timeout_s: Most seconds, for each try.
@@ -99,9 +102,14 @@ def export_model(
         NumericMismatch: No file computes what the framework computes.
     """
     place = _checked_place(source, trust=trust)
-    options = {"exporter": exporter, "opset": opset, "trust": trust}
+    options = {
+        "exporter": exporter,
+        "opset": opset,
+        "newest_opset": newest_opset,
+        "trust": trust,
+    }
     is_last = exporter != "auto" or source.kind == "sklearn"
-    wrong: dict[str, str] = {}
+    wrong: dict[str, GraphoptError] = {}
     while True:
         out = folder / str(len(wrong)) / "model.onnx"
         out.parent.mkdir()
@@ -111,22 +119,25 @@ def export_model(
         except InputError as error:
             if not wrong:
                 raise
-            raise _mismatch({**wrong, "the others": error.why or error.message}) from error
-        name, found = _judged(source, out, max_rel)
+            raise _none_right(source, {**wrong, "the others": error}) from error
+        name, found = _judged(source, out, max_rel, opset, newest_opset)
         if isinstance(found, ExportReport):
-            return replace(found, failures={**wrong, **found.failures})
+            told = {name: _told(name, error) for name, error in wrong.items()}
+            return replace(found, failures={**told, **found.failures})
         if is_last:
             raise found
-        wrong[name] = _told(name, found)
+        wrong[name] = found
 
 
 def _judged(
-    source: ExportSource, out: Path, max_rel: float
+    source: ExportSource, out: Path, max_rel: float, opset: int | None, newest: int | None
 ) -> tuple[str, ExportReport | GraphoptError]:
     """Return which exporter wrote the file, and the report, or what is wrong with the file."""
     record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
     name: str = record["exporter"]
     try:
+        # An exporter that cannot write an older version may leave a newer one, with a warning.
+        _check_opset(source, Path(record["file"]), opset, newest)
         report = _report(source, out, record)
     except GraphoptError as error:  # it does not load, or asks for something else
         return name, error
@@ -135,10 +146,28 @@ def _judged(
     return name, report
 
 
+def _check_opset(source: ExportSource, path: Path, opset: int | None, newest: int | None) -> None:
+    found = opset_version(load(path))
+    if opset is not None and found != opset:
+        why = f"the file has opset {found}, and {opset} was asked for"
+        raise InputError(f"`{source}` cannot be exported", why=why)
+    if newest is not None and found > newest:
+        why = f"the file has opset {found}, and the target ends at {newest}"
+        raise InputError(f"`{source}` cannot be exported", why=why)
+
+
 def _told(name: str, error: GraphoptError) -> str:
     if isinstance(error, NumericMismatch):
         return (error.why or "").removeprefix(f"{name}: ")
-    return f"{error.message}: {error.why}"
+    return error.why or error.message
+
+
+def _none_right(source: ExportSource, wrong: Mapping[str, GraphoptError]) -> GraphoptError:
+    told = {name: _told(name, error) for name, error in wrong.items()}
+    if any(isinstance(error, NumericMismatch) for error in wrong.values()):
+        return _mismatch(told)
+    why = "; ".join(f"{name}: {said}" for name, said in told.items())
+    return InputError(f"`{source}` cannot be exported", why=why)
 
 
 def _mismatch(wrong: Mapping[str, str]) -> NumericMismatch:

@@ -42,6 +42,8 @@ class ExportReport:
         origin: Where the model came from, as far as it says.
         versions: Of what took part.
         cases: Runs with inputs of several sizes.
+        opset: Version of the operators of the default domain; 0: not known.
+        ir_version: Version of the file format; 0: not known.
     """
 
     source: str
@@ -52,6 +54,8 @@ class ExportReport:
     origin: Mapping[str, str]
     versions: Mapping[str, str]
     cases: tuple[SizesCompared, ...]
+    opset: int = 0
+    ir_version: int = 0
 
     def at(self, path: Path) -> ExportReport:
         """Return the report of the same file in another place."""
@@ -88,6 +92,8 @@ class ExportReport:
             "source": self.source,
             "path": str(self.path),
             "exporter": self.exporter,
+            "opset": self.opset,
+            "ir_version": self.ir_version,
             "failures": dict(self.failures),
             "doubts": list(self.doubts),
             "origin": dict(self.origin),
@@ -102,7 +108,8 @@ class ExportReport:
         tried = [f"{name} failed: {said}" for name, said in self.failures.items()]
         tried += [f"warning: {said}" for said in self.doubts]
         closing = (
-            f"exported by {self.exporter}, the same as the framework within "
+            f"exported by {self.exporter}{f', opset {self.opset}' if self.opset else ''}, "
+            "the same as the framework within "
             f"{self.largest_difference():.2g} on {len(self.cases)} sizes -> {self.path}"
         )
         return "\n\n".join(filter(None, (table, "\n".join(tried), closing)))

@@ -11,7 +11,7 @@ from export_interpreter import export_interpreter
 from graphopt import api
 from graphopt.api.exporting import name_of_source
 from graphopt.deploy.exporting import parse_source
-from graphopt.errors import InputError, NumericMismatch, OutputError, UsageError
+from graphopt.errors import InputError, NumericMismatch, OptionError, OutputError, UsageError
 from graphopt.report import ExportReport, SizesCompared
 from graphopt.verification import compare_outputs
 
@@ -127,6 +127,43 @@ def test_a_file_that_computes_something_else_is_not_written(folder):
 
 
 @pytest.mark.parametrize(
+    ("target", "versions"),
+    [("edge-arm64", (19, 9)), ("web-wasm-int8", (20, 10)), ("cpu-int8", (20, 10))],
+)
+def test_the_opset_is_one_that_the_target_loads(folder, target, versions):
+    report = export("torch:factories:encoder", folder / "out", target=target)
+    assert (report.exporter, report.opset, report.ir_version) == ("dynamo", *versions)
+    proto = onnx.load(folder / "out" / "model.onnx")
+    assert (
+        {one.domain: one.version for one in proto.opset_import}[""],
+        proto.ir_version,
+    ) == versions
+    assert f"opset {versions[0]}" in str(report)
+
+
+def test_an_exporter_that_writes_another_opset_than_asked_for_gives_way(folder):
+    with pytest.raises(InputError) as caught:  # with PyTorch 2.13 it leaves 18, and says no word
+        export("torch:factories:encoder", folder / "out", opset=9, exporter="dynamo")
+    assert "the file has opset 18, and 9 was asked for" in caught.value.why
+    assert not (folder / "out").exists()
+    report = export("torch:factories:encoder", folder / "out", opset=9)
+    assert (report.exporter, report.opset) == ("torchscript", 9)
+    assert "9 was asked for" in report.failures["dynamo"]
+
+
+def test_optimize_exports_at_the_opset_of_its_target(folder):
+    settings = {"target": "edge-arm64", "interpreter": export_interpreter()}
+    made = api.optimize("torch:factories:encoder", latency_budget_s=None, **settings)
+    proto = onnx.load(made.bundle.model_path)
+    assert {one.domain: one.version for one in proto.opset_import}[""] == 19
+    assert proto.ir_version <= 9
+    names = [entry.name for entry in made.report.passes if entry.edits]
+    assert "lower-opset" not in names  # nothing was left to lower
+    plan = api.plan("torch:factories:encoder", **settings)
+    assert plan.source == "torch:factories:encoder"
+
+
+@pytest.mark.parametrize(
     ("factory", "why"),
     [
         ("raises", "ValueError: no weights here"),
@@ -211,6 +248,11 @@ def test_a_folder_of_hugging_face_that_is_not_what_it_should_be_is_told(folder):
     assert "leads out of the folder" in told("linked")
     assert "unknown task" in told("unknown@guess-my-mind")
     assert not list(folder.rglob("exploded"))
+
+
+def test_an_opset_that_the_target_does_not_take_is_told_before_any_work(folder):
+    with pytest.raises(OptionError, match="opset 20 is newer than `edge-arm64` takes"):
+        export("torch:factories:encoder", folder / "out", opset=20, target="edge-arm64")
 
 
 def test_what_is_no_source_or_not_there_is_told(folder):

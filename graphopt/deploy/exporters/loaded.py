@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ExportError", "Loaded", "varied"]
+__all__ = ["ExportError", "Loaded", "Opset", "varied"]
 
 _GROWN = (0, 1, 3)
 """By how much open sizes grow from case to case; the first is the example itself."""
@@ -16,6 +16,23 @@ _GROWN = (0, 1, 3)
 
 class ExportError(Exception):
     """What cannot be exported, said for a person; the text is all that is told of it."""
+
+
+@dataclass(frozen=True)
+class Opset:
+    """Which version of the operators a file is to have.
+
+    Attributes:
+        exact: This one; ``None``: the exporter's choice.
+        newest: The choice is at most this one, where what reads the file ends; ``None``: any.
+    """
+
+    exact: int | None = None
+    newest: int | None = None
+
+    def chosen(self, default: int) -> int:
+        """Return the version for an exporter that writes ``default`` unless told."""
+        return self.exact or min(default, self.newest or default)
 
 
 @dataclass
@@ -48,7 +65,7 @@ class Loaded:
     arguments: Sequence[str] = ()
     cases: Sequence[tuple[Any, ...]] = ()
     implied: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
-    exporters: Mapping[str, Callable[[Path, int | None], Path]] = field(default_factory=dict)
+    exporters: Mapping[str, Callable[[Path, Opset], Path]] = field(default_factory=dict)
 
     def argument_names(self) -> list[str]:
         """Return the names of the positional arguments of ``forward``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .loaded import Opset
+
 __all__ = ["export_optimum", "has_optimum"]
 
 _TASKS = {"image-feature-extraction": "feature-extraction"}
@@ -21,7 +23,7 @@ def has_optimum() -> bool:
         return False
 
 
-def export_optimum(model: Any, task: str, part: str, folder: Path, opset: int | None) -> Path:
+def export_optimum(model: Any, task: str, part: str, folder: Path, opset: Opset) -> Path:
     """Export a loaded model of transformers, and return the file.
 
     optimum is handed the model, never the folder: what is loaded, and from what, is decided once.
@@ -31,7 +33,8 @@ def export_optimum(model: Any, task: str, part: str, folder: Path, opset: int | 
         task: As in `TASKS`.
         part: `encoder` or `decoder`; empty: the whole, as one file.
         folder: Where files go.
-        opset: Version of the operators; `None`: optimum's choice for the architecture.
+        opset: Version of the operators; optimum's choice for the architecture, which is the oldest
+            that it takes, so that a lower limit cannot be met.
 
     Raises:
         Exception: Whatever optimum raises; it does not take every architecture and task.
@@ -42,7 +45,7 @@ def export_optimum(model: Any, task: str, part: str, folder: Path, opset: int | 
         model,
         folder,
         task=_TASKS.get(task, task),
-        opset=opset,
+        opset=opset.exact,
         monolith=not part and model.config.is_encoder_decoder,  # else it leaves caches out
         do_validation=False,  # the file is compared here, like every other
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .loaded import ExportError
+from .loaded import ExportError, Opset
 
 __all__ = ["export_sklearn"]
 
@@ -21,14 +21,14 @@ _ML_DOMAIN, _ML_VERSION = "ai.onnx.ml", 3
 
 
 def export_sklearn(
-    path: str, out: Path, *, opset: int | None, trust: bool
+    path: str, out: Path, *, opset: Opset, trust: bool
 ) -> tuple[dict[str, Any], Any]:
     """Write ONNX of a stored estimator; return what was done, and cases to compare with.
 
     Args:
         path: What skops, joblib or pickle wrote.
         out: The file.
-        opset: Version of the operators; ``None``: the converter's choice.
+        opset: Version of the operators.
         trust: Whether types that skops does not know may be loaded.
 
     Raises:
@@ -119,7 +119,7 @@ def _ranked(values: Any, rank: int) -> Any:
     return values[:, None] if values.ndim == 1 and rank == 2 else values  # noqa: PLR2004
 
 
-def _converted(estimator: Any, row: Any, opset: int | None) -> Any:
+def _converted(estimator: Any, row: Any, opset: Opset) -> Any:
     try:
         model = _written(estimator, row, opset)
     except Exception as error:  # converters raise what they like
@@ -132,11 +132,11 @@ def _converted(estimator: Any, row: Any, opset: int | None) -> Any:
     return model
 
 
-def _written(estimator: Any, row: Any, opset: int | None) -> Any:
+def _written(estimator: Any, row: Any, opset: Opset) -> Any:
     from skl2onnx import get_latest_tested_opset_version, to_onnx
     from sklearn.base import is_classifier
 
-    versions = {_ML_DOMAIN: _ML_VERSION, "": opset or get_latest_tested_opset_version()}
+    versions = {_ML_DOMAIN: _ML_VERSION, "": opset.chosen(get_latest_tested_opset_version())}
     if is_classifier(estimator):
         # Probabilities as one tensor, not as a sequence of maps; not every classifier has any.
         plain = {id(estimator): {"zipmap": False}}

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .loaded import ExportError, Loaded
+from .loaded import ExportError, Loaded, Opset
 from .masks import traceable_masks
 from .optimum_exporter import has_optimum
 from .torch_models import flat_tensors
@@ -20,8 +20,10 @@ __all__ = ["export_torch"]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OLDER_OPSET = 17
 """What the older exporter writes unless told: the first with LayerNormalization."""
+_NEWER_OPSET = 20
+"""What the newer one writes unless told, with PyTorch 2.13."""
 
-Way = Callable[[Path, int | None], tuple[Path, list[str]]]
+Way = Callable[[Path, Opset], tuple[Path, list[str]]]
 
 
 def export_torch(
@@ -29,7 +31,7 @@ def export_torch(
     out: Path,
     *,
     exporter: str,
-    opset: int | None,
+    opset: Opset,
     without: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write ONNX; where one exporter fails, the next is tried.
@@ -38,7 +40,7 @@ def export_torch(
         loaded: The module.
         out: The file; an exporter may write another one beside it.
         exporter: ``optimum``, ``dynamo``, ``torchscript``, or ``auto`` for all in that order.
-        opset: Version of the operators; ``None``: the exporter's choice.
+        opset: Version of the operators.
         without: Exporters that are not tried: what they wrote was wrong.
 
     Returns:
@@ -75,9 +77,7 @@ def _ways(loaded: Loaded) -> Mapping[str, Way]:
     return {**brought, "dynamo": partial(_dynamo, loaded), "torchscript": partial(_traced, loaded)}
 
 
-def _brought(
-    way: Callable[[Path, int | None], Path], out: Path, opset: int | None
-) -> tuple[Path, list[str]]:
+def _brought(way: Callable[[Path, Opset], Path], out: Path, opset: Opset) -> tuple[Path, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         path = way(out.with_name("brought"), opset)
@@ -97,12 +97,14 @@ def _remove_parts(out: Path) -> None:
             path.unlink()
 
 
-def _dynamo(loaded: Loaded, out: Path, opset: int | None) -> tuple[Path, list[str]]:
+def _dynamo(loaded: Loaded, out: Path, opset: Opset) -> tuple[Path, list[str]]:
     import torch
 
     names = loaded.argument_names()
     shapes = {name: loaded.dynamic_shapes.get(name) for name in names}
-    settings: dict[str, Any] = {"opset_version": opset} if opset else {}
+    settings: dict[str, Any] = {}
+    if opset != Opset():  # else what this PyTorch does best
+        settings["opset_version"] = opset.chosen(_NEWER_OPSET)
     if any(shapes.values()):
         by_position = tuple(shapes.values())
         settings["dynamic_shapes"] = (by_position,) if loaded.arguments else by_position
@@ -114,7 +116,7 @@ def _dynamo(loaded: Loaded, out: Path, opset: int | None) -> tuple[Path, list[st
     return out, []
 
 
-def _traced(loaded: Loaded, out: Path, opset: int | None) -> tuple[Path, list[str]]:
+def _traced(loaded: Loaded, out: Path, opset: Opset) -> tuple[Path, list[str]]:
     import torch
 
     names = list(loaded.input_names) or _flat_names(loaded)
@@ -138,7 +140,7 @@ def _traced(loaded: Loaded, out: Path, opset: int | None) -> tuple[Path, list[st
             input_names=names,
             output_names=outputs,
             dynamic_axes=axes,
-            opset_version=opset or _OLDER_OPSET,
+            opset_version=opset.chosen(_OLDER_OPSET),
         )
     return out, _doubts(caught)
 

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .loaded import ExportError, Loaded, varied
+from .loaded import ExportError, Loaded, Opset, varied
 
 __all__ = ["NOT_EXPORTED", "NOT_INSTALLED", "main"]
 
@@ -39,10 +39,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[str, Any]:
+    opset = Opset(options["opset"], options["newest_opset"])
     if kind == "sklearn":
         from .sklearn_models import export_sklearn
 
-        record, cases = export_sklearn(source, out, opset=options["opset"], trust=options["trust"])
+        record, cases = export_sklearn(source, out, opset=opset, trust=options["trust"])
         for number, (inputs, outputs) in enumerate(cases):
             _write_case(out, number, input=inputs, output=outputs)
         return {**record, "versions": _versions("scikit-learn", "skl2onnx")}
@@ -62,7 +63,7 @@ def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[
             loaded,
             out,
             exporter=options["exporter"],
-            opset=options["opset"],
+            opset=opset,
             without=options["without"],
         )
     versions = _versions(*_TAKING_PART[kind])
