@@ -5,8 +5,9 @@ Names are imported when they are first used: a room is large, and who asks needs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphopt._lazy_names import attach
 
 if TYPE_CHECKING:
     from graphopt.api.comparing import bench as bench
@@ -29,34 +30,35 @@ if TYPE_CHECKING:
     from graphopt.api.variants import Variants as Variants
     from graphopt.api.variants import optimize_variants as optimize_variants
 
-_HOMES = {
-    "Optimization": "optimizing",
-    "Variants": "variants",
-    "bench": "comparing",
-    "default_output": "optimizing",
-    "explain": "running",
-    "export": "exporting",
-    "inspect": "running",
-    "inspect_layers": "running",
-    "inspect_placement": "placing",
-    "inspect_samples": "running",
-    "inspect_saturation": "running",
-    "inspect_sensitivities": "sensitivities",
-    "inspect_structure": "running",
-    "optimize": "optimizing",
-    "optimize_variants": "variants",
-    "plan": "optimizing",
-    "race": "racing",
-    "run_pipeline": "running",
-    "verify": "comparing",
-}
-
-__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "comparing": (
+            "bench",
+            "verify",
+        ),
+        "exporting": ("export",),
+        "optimizing": (
+            "Optimization",
+            "default_output",
+            "optimize",
+            "plan",
+        ),
+        "placing": ("inspect_placement",),
+        "racing": ("race",),
+        "running": (
+            "explain",
+            "inspect",
+            "inspect_layers",
+            "inspect_samples",
+            "inspect_saturation",
+            "inspect_structure",
+            "run_pipeline",
+        ),
+        "sensitivities": ("inspect_sensitivities",),
+        "variants": (
+            "Variants",
+            "optimize_variants",
+        ),
+    },
+)

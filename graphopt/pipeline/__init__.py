@@ -5,8 +5,9 @@ Names are imported when they are first used, so that listing passes loads no hea
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphopt._lazy_names import attach
 
 if TYPE_CHECKING:
     from graphopt.pipeline.ledger import Ledger as Ledger
@@ -29,34 +30,41 @@ if TYPE_CHECKING:
     from graphopt.pipeline.watch import PassEvent as PassEvent
     from graphopt.pipeline.watch import PrintAfter as PrintAfter
 
-_HOMES = {
-    "Element": "pipeline",
-    "Fixpoint": "pipeline",
-    "Ledger": "ledger",
-    "NamedPipeline": "named",
-    "PassEntry": "ledger",
-    "PassEvent": "watch",
-    "PassManager": "manager",
-    "Pipeline": "pipeline",
-    "PipelineResult": "manager",
-    "PrintAfter": "watch",
-    "Reproduction": "reproducer",
-    "Timing": "ledger",
-    "find_named_pipeline": "named",
-    "find_pass": "registry",
-    "named_pipelines": "named",
-    "pass_names": "registry",
-    "pass_owner": "registry",
-    "pass_summary": "registry",
-    "reproduce": "reproducer",
-}
-
-__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "ledger": (
+            "Ledger",
+            "PassEntry",
+            "Timing",
+        ),
+        "manager": (
+            "PassManager",
+            "PipelineResult",
+        ),
+        "named": (
+            "NamedPipeline",
+            "find_named_pipeline",
+            "named_pipelines",
+        ),
+        "pipeline": (
+            "Element",
+            "Fixpoint",
+            "Pipeline",
+        ),
+        "registry": (
+            "find_pass",
+            "pass_names",
+            "pass_owner",
+            "pass_summary",
+        ),
+        "reproducer": (
+            "Reproduction",
+            "reproduce",
+        ),
+        "watch": (
+            "PassEvent",
+            "PrintAfter",
+        ),
+    },
+)

@@ -5,8 +5,9 @@ Names are imported when they are first used: a room is large, and who asks needs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphopt._lazy_names import attach
 
 if TYPE_CHECKING:
     from graphopt.report.comparison_report import ComparisonReport as ComparisonReport
@@ -42,47 +43,54 @@ if TYPE_CHECKING:
     from graphopt.report.text_table import format_fields as format_fields
     from graphopt.report.text_table import format_table as format_table
 
-_HOMES = {
-    "BeforeAfter": "result",
-    "CandidateResult": "result",
-    "CandidateStatus": "result",
-    "ComparisonReport": "comparison_report",
-    "ExportReport": "export_report",
-    "LatencyReport": "latency_report",
-    "LatencyResult": "result",
-    "LayerError": "details",
-    "LayersReport": "layers_report",
-    "MetricResult": "result",
-    "OptimizeResult": "result",
-    "PassResult": "result",
-    "PlanReport": "plan_report",
-    "RaceEntry": "race_report",
-    "RaceReport": "race_report",
-    "ReportDetails": "details",
-    "RunReport": "run_report",
-    "SamplesReport": "samples_report",
-    "SizesCompared": "export_report",
-    "StructureReport": "structure_report",
-    "closing_line": "tables",
-    "decisions_text": "decision_tables",
-    "exits_text": "decision_tables",
-    "format_bytes": "figures",
-    "format_change": "figures",
-    "format_fields": "text_table",
-    "format_number": "figures",
-    "format_table": "text_table",
-    "result_schema": "result",
-    "to_html": "html",
-    "to_json": "result",
-    "to_text": "optimize_text",
-}
-
-__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "comparison_report": ("ComparisonReport",),
+        "decision_tables": (
+            "decisions_text",
+            "exits_text",
+        ),
+        "details": (
+            "LayerError",
+            "ReportDetails",
+        ),
+        "export_report": (
+            "ExportReport",
+            "SizesCompared",
+        ),
+        "figures": (
+            "format_bytes",
+            "format_change",
+            "format_number",
+        ),
+        "html": ("to_html",),
+        "latency_report": ("LatencyReport",),
+        "layers_report": ("LayersReport",),
+        "optimize_text": ("to_text",),
+        "plan_report": ("PlanReport",),
+        "race_report": (
+            "RaceEntry",
+            "RaceReport",
+        ),
+        "result": (
+            "BeforeAfter",
+            "CandidateResult",
+            "CandidateStatus",
+            "LatencyResult",
+            "MetricResult",
+            "OptimizeResult",
+            "PassResult",
+            "result_schema",
+            "to_json",
+        ),
+        "run_report": ("RunReport",),
+        "samples_report": ("SamplesReport",),
+        "structure_report": ("StructureReport",),
+        "tables": ("closing_line",),
+        "text_table": (
+            "format_fields",
+            "format_table",
+        ),
+    },
+)

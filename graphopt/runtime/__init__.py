@@ -5,8 +5,9 @@ Names are imported when they are first used: a worker process needs a part of th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphopt._lazy_names import attach
 
 if TYPE_CHECKING:
     from graphopt.runtime.client import Worker as Worker
@@ -42,47 +43,64 @@ if TYPE_CHECKING:
     from graphopt.runtime.values import Feeds as Feeds
     from graphopt.runtime.values import Values as Values
 
-_HOMES = {
-    "CELLS": "histograms",
-    "ColdStart": "cold_start",
-    "Feeds": "values",
-    "Histogram": "histograms",
-    "LatencyComparison": "latency",
-    "LatencySummary": "latency",
-    "LoadedGraph": "loaded_graph",
-    "NodeTiming": "session",
-    "Observed": "session",
-    "Padding": "session",
-    "Pair": "session",
-    "Placement": "placement",
-    "Session": "session",
-    "SessionOptions": "options",
-    "TensorSpec": "options",
-    "Values": "values",
-    "Watched": "session",
-    "Worker": "client",
-    "architecture": "cpu",
-    "available_providers": "shared",
-    "cpu_features": "cpu",
-    "cpu_name": "cpu",
-    "generate_feed_sets": "feed_sets",
-    "generate_feeds": "feeds",
-    "input_specs": "feeds",
-    "inspect_loaded": "loaded_graph",
-    "measure_cold_start": "cold_start",
-    "measure_latency": "latency",
-    "measure_placement": "placement",
-    "representative_feed": "feed_sets",
-    "runtime_version": "shared",
-    "shared_worker": "shared",
-}
-
-__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "client": ("Worker",),
+        "cold_start": (
+            "ColdStart",
+            "measure_cold_start",
+        ),
+        "cpu": (
+            "architecture",
+            "cpu_features",
+            "cpu_name",
+        ),
+        "feed_sets": (
+            "generate_feed_sets",
+            "representative_feed",
+        ),
+        "feeds": (
+            "generate_feeds",
+            "input_specs",
+        ),
+        "histograms": (
+            "CELLS",
+            "Histogram",
+        ),
+        "latency": (
+            "LatencyComparison",
+            "LatencySummary",
+            "measure_latency",
+        ),
+        "loaded_graph": (
+            "LoadedGraph",
+            "inspect_loaded",
+        ),
+        "options": (
+            "SessionOptions",
+            "TensorSpec",
+        ),
+        "placement": (
+            "Placement",
+            "measure_placement",
+        ),
+        "session": (
+            "NodeTiming",
+            "Observed",
+            "Padding",
+            "Pair",
+            "Session",
+            "Watched",
+        ),
+        "shared": (
+            "available_providers",
+            "runtime_version",
+            "shared_worker",
+        ),
+        "values": (
+            "Feeds",
+            "Values",
+        ),
+    },
+)

@@ -6,8 +6,9 @@ Names are imported when they are first used: a room is large, and who asks needs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphopt._lazy_names import attach
 
 if TYPE_CHECKING:
     from graphopt.search.build import Built as Built
@@ -31,35 +32,38 @@ if TYPE_CHECKING:
     from graphopt.search.workbench import Workbench as Workbench
     from graphopt.search.workbench import prepare as prepare
 
-_HOMES = {
-    "Built": "build",
-    "Feeds": "workbench",
-    "LayerSaturation": "saturation",
-    "Measured": "measure",
-    "MetricSource": "workbench",
-    "Outcome": "campaign",
-    "ProgressCallback": "progress",
-    "ProgressEvent": "progress",
-    "Rejected": "build",
-    "Reporter": "progress",
-    "SampleSource": "workbench",
-    "Workbench": "workbench",
-    "bundle_parts": "packaging",
-    "explore": "campaign",
-    "plan_candidates": "build",
-    "predict_saturation": "saturation",
-    "prepare": "workbench",
-    "result_of": "results",
-    "run_stages": "build",
-    "without_measured_stages": "measured_stages",
-}
-
-__all__ = [  # noqa: PLE0604 - one list of names, kept in `_HOMES`
-    *_HOMES
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "build": (
+            "Built",
+            "Rejected",
+            "plan_candidates",
+            "run_stages",
+        ),
+        "campaign": (
+            "Outcome",
+            "explore",
+        ),
+        "measure": ("Measured",),
+        "measured_stages": ("without_measured_stages",),
+        "packaging": ("bundle_parts",),
+        "progress": (
+            "ProgressCallback",
+            "ProgressEvent",
+            "Reporter",
+        ),
+        "results": ("result_of",),
+        "saturation": (
+            "LayerSaturation",
+            "predict_saturation",
+        ),
+        "workbench": (
+            "Feeds",
+            "MetricSource",
+            "SampleSource",
+            "Workbench",
+            "prepare",
+        ),
+    },
+)
