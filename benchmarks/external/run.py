@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -220,7 +221,10 @@ def _marked(record: Record | None, reasons: dict[str, str]) -> str:
 
 
 def _general(reason: str) -> str:
-    return " ".join(reason.split()).replace("|", "\\|")
+    """Return a reason without names of nodes and counts, so that graphs share it."""
+    said = re.sub(r"node `[^`]*` \(", "a node (", " ".join(reason.split()))
+    said = re.sub(r"opset \d+( \(and \d+ more\))?$", "its opset", said)
+    return said.replace("|", "\\|")
 
 
 def _letter(number: int) -> str:
