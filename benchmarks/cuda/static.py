@@ -13,8 +13,9 @@ crossings   values that arithmetic of shapes makes on the host and a kernel read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
@@ -66,15 +67,29 @@ class Findings:
     copies: int = 0
     unknown: list[str] = field(default_factory=list)
 
-    def broken(self) -> list[str]:
-        """Return which promises do not hold."""
-        told = [
+    def wide(self) -> list[str]:
+        """Return what computes in 32 bits and should not."""
+        told: list[tuple[Sequence[Any], str]] = [
             (self.islands, "islands in 32-bit floats"),
             (self.products, "products in 32-bit floats"),
-            (self.crossings, "values that the host computes and kernels read"),
-            (self.unknown, "nodes whose type of result is not known"),
         ]
-        return [f"{len(found)} {what}: {found[:3]}" for found, what in told if found]
+        return _counted(told)
+
+    def read_as_data(self) -> list[str]:
+        """Return what the host would have to send."""
+        return _counted([(self.crossings, "values that the host computes and kernels read")])
+
+    def untold(self) -> list[str]:
+        """Return of what neither can be told."""
+        return _counted([(self.unknown, "nodes whose type of result is not known")])
+
+    def broken(self) -> list[str]:
+        """Return which promises do not hold."""
+        return [*self.wide(), *self.read_as_data(), *self.untold()]
+
+
+def _counted(told: Iterable[tuple[Sequence[Any], str]]) -> list[str]:
+    return [f"{len(found)} {what}: {found[:3]}" for found, what in told if found]
 
 
 def look(model: ir.Model, shapes: ShapeTable) -> Findings:
