@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt.runtime.cpu import architecture as architecture
     from graphopt.runtime.cpu import cpu_features as cpu_features
     from graphopt.runtime.cpu import cpu_name as cpu_name
+    from graphopt.runtime.cpu import usable_cores as usable_cores
     from graphopt.runtime.feed_sets import generate_feed_sets as generate_feed_sets
     from graphopt.runtime.feed_sets import representative_feed as representative_feed
     from graphopt.runtime.feeds import generate_feeds as generate_feeds
@@ -55,6 +56,7 @@ __getattr__, __dir__, __all__ = attach(
             "architecture",
             "cpu_features",
             "cpu_name",
+            "usable_cores",
         ),
         "feed_sets": (
             "generate_feed_sets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import subprocess
 import sys
@@ -14,6 +15,7 @@ __all__ = [
     "cpu_name",
     "features_from_cpuinfo",
     "features_from_sysctl",
+    "usable_cores",
 ]
 
 # Windows and macOS have names of their own for the two.
@@ -63,6 +65,13 @@ def architecture() -> str:
     """Return the processor's architecture by one name on every system: `x86_64`, `aarch64`."""
     name = platform.machine().lower()
     return _ARCHITECTURES.get(name, name)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on: fewer than there are where it is pinned."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache

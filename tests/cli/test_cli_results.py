@@ -129,6 +129,13 @@ def test_samples_and_metric_come_from_a_function(model, tmp_path, monkeypatch, c
     assert found["metric"]["before"] == found["metric"]["after"] == 512.0
 
 
+def test_doctor_warns_where_a_single_core_hides_the_fast_kernels(monkeypatch, capsys):
+    monkeypatch.setattr("graphopt.runtime.usable_cores", lambda: 1, raising=False)
+    monkeypatch.setattr("graphopt.runtime.cpu_features", lambda: {"amx_int8"}, raising=False)
+    assert main(["doctor"]) == 0
+    assert "held to one core, onnxruntime uses no AMX" in capsys.readouterr().out
+
+
 def test_doctor_names_what_is_wrong(monkeypatch, capsys):
     def crash():
         raise WorkerCrash("the runtime crashed")
