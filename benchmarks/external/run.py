@@ -2,12 +2,12 @@
 
 Usage:
     python benchmarks/external/run.py --zoo zoo --out results.json
-        [--tools onnxsim,onnxslim] [--models minilm.ts,gpt2.dyn] [--timeout 120] [--again]
+        [--tools onnxsim,onnxslim] [--models minilm.ts,gpt2.dyn] [--timeout 300] [--again]
         [--interpreter ort-transformers=PYTHON] [--table results.md]
 
 `zoo/` holds NAME.EXPORTER/model.onnx (`dyn`, `ts`: torch.onnx.export with and without dynamo;
 `optimum`: optimum's exporter). Each tool is one command, `graphopt run MODEL --pipeline
-'external-TOOL{timeout_s=120}' --check --json`, as its users give it; what it leaves is judged like
+'external-TOOL{timeout_s=300}' --check --json`, as its users give it; what it leaves is judged like
 the result of any pass: structure, inputs and outputs, numbers within 1e-4 of the largest on
 generated inputs of two sizes, random draws. Smaller models come first. Results are written after
 each run; what was run is not run again, unless `--again`. `--table` alone writes the table anew.
@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", type=Path, help="the same for people, Markdown")
     parser.add_argument("--tools", type=lambda text: text.split(","), default=list(TOOLS))
     parser.add_argument("--models", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one tool")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one tool")
     parser.add_argument(
         "--interpreter", action="append", default=[], metavar="TOOL=PYTHON", help="that has it"
     )
