@@ -13,7 +13,7 @@ __all__ = ["contrib_functions", "stand_in_name"]
 
 _DOMAIN = "com.microsoft"
 _SPLIT_COUNT_SINCE = 18
-_EINSUM_SINCE = 12
+_EINSUM_SINCE, _DYNAMIC_SINCE = 12, 11
 _PAST = 6  # the first input that holds keys of earlier runs
 _Node = tuple[str, Sequence[str], Sequence[str]]
 
@@ -37,6 +37,11 @@ _ATTRIBUTES: Mapping[str, Mapping[str, onnx.AttributeProto.AttributeType]] = {
 _BODIES: Mapping[str, Sequence[_Node]] = {
     "Attention": [("MatMul", ["i0", "i1"], ["p"]), ("Split", ["p"], ["q", "k", "o0"])],
     "BiasGelu": _LIKE_INPUT,
+    "DynamicQuantizeMatMul": [
+        ("DynamicQuantizeLinear", ["i0"], ["q", "s", "z"]),
+        ("MatMulInteger", ["q", "i1"], ["p"]),
+        ("Cast", ["p"], ["o0"]),
+    ],
     "EmbedLayerNormalization": [
         ("Gather", ["i2", "i0"], ["o0"]),
         ("Identity", ["o0"], ["o2"]),
@@ -141,7 +146,8 @@ def _rank_of(value: ir.Value | None, steps: int = 4) -> int | None:
 
 def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     proto = onnx.FunctionProto(name=name, domain=_DOMAIN)
-    since = _EINSUM_SINCE if node.op_type == "FusedMatMul" else 1
+    newer = {"FusedMatMul": _EINSUM_SINCE, "DynamicQuantizeMatMul": _DYNAMIC_SINCE}
+    since = newer.get(node.op_type, 1)
     proto.opset_import.add(domain="", version=max(version, since))
     proto.input.extend(f"i{index}" for index in range(len(node.inputs)))
     proto.output.extend(f"o{index}" for index in range(len(node.outputs)))

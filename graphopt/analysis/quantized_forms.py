@@ -21,6 +21,7 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather"})
 _QOPERATOR = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "QAttention"})
 _DYNAMIC = frozenset(
     {"ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+    | {"DynamicQuantizeLSTM"}
 )
 _WEIGHTS_ONLY = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized"})
 _TRACES = _QOPERATOR | _DYNAMIC | _WEIGHTS_ONLY | {"DequantizeLinear"}

@@ -9,7 +9,7 @@ border between two integers may come to lie on its other side. ONNX, "QuantizeLi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis import is_annotated
 from graphopt.ir import constant_array, constant_tensor
 from graphopt.rewrite import Change, ShapeTable
 
@@ -26,6 +27,7 @@ __all__ = [
     "IntegerForm",
     "Quantized",
     "bias_scale",
+    "check_place",
     "constant_like",
     "form_of",
     "read_quantized",
@@ -41,6 +43,24 @@ class FormRefused(Exception):
     def __init__(self, slug: str, why: str) -> None:
         super().__init__(why)
         self.slug, self.why = slug, why
+
+
+def check_place(node: ir.Node, inside: Collection[ir.Node]) -> None:
+    """Refuse an operator that stands where its form cannot be changed.
+
+    Args:
+        node: The operator.
+        inside: Nodes of functions.
+
+    Raises:
+        FormRefused: It is one of those, or annotations name what it or its readers touch.
+    """
+    if node in inside:
+        raise FormRefused("inside-function", "its operators are those of a function")
+    readers = [reader for output in node.outputs for reader, _ in output.uses()]
+    touched = [*node.inputs, *node.outputs, *(value for one in readers for value in one.outputs)]
+    if any(value is not None and is_annotated(value) for value in touched):
+        raise FormRefused("annotated", "annotations would name what is not there")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import is_annotated
 from graphopt.analysis.operands import operand
 from graphopt.analysis.operators import Operators
 from graphopt.analysis.orphans import orphans
 from graphopt.compression import BLOCKS_OPSET, opset_obstacle, remove_unread
 from graphopt.compression.blocked_forms import read_blocks, read_nbits
-from graphopt.compression.quantized_operators import FormRefused
+from graphopt.compression.quantized_operators import FormRefused, check_place
 from graphopt.ir import nodes, opset_version
 from graphopt.rewrite import Contract, Editor, Facts, Pass, Rounding, option
 
@@ -86,7 +85,7 @@ class ConvertBlockedWeights(Pass):
                 continue
             read |= {value: None for value in node.inputs if value is not None}
             try:
-                _check_place(node, node in inside)
+                check_place(node, inside)
                 if self.to == "dequantize":
                     _write_out(node, edit, operators)
                 else:
@@ -100,14 +99,6 @@ class ConvertBlockedWeights(Pass):
             return (node.domain, node.op_type) == _NBITS
         is_blocked = bool(node.attributes.get_int("block_size", 0))
         return not node.domain and node.op_type == "DequantizeLinear" and is_blocked
-
-
-def _check_place(node: ir.Node, is_inside: bool) -> None:
-    if is_inside:
-        raise FormRefused("inside-function", "its operators are those of a function")
-    touched = [*node.inputs, *node.outputs]
-    if any(value is not None and is_annotated(value) for value in touched):
-        raise FormRefused("annotated", "annotations would name what is not there")
 
 
 def _write_out(node: ir.Node, edit: Editor, operators: Operators) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import is_annotated
 from graphopt.analysis.operators import Operators
 from graphopt.compression import remove_unread
 from graphopt.compression.integer_form import to_integer_operator
-from graphopt.compression.quantized_operators import FormRefused
+from graphopt.compression.quantized_operators import FormRefused, check_place
 from graphopt.compression.written_out_form import to_float_operator
 from graphopt.ir import nodes
 from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding, option
@@ -20,11 +18,12 @@ from graphopt.rewrite import Contract, Editor, Facts, Needs, Pass, Rounding, opt
 __all__ = ["ConvertQuantizedLayers"]
 
 _DEQUANTIZE = "DequantizeLinear"
-_OTHERS = frozenset(
-    {"ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"}
-    | {"QAttention", "QGemm"}
+_DYNAMIC = frozenset(
+    {"ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger"}
+    | {"MatMulIntegerToFloat", "QAttention"}
 )
-"""Those that scale on every run have no other form here, and are refused, not passed over."""
+"""Those that scale on every run have no form here, and are refused, not passed over."""
+_DYNAMIC_WHY = "its sums of integers are rounded nowhere: `convert-dynamic-layers` knows its forms"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,8 @@ class ConvertQuantizedLayers(Pass):
                 continue
             read |= dict.fromkeys(_parameters(node))
             try:
-                _check_place(node, inside)
+                check_place(node, inside)
+                _check_form(node)
                 if self.to == "qdq":
                     to_float_operator(node, edit, facts.shapes)
                 else:
@@ -109,7 +109,7 @@ class ConvertQuantizedLayers(Pass):
     def _is_meant(self, node: ir.Node) -> bool:
         """Tell whether a node is a layer in the form that is to be left."""
         if self.to == "qdq":
-            return node.op_type.startswith("QLinear") or node.op_type in _OTHERS
+            return node.op_type.startswith("QLinear") or node.op_type in {*_DYNAMIC, "QGemm"}
         makers = [value.producer() for value in node.inputs[:2] if value is not None]
         return (
             not node.domain
@@ -119,13 +119,9 @@ class ConvertQuantizedLayers(Pass):
         )
 
 
-def _check_place(node: ir.Node, inside: Collection[ir.Node]) -> None:
-    if node in inside:
-        raise FormRefused("inside-function", "its operators are those of a function")
-    readers = [reader for output in node.outputs for reader, _ in output.uses()]
-    touched = [*node.inputs, *node.outputs, *(value for one in readers for value in one.outputs)]
-    if any(value is not None and is_annotated(value) for value in touched):
-        raise FormRefused("annotated", "annotations would name what is not there")
+def _check_form(node: ir.Node) -> None:
+    if node.op_type in _DYNAMIC:
+        raise FormRefused("no-other-form", _DYNAMIC_WHY)
 
 
 def _parameters(node: ir.Node) -> list[ir.Value]:

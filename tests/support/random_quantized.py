@@ -73,6 +73,31 @@ def product_in_blocks(scope):
     return scope.node("MatMulNBits", [x, *held], FLOAT, dims, domain="com.microsoft", **sizes)
 
 
+def product_scaled_on_every_run(scope):
+    """A product whose activation is rounded as it comes, in operators of ONNX or at once."""
+    where = lambda v: len(v.dims) >= 2 and v.dims[-1] not in (BATCH, 0)  # noqa: E731
+    if (x := scope.pick(FLOAT, where=where)) is None:
+        return None
+    outputs = scope.draw(st.integers(1, 3))
+    random = np.random.default_rng(scope.draw(st.integers(0, 3)))
+    weight = _constant(scope, random.integers(-127, 128, (x.dims[-1], outputs), dtype=np.int8))
+    along = outputs if scope.draw(st.booleans()) else ()
+    scale = _constant(scope, np.asarray(random.uniform(0.01, 0.02, along), np.float32))
+    bias = _constant(scope, random.uniform(-1, 1, outputs).astype(np.float32))
+    dims = (*x.dims[:-1], outputs)
+    if not scope.depth and scope.draw(st.booleans()):
+        held = [_Named(name) for name in (weight, scale, "", bias)]
+        domain = {"domain": "com.microsoft"}
+        return scope.node("DynamicQuantizeMatMul", [x, *held], FLOAT, dims, **domain)
+    names = [scope.fresh() for _ in range(3)]
+    scope.nodes.append(helper.make_node("DynamicQuantizeLinear", [x.name], names))
+    sums = _add(scope, "MatMulInteger", [names[0], weight, names[2]])
+    floats = _add(scope, "Cast", [sums], to=FLOAT)
+    factor = _add(scope, "Mul", [names[1], scale])
+    product = _add(scope, "Mul", [floats, factor])
+    return scope.node("Add", [_Named(product), _Named(bias)], FLOAT, dims)
+
+
 class _Named:
     def __init__(self, name):
         self.name = name
@@ -80,5 +105,6 @@ class _Named:
 
 QUANTIZED = {
     "convert-blocked-weights": (product_in_blocks,),
+    "convert-dynamic-layers": (product_scaled_on_every_run,),
     "convert-quantized-layers": (quantized_product,),
 }
