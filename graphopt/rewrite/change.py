@@ -265,8 +265,9 @@ class Change:
     def set_value_info(
         self, value: ir.Value, *, dtype: ir.DataType | None = None, shape: ir.Shape | None = None
     ) -> None:
-        """Declare another type or shape for an intermediate value."""
+        """Declare another type or shape for an intermediate value, or for an input."""
         self.changed.append(value.name or "")
+        self.touched.everything |= value.is_graph_input()  # all else is inferred from those
 
         def declare() -> None:
             if dtype is not None:
