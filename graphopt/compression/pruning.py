@@ -17,6 +17,7 @@ from graphopt.compression.layer_scores import output_error
 from graphopt.compression.masking import judge_surgery, surgery_fault
 from graphopt.compression.pruning_options import PruningOptions
 from graphopt.compression.quantized_weights import remove_unread
+from graphopt.compression.score_comparison import other_scores
 from graphopt.compression.surgery import plan_surgery
 from graphopt.compression.unit_allocation import Loss
 from graphopt.compression.unit_budget import share_left, within_budget
@@ -62,6 +63,7 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
     choices = _tested(model, list(_choices(ranked, selection, coupling, edit)), edit, options)
     if not choices:
         return
+    others = other_scores(model, coupling, facts, options)
     lessons = None
     if options.compensation != "off" and facts.measure is not None:
         layers = [layer for choice in choices for layer in choice.layers]
@@ -78,6 +80,7 @@ def prune(model: ir.Model, edit: Editor, facts: Facts, options: PruningOptions) 
         replace(
             _decision(choice, edit.pass_name, options, reason, fits),
             curve=curves[choice.group.name],
+            others=others.get(choice.group.name, ()),
         )
         for choice in choices
     ]
@@ -182,7 +185,7 @@ class _Trials:
         copy = clone(self.model)
         editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
         facts = replace(self.facts, shapes=infer_shapes(copy))
-        prune(copy, editor, facts, replace(options, rankings=self.rankings))
+        prune(copy, editor, facts, replace(options, rankings=self.rankings, compare=()))
         error = math.sqrt(output_error(measure, copy, self.model, self._outputs))
         return error, bool(editor.journal.decisions)
 

@@ -33,6 +33,7 @@ class PruningOptions:
         seed: Of random scores.
         curves: Measure what cutting each group alone does to the outputs.
         caches: Heads of caches that the model takes and hands on may go.
+        compare: Other scores by which units are ranked, for the record alone.
         rankings: Of groups whose units were ranked before, by name: trials on copies of one model
             need not rank them again.
     """
@@ -46,6 +47,7 @@ class PruningOptions:
     seed: int
     curves: bool = False
     caches: bool = False
+    compare: tuple[str, ...] = ()
     rankings: Mapping[str, Ranking] = field(default_factory=dict)
 
     def most_removed(self, count: int) -> int:
@@ -60,4 +62,5 @@ def needs_samples(options: PruningOptions) -> bool:
     """Tell whether calibration samples are needed."""
     is_bound = options.budget is not None and options.budget.of == "error"
     is_measured = is_bound or options.curves or options.selection.allocation == "measured"
-    return is_measured or options.score in MEASURED_SCORES or options.compensation != "off"
+    is_scored = any(score in MEASURED_SCORES for score in (options.score, *options.compare))
+    return is_measured or is_scored or options.compensation != "off"

@@ -77,6 +77,12 @@ class UnitPruning(Pass):
         choices=ALLOCATIONS,
     )
     score: str = option("wanda", help="how units are ranked", choices=SCORE_NAMES)
+    compare: tuple[str, ...] = option(
+        (),
+        help="other scores by which units are ranked, for the record alone: which of those that go "
+        "would go by these, too",
+        choices=SCORE_NAMES,
+    )
     compensation: str = option(
         "best",
         help="how what stays makes up for what goes; of each layer what does best on samples that "
@@ -151,8 +157,9 @@ class UnitPruning(Pass):
         is_bound = self.budget is not None and self.budget_of == "error"
         budget = None if is_bound else self.budget
         allocation = "uniform" if self.allocation == "measured" else self.allocation
+        compare = tuple(one for one in self.compare if one not in MEASURED_SCORES)
         changed = replace(self, score=score, compensation="off", curves=False, budget=budget)
-        return replace(changed, allocation=allocation)
+        return replace(changed, allocation=allocation, compare=compare)
 
     def check_extras(self) -> None:
         """Check that torch is installed where units are scored by gradients.
@@ -160,7 +167,7 @@ class UnitPruning(Pass):
         Raises:
             MissingExtraError: It is not.
         """
-        if self.score == "gradient":
+        if "gradient" in (self.score, *self.compare):
             check_torch("a score by gradients")
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:
@@ -191,4 +198,5 @@ class UnitPruning(Pass):
             ridge=self.ridge,
             seed=self.seed,
             curves=self.curves,
+            compare=self.compare,
         )

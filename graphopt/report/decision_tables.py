@@ -13,6 +13,9 @@ __all__ = [
     "DECISION_RIGHT",
     "EXIT_HEADERS",
     "EXIT_RIGHT",
+    "comparison_headers",
+    "comparison_rows",
+    "comparison_text",
     "decision_rows",
     "decisions_text",
     "exit_rows",
@@ -40,8 +43,42 @@ def decision_rows(decisions: Sequence[GroupDecision]) -> list[tuple[str, ...]]:
 
 
 def decisions_text(decisions: Sequence[GroupDecision]) -> str:
-    """Return the table for a terminal."""
-    return format_table(DECISION_HEADERS, decision_rows(decisions), right=DECISION_RIGHT)
+    """Return the table for a terminal, and one of other scores where these were asked for."""
+    table = format_table(DECISION_HEADERS, decision_rows(decisions), right=DECISION_RIGHT)
+    return "\n\n".join(filter(None, (table, comparison_text(decisions))))
+
+
+def comparison_headers(decisions: Sequence[GroupDecision]) -> tuple[str, ...]:
+    """Return the headers of `comparison_rows`: a column for each score that was asked for."""
+    return ("group", "gone by", *_compared(decisions))
+
+
+def comparison_rows(decisions: Sequence[GroupDecision]) -> list[tuple[str, ...]]:
+    """Return which share of the units that went would have gone by other scores, too.
+
+    One row for each group of which that was asked for. As many go by either score, so that by
+    chance the share is that of the group that went.
+    """
+    names = _compared(decisions)
+    return [
+        (one.group, one.score, *(format_number(one.agreements.get(name), ".0%") for name in names))
+        for one in decisions
+        if one.agreements
+    ]
+
+
+def comparison_text(decisions: Sequence[GroupDecision]) -> str:
+    """Return the table for a terminal; empty where no other scores were asked for."""
+    rows = comparison_rows(decisions)
+    if not rows:
+        return ""
+    headers = comparison_headers(decisions)
+    table = format_table(headers, rows, right=tuple(range(2, len(headers))))
+    return f"of the units that went, those that other scores would have chosen:\n{table}"
+
+
+def _compared(decisions: Sequence[GroupDecision]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for one in decisions for name in one.agreements))
 
 
 def exit_rows(exits: Sequence[ExitDecision]) -> list[tuple[str, ...]]:

@@ -11,6 +11,8 @@ from graphopt.report.decision_tables import (
     DECISION_RIGHT,
     EXIT_HEADERS,
     EXIT_RIGHT,
+    comparison_headers,
+    comparison_rows,
     decision_rows,
     exit_rows,
 )
@@ -52,6 +54,12 @@ def tables_of(result: OptimizeResult) -> list[Table]:
             DECISION_HEADERS,
             tuple(decision_rows(result.decisions)),
             DECISION_RIGHT,
+        ),
+        Table(
+            "Units removed, by other scores",
+            (compared := comparison_headers(result.decisions)),
+            tuple(comparison_rows(result.decisions)),
+            tuple(range(2, len(compared))),
         ),
         Table("Early exits", EXIT_HEADERS, tuple(exit_rows(result.exits)), EXIT_RIGHT),
         Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,8 @@ class GroupDecision:
             this group alone cut by a ratio: pairs of both. Empty where it was not asked for.
         names: What the units are called, in the order of their indices; empty where they have
             numbers alone.
+        others: How other scores rank the same units, where that was asked for: pairs of the name
+            of a score and its scores, in the order of the indices of the units.
     """
 
     pass_name: str
@@ -67,6 +70,7 @@ class GroupDecision:
     fits: tuple[LayerFit, ...] = ()
     curve: tuple[tuple[float, float | None], ...] = ()
     names: tuple[str, ...] = ()
+    others: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     @property
     def count(self) -> int:
@@ -76,22 +80,46 @@ class GroupDecision:
     @property
     def ranks(self) -> tuple[int, ...]:
         """The rank of each unit, 1 for the one that is missed least."""
-        order = sorted(range(len(self.scores)), key=lambda place: (self.scores[place], place))
-        ranks = [0] * len(order)
-        for rank, place in enumerate(order, start=1):
+        ranks = [0] * len(self.scores)
+        for rank, place in enumerate(_order(self.scores), start=1):
             ranks[place] = rank
         return tuple(ranks)
+
+    @property
+    def agreements(self) -> dict[str, float]:
+        """By each other score, the share of the units that went that would have gone by it, too.
+
+        As many go by either. Empty where no other was asked for, or nothing went.
+        """
+        removed = set(self.removed)
+        if not removed:
+            return {}
+        return {
+            name: len(removed.intersection(_order(scores)[: len(removed)])) / len(removed)
+            for name, scores in self.others
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: scores to six digits, and ranks beside them."""
         plain = dict(vars(self))
-        plain["scores"] = [float(f"{score:.{_DIGITS}g}") for score in self.scores]
+        plain["scores"] = _rounded(self.scores)
         plain["ranks"] = list(self.ranks)
         plain["removed"] = list(self.removed)
         plain["curve"] = [{"ratio": ratio, "error": error} for ratio, error in self.curve]
         plain["fits"] = [dict(vars(fit)) for fit in self.fits]
         plain["names"] = list(self.names)
+        plain["others"] = {name: _rounded(scores) for name, scores in self.others}
+        plain["agreements"] = self.agreements
         return plain
+
+
+def _order(scores: Sequence[float]) -> list[int]:
+    """Return the indices of units, the one that is missed least first; of equals the first."""
+    return sorted(range(len(scores)), key=lambda place: (scores[place], place))
+
+
+def _rounded(scores: Sequence[float]) -> list[float]:
+    return [float(f"{score:.{_DIGITS}g}") for score in scores]
 
 
 @dataclass(frozen=True)

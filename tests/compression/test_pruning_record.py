@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from graphopt.calibration import Calibrator, load_samples
+from graphopt.errors import OptionError
 from graphopt.ir import from_text, model_bytes
+from graphopt.passes.prune_neurons import PruneNeurons
 from graphopt.pipeline import Pipeline, PipelineResult
 from graphopt.runtime import shared_worker
 
@@ -88,6 +91,34 @@ def test_without_compensation_nothing_was_fitted() -> None:
 def test_random_scores_predict_nothing() -> None:
     (decision,) = pruned("score=random compensation=off").ledger.journal.decisions
     assert decision.predicted is None
+
+
+def test_other_scores_are_recorded_and_choose_nothing() -> None:
+    plain = pruned("ratio=0.5")
+    beside = pruned("ratio=0.5 compare=[l2,random,wanda]")
+    assert model_bytes(beside.model) == model_bytes(plain.model)
+    (decision,) = beside.ledger.journal.decisions
+    others = dict(decision.others)
+    assert list(others) == ["l2", "random"]  # the score that counts is told already
+    (by_l2,) = pruned("ratio=0.5 score=l2").ledger.journal.decisions
+    assert others["l2"] == by_l2.scores
+    shared = set(decision.removed).intersection(by_l2.removed)
+    assert decision.agreements["l2"] == len(shared) / len(decision.removed)
+    assert plain.ledger.journal.decisions[0].others == ()
+
+
+def test_without_samples_scores_that_are_measured_are_not_compared() -> None:
+    found = PruneNeurons(compare=("l2", "flap")).without_samples()
+    assert found.compare == ("l2",)
+    assert not found.needs(from_text(text())).samples
+
+
+def test_a_score_that_is_compared_asks_for_what_it_needs() -> None:
+    bare = PruneNeurons(score="l2", compensation="off")
+    assert not bare.needs(from_text(text())).samples
+    assert replace(bare, compare=("flap",)).needs(from_text(text())).samples
+    with pytest.raises(OptionError, match="compare"):
+        replace(bare, compare=("size",))
 
 
 def test_curves_are_measured_on_request() -> None:

@@ -10,7 +10,13 @@ import pytest
 
 from graphopt.report import result_schema
 from graphopt.report.decision_figures import heat_map, sensitivity_curves
-from graphopt.report.decision_tables import decision_rows, exit_rows
+from graphopt.report.decision_tables import (
+    comparison_headers,
+    comparison_rows,
+    comparison_text,
+    decision_rows,
+    exit_rows,
+)
 from graphopt.rewrite import ExitDecision, ExitPlace, GroupDecision, LayerFit
 
 HEADS = GroupDecision(
@@ -74,6 +80,20 @@ def test_units_that_have_names_are_named() -> None:
     assert decision_rows([named])[0][2:6] == ("1 of 1", "by name: block-7", "-", "-")
 
 
+def test_other_scores_have_a_column_each_and_share_what_they_would_have_taken() -> None:
+    others = (("l2", (4.0, 1.0, 3.0, 2.0)), ("random", (0.1, 0.2, 0.3, 0.4)))
+    first = replace(HEADS, removed=(1, 3), others=others)
+    second = replace(HEADS, group="other", others=(("flap", (1.0, 1.0, 1.0, 1.0)),))
+    decisions = [first, second, HEADS]  # of the last none was asked for
+    assert comparison_headers(decisions) == ("group", "gone by", "l2", "random", "flap")
+    assert comparison_rows(decisions) == [
+        ("layer<0>", "wanda", "100%", "50%", "-"),
+        ("other", "wanda", "-", "-", "0%"),  # of equals the first goes
+    ]
+    assert "would have chosen" in comparison_text(decisions)
+    assert comparison_text([HEADS]) == ""
+
+
 def test_of_an_exit_held_out_rows_are_told_and_of_other_places_what_chose_them() -> None:
     assert exit_rows([EXIT]) == [
         ("block-0", "25.0%", "80.0%", "80.0%", "-", "-"),
@@ -92,10 +112,13 @@ def test_the_json_form_of_an_exit_is_what_the_schema_says() -> None:
 def test_the_json_form_is_what_the_schema_says() -> None:
     schema = result_schema()
     only = {"$defs": schema["$defs"], **schema["$defs"]["decision"]}
-    document = replace(HEADS, curve=((0.25, 0.125), (0.5, None))).to_dict()
+    others = (("l2", (4.0, 1.0, 3.0, 2.0)),)
+    document = replace(HEADS, curve=((0.25, 0.125), (0.5, None)), others=others).to_dict()
     jsonschema.validate(document, only)
     assert document["ranks"] == [4, 1, 3, 2]
     assert document["names"] == []
+    assert document["others"] == {"l2": [4.0, 1.0, 3.0, 2.0]}
+    assert document["agreements"] == {"l2": 1.0}
     assert document["fits"][0]["before"] == 0.5
     assert document["curve"] == [{"ratio": 0.25, "error": 0.125}, {"ratio": 0.5, "error": None}]
     with pytest.raises(jsonschema.ValidationError):
