@@ -31,6 +31,13 @@ __all__ = ["command"]
     help="Python that has the other optimizers. Default: the one that runs graphopt.",
 )
 @click.option(
+    "--model-type",
+    metavar="NAME",
+    default="bert",
+    show_default=True,
+    help="Architecture, for ONNX Runtime's transformer optimizer.",
+)
+@click.option(
     "--keep", metavar="DIR", type=click.Path(path_type=Path), help="Keep what they wrote."
 )
 @click.option(

@@ -189,3 +189,29 @@ def test_race_tells_of_all(tmp_path):
     }
     assert report.to_dict()["entries"][0]["nodes"] == ours.nodes
     assert "onnxruntime basic" in str(report)
+
+
+def test_race_tells_who_is_not_here_who_fails_and_what_is_no_valid_onnx(tmp_path, monkeypatch):
+    norm = (
+        "(float[2,4] x) => (float[2,4] y) <float[4] w = {1.0, 2.0, 3.0, 4.0}, float p = {2.0},"
+        "float e = {1e-5}, int64[1] a = {-1}>"
+        "{ s = Pow(x, p)  m = ReduceMean(s, a)  v = Add(m, e)  r = Sqrt(v)  d = Div(x, r)"
+        "  y = Mul(d, w) }"
+    )
+    path = write(tmp_path, text(norm, opset=18))
+    report = api.race(path, only=["onnxruntime extended"], latency_budget_s=None)
+    (theirs,) = report.entries
+    assert theirs.verdict in ("equal", "within-budget")
+    assert theirs.reason.startswith("no valid ONNX: node")
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    report = api.race(
+        path, only=["ort-transformers", "onnxslim"], interpreter=str(bare), latency_budget_s=None
+    )
+    assert [entry.verdict for entry in report.entries] == ["not-installed"] * 2
+    (tmp_path / "tool.py").write_text("raise ValueError('no such thing')")
+    monkeypatch.setattr(foreign_process, "_SCRIPT", tmp_path / "tool.py")
+    report = api.race(path, latency_budget_s=None, only=["graphopt @exact"])
+    assert report.entries[0].verdict == "failed"
+    assert "no such thing" in str(report)
