@@ -38,7 +38,7 @@ def _first_and_sum(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def _attention(node: ir.Node, known: SymbolicShapes) -> _Found:
     data, weight = known.dims(operand(node, 0)), known.dims(operand(node, 1))
-    if data is None or weight is None or "qkv_hidden_sizes" in node.attributes:
+    if not data or not weight or "qkv_hidden_sizes" in node.attributes:
         return None
     width = weight[-1]
     return [(*data[:-1], width // 3)] if isinstance(width, int) else None
@@ -62,7 +62,7 @@ def _multi_head_attention(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def _embedding(node: ir.Node, known: SymbolicShapes) -> _Found:
     indices, table = known.dims(operand(node, 0)), known.dims(operand(node, 2))
-    if indices is None or table is None:
+    if indices is None or not table:
         return None
     dims = (*indices, table[-1])
     return [dims, None, dims]

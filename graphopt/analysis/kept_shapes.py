@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from graphopt.analysis.kept_table import KeptTable
 from graphopt.analysis.operators import Operators
 from graphopt.analysis.part_writer import (
     Part,
@@ -18,10 +18,12 @@ from graphopt.analysis.part_writer import (
     shape_of_tensor,
 )
 from graphopt.analysis.shapes import Inference, declared_shapes, known_from_the_model
+from graphopt.analysis.symbolic_shapes import SymbolicShapes
+from graphopt.analysis.typed_shapes import TypedShapes, has_uncovered, is_covered
 from graphopt.ir import constant_tensor, may_hold_graphs, subgraphs_of
-from graphopt.rewrite import ShapeTable, Touched, ValueShape
+from graphopt.rewrite import Touched, ValueShape
 
-__all__ = ["KeptShapes", "News"]
+__all__ = ["KeptShapes"]
 
 
 _LOOK_AHEAD = 32
@@ -31,20 +33,7 @@ _FOLLOWED_SHARE = 8
 """Where more than one node in so many is to be inferred again, all of them at once cost less."""
 
 
-@dataclass
-class News:
-    """What is another one since somebody looked, for what is derived from shapes and model.
-
-    Attributes:
-        nodes: Nodes that are new, or that read or mean something else.
-        values: Values of which the table says something else.
-    """
-
-    nodes: set[ir.Node] = field(default_factory=set)
-    values: set[ir.Value] = field(default_factory=set)
-
-
-class KeptShapes(ShapeTable):
+class KeptShapes(KeptTable):
     """What `infer_shapes` would find in a model as it is now, but for the names of unknown sizes.
 
     `touched` must be told of each node that changes: it is what an editor's journal fills. Asked
@@ -56,23 +45,12 @@ class KeptShapes(ShapeTable):
 
     Args:
         model: The model; only this one.
-
-    Attributes:
-        touched: What was changed since the table was last renewed.
-        derived: What others found out from the table and the model, by name; outdated when the
-            model changes.
-        outdated: What was derived before the last edits that `news` tells of.
-        news: What they changed.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        super().__init__({})
-        self.derived: dict[str, object] = {}
-        self.outdated: dict[str, object] = {}
-        self.news = News()
+        super().__init__()
         self._model = model
-        self.touched = Touched()
-        self.touched.everything = True
+        self._typed: TypedShapes | None = None
         self._inference = Inference(model)
         self._operators = Operators(model)
         self._owners: dict[ir.Graph, ir.Node] = {}
@@ -81,15 +59,32 @@ class KeptShapes(ShapeTable):
         """Return this very table, brought up to date."""
         assert model is self._model, "a kept table belongs to one model"
         touched = self.touched.take()
+        if self._typed is not None and (not touched or self._typed.follow_edits(touched)):
+            return self
         if touched:
             self.outdated.update(self.derived)
             self.derived.clear()
-        if touched.everything or (touched and not self._can_follow()):
+        if touched and (self._typed or has_uncovered(touched.nodes) or not self._can_follow()):
+            touched.everything = True  # our own rules may cover the model now, or no more
+        if touched.everything:
             self._start_anew()
         elif touched:
             self._take_note(touched)
             self._follow(touched)
         return self
+
+    def of(self, value: ir.Value | None) -> ValueShape | None:
+        """Return what is known of ``value``, or ``None`` where nothing is."""
+        return super().of(value) if self._typed is None else self._typed.shape(value)
+
+    def __len__(self) -> int:
+        return super().__len__() if self._typed is None else self._typed.count()
+
+    def symbolic(self) -> SymbolicShapes | None:
+        """Return the analysis that the table is made of, brought up to date, if it is one."""
+        if self._typed is not None:
+            self.renewed(self._model)
+        return self._typed
 
     def is_complete(self) -> bool:
         """Tell whether edits since the table was renewed left no value that it says nothing of.
@@ -100,6 +95,10 @@ class KeptShapes(ShapeTable):
         edited = [*self.touched.nodes, *_readers_of(self.touched.values)]
         edited += [user for user, _, _ in self.touched.replaced]
         present = [node for node in edited if node.graph is not None]
+        if self._typed is not None:
+            return not self.touched.everything and self._typed.knows_all(
+                present, self.touched.values
+            )
         for node in present:
             self._renew_constants(node)
         return not self.touched.everything and all(
@@ -107,16 +106,6 @@ class KeptShapes(ShapeTable):
             for node in present
             for value in (*node.inputs, *node.outputs)
             if value is not None and value.name
-        )
-
-    def pending_news(self) -> News | None:
-        """Return `news` with the edits since the last renewal; ``None`` if not node by node."""
-        touched = self.touched
-        if touched.everything:
-            return None
-        users = {user for user, _, _ in touched.replaced}
-        return News(
-            self.news.nodes.union(touched.nodes, users), self.news.values.union(touched.values)
         )
 
     def _take_note(self, touched: Touched) -> None:
@@ -138,6 +127,10 @@ class KeptShapes(ShapeTable):
 
     def _start_anew(self) -> None:
         self.outdated.clear()
+        self._shapes.clear()
+        self._typed = TypedShapes(self._model) if is_covered(self._model) else None
+        if self._typed is not None:
+            return
         self._inference = Inference(self._model)
         self._infer_all()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
@@ -19,7 +19,7 @@ from graphopt.rewrite import ValueShape
 __all__ = ["MISREAD_OPERATORS", "MISREAD_PARAMETERS", "is_misread", "is_misread_result"]
 
 _NEGATIVE_AXES_SINCE = 11
-MISREAD_PARAMETERS = frozenset({"Slice", "Squeeze", "Unsqueeze"})
+MISREAD_PARAMETERS = frozenset({"STFT", "Slice", "Squeeze", "Unsqueeze"})
 _TO_THE_END = (2**31 - 1, 2**63 - 1)
 
 
@@ -29,16 +29,24 @@ def is_misread(node: ir.Node, version: int) -> bool:
     Before opset 11 axes are not negative by specification. Inference then leaves them out, the
     runtime counts them from the end. An end of INT_MAX means the last element to inference where a
     Slice goes backwards, and all that is left to the runtime. An empty list of axes squeezes
-    nothing to inference, and every axis of size 1 to the runtime.
+    nothing to inference, and every axis of size 1 to the runtime. Of an STFT that keeps one side
+    of the spectrum inference counts both (onnx 1.23).
     """
     if node.op_type not in MISREAD_PARAMETERS or node.domain:
         return False
+    if node.op_type == "STFT":
+        return int_attribute(node, "onesided", 1) != 0
+    return _is_misread_slice(node) if node.op_type == "Slice" else _is_misread_axes(node, version)
+
+
+def _is_misread_axes(node: ir.Node, version: int) -> bool:
     if node.op_type == "Squeeze" and () in (ints_attribute(node, "axes"), ints_operand(node, 1)):
         return True
-    if node.op_type != "Slice" and version < _NEGATIVE_AXES_SINCE:
-        return any(axis < 0 for axis in squeeze_axes(node) or ())
-    if node.op_type != "Slice":
-        return False
+    is_old = version < _NEGATIVE_AXES_SINCE
+    return is_old and any(axis < 0 for axis in squeeze_axes(node) or ())
+
+
+def _is_misread_slice(node: ir.Node) -> bool:
     bounds = slice_bounds(node)
     if bounds is not None:
         pairs = zip(bounds.ends, bounds.steps, strict=True)
@@ -58,6 +66,8 @@ def is_misread_result(node: ir.Node, shape_of: Callable[[ir.Value], ValueShape |
         return False
     if node.op_type == "If":
         return _is_misread_if(node, shape_of)
+    if node.op_type == "Attention":
+        return not _is_static(node.inputs, shape_of)
     claimed = shape_of(node.outputs[0])
     if claimed is None or not claimed.dims:
         return False
@@ -66,7 +76,15 @@ def is_misread_result(node: ir.Node, shape_of: Callable[[ir.Value], ValueShape |
     return _is_misread_concat(node, claimed, shape_of)
 
 
-MISREAD_OPERATORS = frozenset({"Concat", "If", "NonZero"})
+MISREAD_OPERATORS = frozenset({"Attention", "Concat", "If", "NonZero"})
+
+
+def _is_static(
+    values: Iterable[ir.Value | None], shape_of: Callable[[ir.Value], ValueShape | None]
+) -> bool:
+    """Of an Attention inference computes with 0 where a size is a symbol (onnx 1.23)."""
+    shapes = [shape_of(value) for value in values if value is not None]
+    return all(shape is not None and shape.is_static() for shape in shapes)
 
 
 def _is_misread_concat(

@@ -61,10 +61,12 @@ class Part:
     Attributes:
         nodes: In an order in which they could run.
         known: The shapes of what they read and do not compute themselves.
+        held: The elements of some of that, where they are known although they are computed.
     """
 
     nodes: Sequence[ir.Node]
     known: Mapping[ir.Value, ValueShape] = field(default_factory=dict)
+    held: Mapping[ir.Value, ir.TensorProtocol] = field(default_factory=dict)
 
 
 class PartWriter(ProtoWriter):
@@ -166,7 +168,7 @@ class PartWriter(ProtoWriter):
 
     def _read_from_outside(self, value: ir.Value, part: Part, pieces: list[bytes]) -> None:
         """Write what ``part`` reads and does not compute: a constant, or an input of its type."""
-        tensor = constant_tensor(value)
+        tensor = part.held.get(value) or constant_tensor(value)
         if tensor is not None:
             pieces.append(self._constant_bytes(value, tensor))
         elif value.is_graph_input():

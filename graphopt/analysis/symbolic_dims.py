@@ -117,7 +117,9 @@ def _matmul(node: ir.Node, known: SymbolicShapes) -> _Found:
 def _gemm(node: ir.Node, known: SymbolicShapes) -> _Found:
     first, second = known.dims(operand(node, 0)), known.dims(operand(node, 1))
     turns = int_attribute(node, "transA", 0), int_attribute(node, "transB", 0)
-    if first is None or second is None or None in turns or len(first) != len(second) != 2:  # noqa: PLR2004
+    if first is None or second is None or None in turns:
+        return None
+    if len(first) != 2 or len(second) != 2:  # noqa: PLR2004
         return None
     return [(first[1 if turns[0] else 0], second[0 if turns[1] else 1])]
 
@@ -192,7 +194,7 @@ def _flatten(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def _squeeze(node: ir.Node, known: SymbolicShapes) -> _Found:
     data, axes = known.dims(operand(node, 0)), axes_of(node, known)
-    if data is None or not axes:
+    if not data or not axes:
         return None
     gone = {axis % len(data) for axis in axes}
     return [tuple(dim for axis, dim in enumerate(data) if axis not in gone)]
@@ -213,7 +215,9 @@ def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
     axis = int_attribute(node, "axis", 1)
     parts = [known.dims(value) for value in node.inputs]
     given = [part for part in parts if part is not None]
-    if axis is None or len(given) < len(parts) or not -len(given[0]) <= axis < len(given[0]):
+    if axis is None or not given or len(given) < len(parts):
+        return None
+    if not -len(given[0]) <= axis < len(given[0]):
         return None
     axis %= len(given[0])
     if any(len(part) != len(given[0]) for part in given):

@@ -14,7 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.operands import cast_target, int_attribute, ints_attribute, operand
+from graphopt.analysis.operands import (
+    cast_target,
+    int_attribute,
+    ints_attribute,
+    operand,
+    transpose_permutation,
+)
 from graphopt.analysis.symbolic_expressions import Integer, product
 from graphopt.analysis.symbolic_numbers import (
     absolute,
@@ -79,12 +85,14 @@ def _constant_of_shape(node: ir.Node, known: SymbolicShapes) -> _Found:
     if attribute is None or attribute.is_ref():
         return None
     value = attribute.as_tensor().numpy()
-    return None if value.dtype.kind not in "iub" else [_array(np.full(sizes, int(value.item())))]
+    if value.dtype.kind not in "iub" or value.size != 1:
+        return None
+    return [_array(np.full(sizes, int(value.item())))]
 
 
 def _range(node: ir.Node, known: SymbolicShapes) -> _Found:
     bounds = [known.numbers(value) for value in node.inputs]
-    if any(bound is None for bound in bounds):
+    if any(bound is None or len(bound) != 1 for bound in bounds):
         return None
     start, limit, delta = (bound[0] for bound in bounds if bound is not None)
     if delta == 0 or abs(limit - start) > _MAX_COUNTED:
@@ -147,6 +155,9 @@ def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
         or not all(part.ndim and -part.ndim <= axis < part.ndim for part in found)
     ):
         return None
+    around = {(*part.shape[:axis], *part.shape[axis:][1:]) for part in found}
+    if len(around) != 1 or len({part.ndim for part in found}) != 1:
+        return None
     return [np.concatenate(found, axis=axis)]
 
 
@@ -157,6 +168,7 @@ def _squeeze(node: ir.Node, known: SymbolicShapes) -> _Found:
     axes = axes or tuple(axis for axis, size in enumerate(data.shape) if size == 1)
     if any(not -data.ndim <= axis < data.ndim or data.shape[axis] != 1 for axis in axes):
         return None
+    axes = tuple({axis % data.ndim for axis in axes})
     return [_array(np.squeeze(data, axis=axes))]
 
 
@@ -165,7 +177,7 @@ def _unsqueeze(node: ir.Node, known: SymbolicShapes) -> _Found:
     if data is None or not axes:
         return None
     rank = data.ndim + len(axes)
-    if any(not -rank <= axis < rank for axis in axes):
+    if any(not -rank <= axis < rank for axis in axes) or len({a % rank for a in axes}) < len(axes):
         return None
     return [_array(np.expand_dims(data, axes))]
 
@@ -190,8 +202,8 @@ def _transpose(node: ir.Node, known: SymbolicShapes) -> _Found:
     data = known.elements(operand(node, 0))
     if data is None:
         return None
-    order = ints_attribute(node, "perm") if "perm" in node.attributes else None
-    if order is None and "perm" in node.attributes:
+    order = transpose_permutation(node, data.ndim)
+    if order is None or sorted(order) != list(range(data.ndim)):
         return None
     return [np.transpose(data, order)]
 
@@ -267,7 +279,8 @@ def _reduce(combine: Callable[..., Integer], *, empty: int | None) -> _Rule:
             return None
         if not axes and int_attribute(node, "noop_with_empty_axes", 0) != 0:
             return None
-        reduced = sorted(axis % max(1, data.ndim) for axis in axes) or list(range(data.ndim))
+        every = range(data.ndim)
+        reduced = sorted({axis % data.ndim for axis in axes} if every else every) or list(every)
         kept = [axis for axis in range(data.ndim) if axis not in reduced]
         shape = [data.shape[axis] for axis in kept]
         count = math.prod(data.shape[axis] for axis in reduced)

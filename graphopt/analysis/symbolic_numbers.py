@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphopt.analysis.symbolic_expressions import (
     Integer,
     Symbols,
@@ -148,7 +150,7 @@ def sliced(symbols: Symbols, size: Integer, bounds: tuple[Integer, Integer, Inte
     """Return how many of ``size`` elements a Slice takes."""
     start, end, step = bounds
     numbers = [item for item in (start, end, step) if isinstance(item, int)]
-    if isinstance(size, int) and len(numbers) == len(bounds) and is_positive(step):
+    if isinstance(size, int) and len(numbers) == len(bounds) and _is_plain(size, numbers):
         return len(range(size)[slice(*numbers)])
     first, last = _clamped(start, size), _clamped(end, size)
     if step == 1 and first is not None and last is not None and is_nonnegative(last - first):
@@ -156,6 +158,15 @@ def sliced(symbols: Symbols, size: Integer, bounds: tuple[Integer, Integer, Inte
     if step == 1 and first == 0 and is_nonnegative(end):
         return smallest(symbols, size, end)
     return _unknown(symbols, size, bounds)
+
+
+def _is_plain(size: int, numbers: Sequence[int]) -> bool:
+    """Tell whether ONNX, the runtime and Python agree on what a Slice takes.
+
+    Backwards from before the first element, or to an end that stands for the last, they do not.
+    """
+    start, end, step = numbers
+    return step > 0 or (step < 0 and start >= -size and end < _TO_THE_END)
 
 
 def _unknown(symbols: Symbols, size: Integer, bounds: tuple[Integer, ...]) -> Integer:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
-from graphopt.analysis.kept_shapes import KeptShapes, News
+from graphopt.analysis.kept_table import KeptTable, News
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS
 from graphopt.analysis.symbolic_expressions import (
@@ -89,8 +89,11 @@ class SymbolicShapes:
     @classmethod
     def kept(cls, model: ir.Model, shapes: ShapeTable) -> SymbolicShapes:
         """Return what is known of ``model`` as it is now; after edits only what they may change."""
-        if not isinstance(shapes, KeptShapes):
+        if not isinstance(shapes, KeptTable):
             return cls(model, shapes)
+        own = shapes.symbolic()
+        if own is not None:
+            return own
         known = shapes.derived.get(_NAME)
         if not isinstance(known, SymbolicShapes) or shapes.touched:
             known = known or shapes.outdated.pop(_NAME, None)
@@ -237,6 +240,13 @@ class SymbolicShapes:
         self._has_doubts = True
         self.symbols.doubts += 1
         return self.symbols.of(("dim", value, axis), is_size=True)
+
+    def ask_inference(self, _node: ir.Node) -> Dims | None:
+        """Return the dimensions of the first output that no rule tells, if there is more to ask.
+
+        ``None`` here: what ONNX's inference knows is in the table already.
+        """
+        return None
 
     # -- walking -----------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.analysis.symbolic_expressions import Expression, Integer
+from graphopt.analysis.size_names import SizeNames
+from graphopt.analysis.symbolic_expressions import Integer
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
 from graphopt.rewrite import ShapeTable, ValueShape
 
@@ -22,8 +23,7 @@ class SymbolicTable(ShapeTable):
         super().__init__({})
         self.symbolic = SymbolicShapes.kept(model, table)
         self._table = table
-        self._names: dict[Expression, str] = {}
-        self._taken: dict[str, Expression] = {}
+        self._names = SizeNames(self.symbolic.symbols)
         self._stand_ins: dict[ir.Value, ir.Value] = {}
 
     def of(self, value: ir.Value | None) -> ValueShape | None:
@@ -32,7 +32,7 @@ class SymbolicTable(ShapeTable):
         if dims is None:
             return self._table.of(value)
         dtype = self.symbolic.dtype(value if value is None else self._stand_ins.get(value, value))
-        return ValueShape(dtype, tuple(map(self._named, dims)))
+        return ValueShape(dtype, tuple(map(self._names.name_of, dims)))
 
     def alias(self, new: ir.Value, old: ir.Value) -> None:
         """Take note that ``new``, created after the analysis, has type and shape of ``old``."""
@@ -42,25 +42,14 @@ class SymbolicTable(ShapeTable):
     def elements_of(self, value: ir.Value | None) -> tuple[int | str, ...] | None:
         """Return the elements of a vector of whole numbers, named like dimensions."""
         found = self.symbolic.elements(value)
-        return None if found is None else tuple(map(self._named, found.reshape(-1).tolist()))
+        return (
+            None if found is None else tuple(map(self._names.name_of, found.reshape(-1).tolist()))
+        )
 
     def name_of(self, dim: Integer) -> int | str:
         """Return how dimensions of this size are written."""
-        return self._named(dim)
+        return self._names.name_of(dim)
 
     def size_of(self, dim: int | str) -> Integer:
         """Return what a dimension is that this table named; other names are sizes of their own."""
-        if isinstance(dim, int):
-            return dim
-        return self._taken.get(dim) or self.symbolic.symbols.named(dim)
-
-    def _named(self, dim: Integer) -> int | str:
-        if isinstance(dim, int):
-            return dim
-        if dim not in self._names:
-            name = repr(dim)
-            while name in self._taken:  # a model may call a dimension as it likes
-                name += "'"
-            self._taken[name] = dim
-            self._names[dim] = name
-        return self._names[dim]
+        return self._names.size_of(dim)

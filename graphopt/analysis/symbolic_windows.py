@@ -28,12 +28,14 @@ def _window(
     result = known.dims(node.outputs[0])
     if data is None or len(data) < 3 or (result is not None and len(result) != len(data)):  # noqa: PLR2004
         return None
+    followed = _window_sizes(node, known, data[2:], kernel)
+    if result is None and None in followed:
+        result = known.ask_inference(node)
     if result is None:
         result = tuple(
             known.symbols.of(("dim", node.outputs[0], axis), is_size=True)
             for axis in range(len(data))
         )
-    followed = _window_sizes(node, known, data[2:], kernel)
     sizes = [
         size if isinstance(size, int) or other is None else other
         for size, other in zip(result[2:], followed, strict=True)
@@ -107,6 +109,8 @@ def _resize(node: ir.Node, known: SymbolicShapes) -> _Found:
     items = sizes.reshape(-1).tolist()
     axes = ints_attribute(node, "axes") if "axes" in node.attributes else range(len(data))
     if axes is None or len(items) != len(axes):
+        return None
+    if not all(-len(data) <= axis < len(data) for axis in axes):
         return None
     dims = list(data)
     for axis, item in zip(axes, items, strict=True):
