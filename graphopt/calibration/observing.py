@@ -6,15 +6,16 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
 from graphopt.analysis import infer_shapes
 from graphopt.calibration.padding import padded_positions
-from graphopt.calibration.reductions import Reductions, with_reductions
+from graphopt.calibration.reductions import Reduced, Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
 from graphopt.ir import StateFolder, clone
@@ -26,12 +27,13 @@ MEMORY_BYTES = 256 << 20
 """Bytes of values that are held at once; a model with more of them is run several times."""
 
 # The runtime may optimize: a range does not hang on the last bit. Threads that spin while they
-# wait steal time from the counting, which runs on one. Layouts of the processor's own would copy
-# every weight; in order of priority, what looks at a value does so before the next one is computed.
+# wait steal time from the counting, which runs on one. Layouts of the processor's own, and weights
+# packed for its kernels, would copy every weight; in order of priority, what looks at a value does
+# so before the next one is computed.
 _OPTIONS = SessionOptions(
     optimization="extended",
     threads=0,
-    config={"session.intra_op.allow_spinning": "0"},
+    config={"session.intra_op.allow_spinning": "0", "session.disable_prepacking": "1"},
     memory_pattern=False,
     order="priority",
 )
@@ -271,17 +273,23 @@ class Observer:
 
     @contextmanager
     def _counter(self, group: _Group) -> Iterator[_Counter]:
-        copy = (
-            with_reductions(self.model, group.outputs)
-            if self._is_reduced
-            else self._exposed(group.outputs)
-        )
-        with self.folder.written(copy) as path, self.worker.load(path, _OPTIONS) as session:
-            if self._is_reduced:
-                yield Reductions(session, group.inputs, group.outputs)
-            else:
-                yield _InWorker(session, group, self.padding, self.is_counted)
+        with ExitStack() as stack:
+            path, reduced = self._written(stack, group)
+            with self.worker.load(path, _OPTIONS) as session:
+                if self._is_reduced:
+                    yield Reductions(session, group.inputs, reduced)
+                else:
+                    yield _InWorker(session, group, self.padding, self.is_counted)
         self.worker.release()  # whoever asked goes on to round weights
+
+    def _written(self, stack: ExitStack, group: _Group) -> tuple[Path, dict[str, Reduced]]:
+        """Write the model that is run, for as long as ``stack`` is open; it is not held."""
+        reduced: dict[str, Reduced] = {}
+        if self._is_reduced:
+            copy, reduced = with_reductions(self.model, group.outputs)
+        else:
+            copy = self._exposed(group.outputs)
+        return stack.enter_context(self.folder.written(copy)), reduced
 
     def _exposed(self, names: Sequence[str]) -> ir.Model:
         """Return a copy of the model that also returns the named values."""

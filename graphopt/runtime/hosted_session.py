@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graphopt.runtime.collecting import Collector
 from graphopt.runtime.gathering import Gatherer
@@ -58,6 +59,11 @@ class HostedSession:
             results = self._session.run_with_ort_values(names, fed)
             return dict(zip(names, map(array_of, results), strict=True))
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def run_scalars(self, feeds: Feeds, outputs: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return outputs of one number each, as one array in their order."""
+        found = self.run(feeds, outputs)
+        return np.array([found[name].item() for name in outputs], np.float64)
 
     def observe(self, feeds: Feeds, outputs: Sequence[str] | None) -> dict[str, list[float]]:
         """Run once and return minimum, maximum, elements and non-finite elements per output."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from graphopt.errors import RunError, SessionLoadError
 from graphopt.runtime.framing import Header
 from graphopt.runtime.histograms import Histogram
@@ -179,6 +182,19 @@ class Session:
         """
         header, payload = self._fed("run", feeds, outputs)
         return decode_values(header["values"], payload)
+
+    def run_scalars(self, feeds: Feeds, outputs: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Run the model and return outputs of one number each, as one array of shape (outputs,).
+
+        Raises:
+            RunError: As for `run`, or an output holds more than one number, or none.
+            WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
+        """
+        specs, buffers = encode_values(feeds)
+        request = {"command": "run_scalars", "values": specs, "outputs": list(outputs)}
+        reply, payload = self._request(request, buffers)
+        found: npt.NDArray[np.float64] = decode_values(reply["values"], payload)["scalars"]
+        return found
 
     def observe(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Observed]:
         """Run the model and return only what its outputs span; the tensors stay in the worker.

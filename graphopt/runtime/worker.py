@@ -87,6 +87,13 @@ class Host:
         specs, payload = encode_values(results)
         return {"values": specs}, payload
 
+    def run_scalars(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """Run a session and return its outputs, of one number each, as one array."""
+        feeds = decode_values(header["values"], buffers)
+        found = self._sessions[header["session"]].run_scalars(feeds, header["outputs"])
+        specs, payload = encode_values({"scalars": found})
+        return {"values": specs}, payload
+
     def observe(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Run a session and return what its outputs span."""
         feeds = decode_values(header["values"], buffers)
