@@ -42,6 +42,10 @@ MODELS = {
 
 BEGIN = "<!-- made by benchmarks/targets/build_all.py: begin -->"
 END = "<!-- made by benchmarks/targets/build_all.py: end -->"
+HOW = (
+    "; latency is CPU time of a run on one thread over that of the original, - where the target "
+    "is not here."
+)
 COLUMNS = ("target", "model", "verified", "candidate", "size", "latency", "placement", "notes")
 
 
@@ -223,15 +227,14 @@ def table_text(records: Iterable[Record], versions: str) -> str:
 
 
 def machine() -> str:
-    """Return one sentence on versions and machine."""
+    """Return the processor and the versions."""
     from graphopt.runtime import cpu_features, runtime_version
 
     known = ("avx2", "avx512_vnni", "amx_int8", "asimddp")
     kinds = ", ".join(name for name in known if name in cpu_features())
     return (
-        f"{platform.machine()} with {kinds}, one thread, ONNX Runtime {runtime_version()}, Python "
-        f"{platform.python_version()}; latency is CPU time of a run over that of the "
-        "original, - where it was not measured."
+        f"{platform.machine()} with {kinds}, ONNX Runtime {runtime_version()}, "
+        f"Python {platform.python_version()}"
     )
 
 
@@ -272,7 +275,7 @@ def main() -> int:
             arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if arguments.table is not None:
         page = arguments.table.read_text(encoding="utf-8")
-        text = f"{BEGIN}\n{table_text(records.values(), machine())}\n{END}"
+        text = f"{BEGIN}\n{table_text(records.values(), machine() + HOW)}\n{END}"
         pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
         arguments.table.write_text(
             re.sub(pattern, lambda _: text, page, flags=re.DOTALL), encoding="utf-8"
