@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import platform
 import tempfile
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 
 import graphopt
 from graphopt.calibration import load_samples
+from graphopt.compression.pruning_options import SCORE_NAMES
 from graphopt.ir import external_files, load
 from graphopt.runtime import SessionOptions, cpu_name, measure_latency
 from graphopt.targets import load_target
@@ -46,8 +48,9 @@ from graphopt.targets import load_target
 PAIRS_OF_A_TENTH = 150
 SIDES = ("evaluation", "unrelated")
 SCORES = ("wanda", "obs", "random", "l1", "l2", "activation", "flap", "gradient")
-COMPENSATIONS = ("off", "least-squares", "bias", "best")
+COMPENSATIONS = ("off", "bias", "least-squares", "best")
 RATIOS = (0.25, 0.5)
+FIGURES = ("pairs", "all", "cosine")
 DYNAMIC = "quantize-dynamic,clear-value-info"
 FUSED = f"fuse-rotary-embedding,fuse-attention{{packed=false}},@lossless,{DYNAMIC}"
 OUTLIERS = "quantize-linear-layers,quantize-dynamic{ops=[Gather]},clear-value-info"
@@ -84,6 +87,7 @@ def pruned(scores: tuple[str, str], compensation: str, ratios: tuple[float, floa
 CHAINS = {
     "heads 0.25, neurons 0.25": (("obs", "obs"), (0.25, 0.25)),
     "heads 0.33, neurons 0.5": (("obs", "obs"), (0.33, 0.5)),
+    "heads 0.33, neurons 0.54": (("obs", "obs"), (0.33, 0.54)),
     "heads 0.33, neurons 0.58": (("obs", "obs"), (0.33, 0.58)),
     "heads 0.42, neurons 0.5": (("obs", "obs"), (0.42, 0.5)),
     "heads 0.5, neurons 0.5": (("obs", "obs"), (0.5, 0.5)),
@@ -97,7 +101,7 @@ def rows() -> Iterator[Row]:
         for compensation in COMPENSATIONS:
             for score in SCORES:
                 pipeline = pruned((score, score), compensation, (ratio, ratio))
-                yield Row(f"{score}, {compensation}, {ratio:g} of both", pipeline, "few")
+                yield Row(_grid_name(score, compensation, ratio), pipeline, "few")
     for form, pipeline in FORMS.items():
         yield Row(f"nothing cut, {form}", pipeline, "few")
     for name, (scores, ratios) in CHAINS.items():
@@ -291,7 +295,7 @@ def main() -> None:
                     continue
                 found = measure()
                 results["rows"][name] = (known or {}) | found
-                print(name, {key: found[key] for key in ("pairs", "all", "cosine")}, flush=True)
+                print(name, {key: found[key] for key in FIGURES}, flush=True)
                 arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.table is not None:
         arguments.table.write_text(page(results))
@@ -331,15 +335,57 @@ def page(results: dict[str, Any]) -> str:
         "| row | pairs | all | cosine | size | latency |",
         "|---|---|---|---|---|---|",
     ]
+    grid = {_grid_name(*place) for place in itertools.product(SCORES, COMPENSATIONS, RATIOS)}
     order = [row.name for row in rows() if row.name in results["rows"]]
     order += [name for name in results["rows"] if name not in order]
     for name in order:
+        if name in grid:
+            continue
         found = results["rows"][name]
         latency = " / ".join(f"{value:.3f}" for value in found.get("latency", ()))
-        figures = [f"{found[key]:.4f}" for key in ("pairs", "all", "cosine")]
+        figures = [f"{found[key]:.4f}" for key in FIGURES]
         line = [name, *figures, f"{found['size_ratio']:.3f}", latency or "-"]
         lines.append(f"| {' | '.join(line)} |")
-    return "\n".join([*lines, ""])
+    for figure in FIGURES:
+        lines += grid_table(results["rows"], figure)
+    return "\n".join([*lines, "", verdict(results["rows"]), ""])
+
+
+def grid_table(found: dict[str, Any], figure: str) -> Iterator[str]:
+    """Yield one figure of every score against ratio and compensation."""
+    places = [
+        (how, ratio)
+        for ratio in RATIOS
+        for how in COMPENSATIONS
+        if any(_grid_name(score, how, ratio) in found for score in SCORES)
+    ]
+    yield from ("", f"## `{figure}`, so much of the heads and of the neurons gone", "")
+    yield "| score | " + " | ".join(f"{ratio:.0%} {how}" for how, ratio in places) + " |"
+    yield "|---|" + "---:|" * len(places)
+    for score in sorted(SCORES, key=SCORE_NAMES.index):
+        cells = [found.get(_grid_name(score, *place), {}).get(figure) for place in places]
+        if any(cell is not None for cell in cells):
+            shown = ("-" if cell is None else f"{cell:.4f}" for cell in cells)
+            yield f"| {score} | {' | '.join(shown)} |"
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Say where least squares is not better than nothing, if anywhere."""
+    total, worse = 0, []
+    for score, ratio, figure in itertools.product(SCORES, RATIOS, FIGURES):
+        fitted, bare = (
+            found.get(_grid_name(score, how, ratio)) for how in ("least-squares", "off")
+        )
+        if fitted is not None and bare is not None:
+            total += 1
+            if fitted[figure] <= bare[figure]:
+                worse.append(f"{score} at {ratio:g} ({figure})")
+    text = f"Least squares is better than none in {total - len(worse)} of {total} figures"
+    return f"{text}; not for {', '.join(worse)}." if worse else f"{text}."
+
+
+def _grid_name(score: str, compensation: str, ratio: float) -> str:
+    return f"{score}, {compensation}, {ratio:g} of both"
 
 
 if __name__ == "__main__":
