@@ -208,6 +208,7 @@ class Samples:
                 why="expected at least one feed",
                 hint="give some: one feed is `{input_name: array}`",
             )
+        self._count = count  # now known; else they would all be read to count them
 
     def _labelled(self) -> Iterator[_Row]:
         for raw in self._opener():

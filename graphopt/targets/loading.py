@@ -43,7 +43,10 @@ def load_target(name_or_path: str | Path) -> Target:
     """
     path = _find(str(name_or_path), Path.cwd(), where=None)
     document = _resolve(path, ())
-    check_document(document, path)
+    # Those of the package are checked by its tests, and extend nothing but each other: the library
+    # of schemas would cost each command 3 MB and a tenth of a second.
+    if path.parent != _folder():
+        check_document(document, path)
     return target_of(document, path)
 
 

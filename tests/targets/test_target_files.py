@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_there_always_is_a_float_way_out(name):
 def test_schema_is_a_schema_and_knows_every_gate():
     Draft202012Validator.check_schema(target_schema())
     assert set(target_schema()["properties"]["gates"]["properties"]) == set(GATES)
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_target_of_the_package_obeys_the_schema(name, tmp_path):
+    """Loading does not check it again, but does check whatever extends it."""
+    text = f'name = "own"\nsummary = "as it is"\nextends = "{name}"\n'
+    extended = load_target(write(tmp_path, text))
+    assert replace(extended, name=name, summary="", path=None) == replace(
+        load_target(name), summary="", path=None
+    )
 
 
 @pytest.mark.parametrize("name", target_names())
