@@ -26,7 +26,7 @@ from graphopt.errors import (
 from graphopt.ir import load, opset_version
 from graphopt.report import ExportReport, SizesCompared
 from graphopt.runtime import SessionOptions, shared_worker
-from graphopt.runtime.limited_process import run_limited
+from graphopt.runtime.limited_process import LimitExceeded, most_memory, run_limited
 from graphopt.verification import compare_outputs
 
 __all__ = ["ExportSource", "Exporter", "export_model", "parse_source"]
@@ -37,10 +37,13 @@ Kind = Literal["torch", "pt2", "hf", "sklearn"]
 
 _FOLDER = Path(__file__).parent
 _NOT_INSTALLED, _NOT_EXPORTED = 3, 4  # of `exporters.worker`, which stands alone
+# What it is done with is on the disk: threads and exit functions of others are not waited for.
 _START = (
-    "import sys; sys.path.append({folder!r}); from exporters import worker; "
-    "sys.path.remove({folder!r}); sys.exit(worker.main(sys.argv[1:]))"
+    "import os, sys; sys.path.append({folder!r}); from exporters import worker; "
+    "sys.path.remove({folder!r}); os._exit(worker.main(sys.argv[1:]))"
 )
+_RECORD = {"exporter", "file", "failures", "doubts", "names", "origin", "versions"}
+_LARGEST_RECORD, _LONGEST_REASON = 1 << 24, 2000
 _PICKLED: tuple[Kind, ...] = ("pt2", "sklearn")
 
 
@@ -133,7 +136,7 @@ def _judged(
     source: ExportSource, out: Path, max_rel: float, opset: int | None, newest: int | None
 ) -> tuple[str, ExportReport | GraphoptError]:
     """Return which exporter wrote the file, and the report, or what is wrong with the file."""
-    record = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))
+    record = _record(source, out)
     name: str = record["exporter"]
     try:
         # An exporter that cannot write an older version may leave a newer one, with a warning.
@@ -187,12 +190,18 @@ def _run_framework(
             [interpreter, "-c", _START.format(folder=str(_FOLDER)), *words],
             folder=out.parent,
             timeout_s=timeout_s,
+            memory_bytes=most_memory(),
             environment=environment,
         )
-    except TimeoutError as error:
-        raise InputError(f"exporting `{source}` {error}", hint="allow more: `--timeout`") from error
+    except LimitExceeded as error:
+        hint = "allow more: `--timeout`" if "more than" in str(error) else None
+        raise InputError(f"exporting `{source}` {error}", hint=hint) from error
+    except OSError as error:
+        raise InputError(
+            f"`{interpreter}` cannot be started", why=str(error), hint="name a Python"
+        ) from error
     told = Path(f"{out}.failed")
-    said = told.read_text(encoding="utf-8") if told.exists() else ended.reason()
+    said = _start_of(told) if told.exists() else ended.reason()
     if ended.status == _NOT_INSTALLED and told.exists():
         raise MissingExtraError(
             f"what exports `{source}` is not installed",
@@ -203,6 +212,29 @@ def _run_framework(
         raise InputError(f"`{source}` cannot be exported", why=said)
     if not Path(f"{out}.json").exists():
         raise InputError(f"`{source}` cannot be exported", why="it ended and left no record")
+
+
+def _start_of(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_LONGEST_REASON)
+
+
+def _record(source: ExportSource, out: Path) -> dict[str, Any]:
+    """Return what the process said of its file; user code ran there and may have written it."""
+    try:
+        with Path(f"{out}.json").open(encoding="utf-8") as file:
+            record = json.loads(file.read(_LARGEST_RECORD))  # cut off, it is no JSON
+        is_whole = set(record) >= _RECORD
+        is_inside = Path(record["file"]).resolve().is_relative_to(out.parent.resolve())
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"`{source}` cannot be exported", why=f"its record: {error}") from error
+    if not (is_whole and is_inside):
+        raise InputError(
+            f"`{source}` cannot be exported",
+            why="its record lacks keys, or names a file elsewhere",
+        )
+    found: dict[str, Any] = record
+    return found
 
 
 def _report(source: ExportSource, out: Path, record: Mapping[str, Any]) -> ExportReport:

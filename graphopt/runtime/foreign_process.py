@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphopt.errors import MissingExtraError, PassError
-from graphopt.runtime.limited_process import run_limited
+from graphopt.runtime.limited_process import LimitExceeded, most_memory, run_limited
 
 __all__ = ["Limits", "Took", "run_foreign"]
 
 _SCRIPT = Path(__file__).with_name("foreign_worker.py")
 _NOT_INSTALLED = 3  # `foreign_worker.NOT_INSTALLED`; the script stands alone
-_SHARE_OF_MEMORY = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +69,13 @@ def run_foreign(
         PassError: It failed, took too long or too much memory, or wrote nothing.
     """
     limits = limits or Limits()
-    told = {**(options or {}), "memory_bytes": limits.memory_bytes or _most_memory()}
+    told = {**(options or {}), "memory_bytes": limits.memory_bytes or most_memory()}
     words = [interpreter or sys.executable, str(_SCRIPT), tool, str(source), str(out)]
     try:
         ended = run_limited(
             [*words, json.dumps(told)], folder=out.parent, timeout_s=limits.timeout_s
         )
-    except TimeoutError as error:
+    except LimitExceeded as error:
         raise PassError(f"{tool} {error}") from error
     if ended.status == _NOT_INSTALLED:
         raise MissingExtraError(
@@ -91,8 +89,3 @@ def run_foreign(
     if not out.exists():
         raise PassError(f"{tool} wrote nothing", why="it ended as if all went well")
     return Took(**json.loads(Path(f"{out}.json").read_text(encoding="utf-8")))
-
-
-def _most_memory() -> int:
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(pages * _SHARE_OF_MEMORY)

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -75,6 +77,31 @@ def leaves():
 
 def never():
     time.sleep(1000)
+
+def forks():
+    if os.fork() == 0:  # a child that outlives it, in a session of its own, and holds standard error
+        os.setsid()
+        time.sleep(1000)
+    raise ValueError("after a fork")
+
+def closes():
+    os.close(1), os.close(2)
+    raise ValueError("all is closed")
+
+def lingers():
+    import atexit, tempfile, threading
+    open(os.path.join(tempfile.gettempdir(), "left-behind"), "w").close()
+    open("left-here", "w").close()
+    atexit.register(time.sleep, 1000)
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return encoder()
+
+def forges():
+    out = sys.argv[3] if len(sys.argv) > 3 else sys.argv[-2]
+    with open(out + ".json", "w") as file:
+        file.write('{"exporter": "dynamo", "file": "/etc/hostname", "failures": {}, "doubts": [],'
+                   '"names": {}, "origin": {}, "versions": {}}')
+    os._exit(0)
 """
 
 
@@ -171,6 +198,9 @@ def test_optimize_exports_at_the_opset_of_its_target(folder):
         ("loud_and_wrong", "ValueError: no weights here"),
         ("dies", "ended by SIGKILL"),
         ("leaves", "left no record"),
+        ("forks", "ValueError: after a fork"),
+        ("closes", "ValueError: all is closed"),
+        ("forges", "names a file elsewhere"),
         ("nothing", "no function `nothing`"),
     ],
 )
@@ -179,6 +209,15 @@ def test_a_factory_that_fails_is_told_and_leaves_nothing(folder, factory, why):
         export(f"torch:factories:{factory}", folder / "out")
     assert why in caught.value.why
     assert {item.name for item in folder.iterdir()} - {"__pycache__"} == {"factories.py"}
+
+
+def test_threads_and_exit_functions_are_not_waited_for_and_what_it_leaves_is_removed(folder):
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    report = export("torch:factories:lingers", folder / "out", exporter="torchscript")
+    assert report.largest_difference() <= 1e-6
+    assert {item.name for item in folder.iterdir()} - {"__pycache__"} == {"factories.py", "out"}
+    new = {item.name for item in set(Path(tempfile.gettempdir()).iterdir()) - before}
+    assert "left-behind" not in new
 
 
 def test_a_factory_that_never_returns_is_ended(folder):

@@ -13,6 +13,7 @@ from .loaded import ExportError, Loaded, Opset, varied
 __all__ = ["NOT_EXPORTED", "NOT_INSTALLED", "main"]
 
 NOT_INSTALLED, NOT_EXPORTED = 3, 4
+_LONGEST = 2000
 _TAKING_PART = {
     "hf": ("torch", "onnxscript", "transformers"),
     "torch": ("torch", "onnxscript"),
@@ -33,6 +34,11 @@ def main(arguments: list[str]) -> int:
         return NOT_INSTALLED
     except ExportError as error:
         Path(f"{out}.failed").write_text(str(error), encoding="utf-8")
+        return NOT_EXPORTED
+    except BaseException as error:  # noqa: BLE001 - user code raises what it likes, SystemExit too
+        # To a file: what it did to standard error is its own affair.
+        said = traceback.format_exception_only(error)[-1].strip()[:_LONGEST]
+        Path(f"{out}.failed").write_text(f"failed: {said}", encoding="utf-8", errors="replace")
         return NOT_EXPORTED
     Path(f"{out}.json").write_text(json.dumps(record), encoding="utf-8")
     return 0
