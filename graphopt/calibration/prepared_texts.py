@@ -16,6 +16,7 @@ from graphopt.calibration.unprepared import LibraryMissing, Unprepared
 
 __all__ = ["load_tokenizer", "pooled", "text_arrays", "text_feed"]
 
+LARGEST_TOKENIZER = 1 << 28  # bytes; the largest in use have 35 MB, and reading takes tenfold
 LEAST_NORM = 1e-12  # as in `torch.nn.functional.normalize`
 
 
@@ -37,6 +38,11 @@ def load_tokenizer(path: Path) -> Any:
             f"tokenizer not found: `{path.name}`",
             "there is no such file",
             "save it with `tokenizer.save_pretrained(folder)`, as a fast tokenizer",
+        )
+    if path.stat().st_size > LARGEST_TOKENIZER:
+        raise Unprepared(
+            f"a tokenizer cannot be had from `{path.name}`",
+            f"it has more than {LARGEST_TOKENIZER >> 20} MiB",
         )
     with told_of_tokenizers(f"a tokenizer cannot be had from `{path.name}`"):
         return Tokenizer.from_file(str(path))

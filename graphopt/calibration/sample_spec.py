@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.calibration.file_samples import IMAGE_SUFFIXES, SOUND_SUFFIXES, file_samples
+from graphopt.calibration.json_files import read_json
 from graphopt.calibration.prepared_source import PreparedSource
 from graphopt.calibration.text_samples import TEXT_SUFFIXES, TOKENIZER, text_samples
 from graphopt.calibration.transformers_spec import PROCESSOR, processor_spec, text_facts
@@ -66,16 +67,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         CalibrationDataError: It is missing, is no JSON, or breaks the schema.
     """
-    return _checked(_read_json(path), str(path))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CalibrationDataError(
-            f"`{path.name}` cannot be read", where=f"`{path}`", why=str(error)
-        ) from error
+    return _checked(read_json(path), str(path))
 
 
 def _checked(held: Any, where: str) -> dict[str, Any]:
@@ -154,7 +146,7 @@ def _spec_of_folder(path: Path, home: Path, kind: str) -> dict[str, Any]:
         (home, PROCESSOR, processor_spec),
     ):
         if (place / name).exists():
-            held = _read_json(place / name)
+            held = read_json(place / name)
             try:
                 spec = {"kind": kind, "source": ".", **meaning(held)}
             except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import CalibrationDataError
+from graphopt.calibration.json_files import read_json
 
 __all__ = ["PROCESSOR", "processor_spec", "text_facts"]
 
@@ -60,13 +59,16 @@ def text_facts(folder: Path) -> dict[str, Any]:
 
 def _vector(folder: Path) -> dict[str, Any] | None:
     """Return how sentence-transformers makes one vector of a text; ``None`` where it does not."""
-    modules = _read(folder / "modules.json") if (folder / "modules.json").exists() else None
+    modules = read_json(folder / "modules.json") if (folder / "modules.json").exists() else None
     if not modules:
         return None
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
         raise ValueError(f"`modules.json` asks for {', '.join(kinds)}")
-    pooling = _held(folder / str(modules[1].get("path", "")), "config.json")
+    place = folder / str(modules[1].get("path", ""))
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise ValueError("`modules.json` names a folder elsewhere")
+    pooling = _held(place, "config.json")
     modes = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value]
     if isinstance(pooling.get("pooling_mode"), str):
         modes = [f"pooling_mode_{pooling['pooling_mode']}"]
@@ -164,14 +166,5 @@ def _size(held: Any) -> dict[str, int]:
 
 def _held(folder: Path, name: str) -> dict[str, Any]:
     """Return the content of a file of settings; nothing where there is none."""
-    held = _read(folder / name) if (folder / name).is_file() else {}
+    held = read_json(folder / name) if (folder / name).is_file() else {}
     return held if isinstance(held, dict) else {}
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CalibrationDataError(
-            f"`{path.name}` cannot be read", where=f"`{path}`", why=str(error)
-        ) from error

@@ -246,6 +246,26 @@ def test_tokenizers_that_are_damaged(texts, tmp_path, change, said, capfd):
     capfd.readouterr()  # the library says on the error stream where it panicked
 
 
+def test_a_tokenizer_of_a_gigabyte_and_settings_without_end(texts, tmp_path):
+    model = write_home(tmp_path)
+    fit, options = "tokenizer_config.json", {"calibration": texts, "latency_budget_s": None}
+    for content, said in (
+        ("[" * 200_000, "nested too deeply"),
+        ('{"a": "' + "x" * (17 << 20) + '"}', "more than 16 MiB"),
+    ):
+        (tmp_path / fit).write_text(content)
+        with pytest.raises(CalibrationDataError, match="cannot be read") as caught:
+            graphopt.optimize(model, output=tmp_path / "b", **options)
+        assert said in caught.value.why
+    (tmp_path / fit).unlink()
+    with (tmp_path / "tokenizer.json").open("r+b") as file:
+        file.truncate(1 << 30)  # a hole, which takes no room
+    with pytest.raises(CalibrationDataError) as caught:
+        graphopt.optimize(model, output=tmp_path / "b", **options)
+    assert "more than 256 MiB" in caught.value.why
+    assert not (tmp_path / "b").exists()
+
+
 def test_vectors_of_an_output_that_there_is_not(texts, tmp_path):
     model = write_home(tmp_path)
     asked = {"output": "sentence", "pooling": "mean", "normalize": True}

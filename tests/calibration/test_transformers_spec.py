@@ -166,3 +166,18 @@ def test_long_images_stay_within_the_longest_edge(tmp_path):
     spec = implied_spec(write(tmp_path, preprocessor_config=held))
     # 33 * 400 / 100 is cut, not rounded.
     assert image_array(tmp_path / "a.png", spec).shape == (1, 3, 33, 132)
+
+
+def test_how_texts_become_vectors_is_not_read_from_another_folder(tmp_path):
+    folder, other = tmp_path / "model", tmp_path / "other"
+    folder.mkdir(), other.mkdir()
+    (other / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    modules = [{"type": "x.Transformer"}, {"type": "x.Pooling", "path": "../other"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert "elsewhere" in text_facts(folder)["note"]
+    assert "vector" not in text_facts(folder)
+    (folder / "pool").mkdir()
+    (folder / "pool" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    modules[1]["path"] = "pool"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert text_facts(folder)["vector"]["pooling"] == "cls"
