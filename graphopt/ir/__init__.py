@@ -23,7 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.objects import Attr, Node, Value
+from graphopt.ir.objects import Attr, Node, Value, use_count
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
@@ -99,5 +99,6 @@ __all__ = [
     "tensor_digest",
     "tensor_dims",
     "to_text",
+    "use_count",
     "weight_bytes",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Attr", "Node", "Value", "plain_attribute", "plain_node"]
+__all__ = ["Attr", "Node", "Value", "plain_attribute", "plain_node", "use_count"]
 
 
 class Node(ir.Node):
@@ -57,6 +57,11 @@ def _show_slots(kind: type, fields: tuple[str, ...]) -> None:
 
 for _kind, _fields in _SHOWN.items():
     _show_slots(_kind, _fields)
+
+
+def use_count(value: ir.Value) -> int:
+    """Return how many inputs of nodes read ``value``; `uses` makes a copy of them first."""
+    return len(value._uses)
 
 
 # -- making many --------------------------------------------------------------------------------

@@ -9,7 +9,16 @@ from functools import cache, lru_cache
 import onnx
 import onnx_ir as ir
 
-__all__ = ["OperatorRule", "Signature", "operator_rule", "signature_faults", "signature_of"]
+__all__ = [
+    "ABSENT",
+    "OperatorRule",
+    "Signature",
+    "ValueKey",
+    "operator_rule",
+    "signature_faults",
+    "signature_of",
+    "value_key",
+]
 
 _Schema = onnx.defs.OpSchema
 _Option = _Schema.FormalParameterOption
@@ -138,14 +147,13 @@ def _formals(parameters: Sequence[_Schema.FormalParameter], least: int, most: in
     return Formals(tuple(found), least, most, is_variadic)
 
 
-def _value_key(value: ir.Value | None) -> ValueKey:
-    if value is None:
-        return ABSENT
+def value_key(value: ir.Value) -> ValueKey:
+    """Return what a signature tells of an input or output that is there."""
     kind = value.type
-    if kind is None:
-        return ABSENT if value.name == "" else None
     if type(kind) is ir.TensorType:
         return kind.dtype
+    if kind is None:
+        return ABSENT if value.name == "" else None
     return type_text(kind)
 
 
@@ -159,12 +167,17 @@ def type_text(kind: ir.TypeProtocol) -> str:
     return f"{prefix}({kind.dtype.name.lower()})"
 
 
-def signature_of(node: ir.Node) -> Signature:
-    """Return what `signature_faults` looks at; equal nodes share their answer."""
+def signature_of(node: ir.Node, inputs: tuple[ValueKey, ...]) -> Signature:
+    """Return what `signature_faults` looks at; equal nodes share their answer.
+
+    Args:
+        node: The node.
+        inputs: What is known of its inputs: `value_key`, or `ABSENT` of one that is left out.
+    """
     attributes = node.attributes.data
     return (
-        tuple([_value_key(value) for value in node.inputs]),
-        tuple([_value_key(value) for value in node.outputs]),
+        inputs,
+        tuple([value_key(value) for value in node.outputs]),
         tuple([(name, attribute.type) for name, attribute in attributes.items()])
         if attributes
         else (),

@@ -12,8 +12,15 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from graphopt.errors import StructureMismatch
-from graphopt.ir import subgraphs_of, tensor_dims
-from graphopt.verification.operators import operator_rule, signature_faults, signature_of
+from graphopt.ir import may_hold_graphs, subgraphs_of, tensor_dims, use_count
+from graphopt.verification.operators import (
+    ABSENT,
+    ValueKey,
+    operator_rule,
+    signature_faults,
+    signature_of,
+    value_key,
+)
 
 __all__ = ["check_structure", "structure_faults"]
 
@@ -61,6 +68,12 @@ def structure_faults(model: ir.Model) -> list[str]:
     return faults + walk.finish()
 
 
+_Own = dict[ir.Value, None]
+"""The values that one graph defines, in order."""
+_Hidden = dict[str, ir.Value]
+"""What names that a graph defines meant around it."""
+
+
 class _Walk:
     """One walk over a graph and its subgraphs."""
 
@@ -71,17 +84,18 @@ class _Walk:
         self._functions = functions
         self._title = title
         self._faults: list[str] = []
-        self._meaning: dict[str | None, ir.Value] = {}
-        self._defined: dict[ir.Value, int] = {}  # number of uses met
+        self._meaning: dict[str, ir.Value] = {}
+        self._visible: dict[ir.Value, int] = {}  # values that their names mean; uses met of each
+        self._passed: dict[ir.Value, int] = {}  # those of which that was so before
         self._strays: dict[ir.Value, int] = {}  # number of uses met where the value means nothing
         self._missing_imports: set[str] = set()
 
     def finish(self) -> list[str]:
         """Check the use lists against the uses that were met, and return all faults."""
-        for value, regular in self._defined.items():
-            uses = value.uses()
+        for value, regular in (*self._passed.items(), *self._visible.items()):
             met = regular + self._strays.get(value, 0)
-            if len(uses) != met:
+            if use_count(value) != met:
+                uses = value.uses()
                 stale = [use for use in uses if use.node.graph is None]
                 readers = ", ".join(f"`{use.node.name}`" for use in stale or uses)
                 self._faults.append(
@@ -97,18 +111,22 @@ class _Walk:
                 if value.type is None:
                     self._faults.append(f"{what} `{value.name}` of the graph has no type")
 
-    def check_graph(self, graph: ir.Graph) -> None:
-        """Check a graph in the scope that the walk has reached."""
-        hidden: list[tuple[str, ir.Value | None]] = []
-        own: set[ir.Value] = set()
+    def check_graph(self, graph: ir.Graph) -> tuple[_Own, _Hidden]:
+        """Check a graph in the scope that the walk has reached.
+
+        Returns:
+            The values that it defines, and what their names meant around it: `_leave` takes both.
+        """
+        own: _Own = {}
+        hidden: _Hidden = {}
         for value in graph.inputs:
             self._define(value, own, hidden, "input")
         self._define_initializers(graph, own, hidden)
         for node in graph:
-            self._check_inputs(node)
-            self._check_operator(node)
-            for inner in subgraphs_of(node):
-                self.check_graph(inner)
+            self._check_node(node)
+            if may_hold_graphs(node):
+                for inner in subgraphs_of(node):
+                    self._leave(*self.check_graph(inner))
             for value in node.outputs:
                 if value.name != "":
                     self._define(value, own, hidden, "output of a node")
@@ -116,64 +134,73 @@ class _Walk:
                     self._faults.append(f"{_label(node)} has a used output without a name")
         for value in graph.outputs:
             self._check_output(value, own)
-        for name, earlier in reversed(hidden):
-            if earlier is None:
-                del self._meaning[name]
-            else:
-                self._meaning[name] = earlier
+        return own, hidden
 
-    def _define(
-        self,
-        value: ir.Value,
-        own: set[ir.Value],
-        hidden: list[tuple[str, ir.Value | None]],
-        what: str,
-    ) -> None:
+    def _leave(self, own: _Own, hidden: _Hidden) -> None:
+        """Let names mean again what they meant around a graph."""
+        for value in own:
+            name = value.name or ""
+            if self._meaning.get(name) is value:
+                self._passed[value] = self._visible.pop(value)
+                del self._meaning[name]
+        for name, earlier in hidden.items():
+            self._meaning[name] = earlier
+            self._visible[earlier] = self._passed.pop(earlier)
+
+    def _define(self, value: ir.Value, own: _Own, hidden: _Hidden, what: str) -> None:
         name = value.name
         if not name:
             self._faults.append(f"an {what} of {self._title} has no name")
             return
-        earlier = self._meaning.get(name)
-        # An input or initializer of a subgraph may hide an outer value: the checker and the runtime
-        # take that, and a use of the hidden value inside is found by `_check_inputs`.
-        if earlier is not None and (earlier in own or what == "output of a node"):
-            self._faults.append(f"name `{name}` is defined more than once in {self._title}")
-        hidden.append((name, earlier))
+        if name in self._meaning:
+            self._hide(name, own, hidden, what)
+        own[value] = None
         self._meaning[name] = value
-        self._defined.setdefault(value, 0)
-        own.add(value)
+        self._visible[value] = self._passed.pop(value, 0) if self._passed else 0
 
-    def _define_initializers(
-        self, graph: ir.Graph, own: set[ir.Value], hidden: list[tuple[str, ir.Value | None]]
-    ) -> None:
+    def _hide(self, name: str, own: _Own, hidden: _Hidden, what: str) -> None:
+        """Let ``name`` mean nothing, for it is defined again."""
+        earlier = self._meaning[name]
+        # An input or initializer of a subgraph may hide an outer value: the checker and the runtime
+        # take that, and a use of the hidden value inside is found by `_check_node`.
+        if earlier in own or what == "output of a node":
+            self._faults.append(f"name `{name}` is defined more than once in {self._title}")
+        if earlier not in own:
+            hidden[name] = earlier
+        self._passed[earlier] = self._visible.pop(earlier)
+
+    def _define_initializers(self, graph: ir.Graph, own: _Own, hidden: _Hidden) -> None:
         for key, value in graph.initializers.data.items():
             if value.name != key:
                 self._faults.append(f"initializer `{value.name}` is registered as `{key}`")
             if value not in own:  # an overridable initializer is an input as well
                 self._define(value, own, hidden, "initializer")
-            tensor = value.const_value
-            is_read = tensor is not None and value.shape is tensor.shape  # and not made by a pass
-            if tensor is None or not is_read or value.dtype is not tensor.dtype:
+            if not _fits(value):
                 self._faults += _tensor_faults(value)
 
-    def _check_inputs(self, node: ir.Node) -> None:
-        meaning, defined = self._meaning, self._defined
+    def _check_node(self, node: ir.Node) -> None:
+        """Check what a node reads, and that it is as its operator demands."""
+        visible = self._visible
+        kinds: list[ValueKey] = []
         for index, value in enumerate(node.inputs):
             if value is None:
+                kinds.append(ABSENT)
                 continue
-            if meaning.get(value.name) is value:
-                defined[value] += 1
+            if value in visible:
+                visible[value] += 1
             else:
                 self._strays[value] = self._strays.get(value, 0) + 1
                 self._faults.append(self._explain(node, index, value))
+            kinds.append(value_key(value))
+        self._check_operator(node, tuple(kinds))
 
     def _explain(self, node: ir.Node, index: int, value: ir.Value) -> str:
         head = f"input {index} of {_label(node)}"
-        hiding = self._meaning.get(value.name)
+        hiding = self._meaning.get(value.name or "")
         if hiding is not None:
             return f"{head} is `{value.name}`, a name that means another value here"
         producer = value.producer()
-        if value in self._defined:
+        if value in self._passed:
             return f"{head} is `{value.name}`, which is out of scope here"
         if producer is not None and producer.graph is not None:
             return f"{head} is `{value.name}`, which {_label(producer)} produces only later"
@@ -183,7 +210,7 @@ class _Walk:
             return f"{head} is `{value.name}`, a constant that is not registered as initializer"
         return f"{head} is `{value.name}`, which nothing produces"
 
-    def _check_operator(self, node: ir.Node) -> None:
+    def _check_operator(self, node: ir.Node, inputs: tuple[ValueKey, ...]) -> None:
         version = self._imports.get(node.domain)
         if version is None:
             if node.domain not in self._missing_imports:
@@ -199,17 +226,29 @@ class _Walk:
         if rule is None:
             return
         found: Iterable[str]
-        found = (rule,) if isinstance(rule, str) else signature_faults(rule, signature_of(node))
+        if isinstance(rule, str):
+            found = (rule,)
+        else:
+            found = signature_faults(rule, signature_of(node, inputs))
         self._faults += [f"{_label(node)}: {fault}" for fault in found]
 
-    def _check_output(self, value: ir.Value, own: set[ir.Value]) -> None:
+    def _check_output(self, value: ir.Value, own: _Own) -> None:
         if value in own:
             return
-        if value in self._defined:
+        if value in self._visible or value in self._passed:
             fault = "belongs to an outer graph; pass it through an `Identity`"
         else:
             fault = "is produced by nothing"
         self._faults.append(f"output `{value.name}` of {self._title} {fault}")
+
+
+def _fits(value: ir.Value) -> bool:
+    """Tell whether the tensor of an initializer is just what is declared: nearly all are."""
+    tensor = value.const_value
+    if tensor is None or (value.type is not None and value.dtype is not tensor.dtype):
+        return False
+    shape = value.shape
+    return shape is None or shape is tensor.shape or shape.dims == tensor_dims(tensor)
 
 
 def _tensor_faults(value: ir.Value) -> Iterable[str]:
