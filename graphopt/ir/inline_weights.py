@@ -22,6 +22,7 @@ from graphopt.ir.file_tensor import SourceFile
 from graphopt.ir.wire import (
     MalformedError,
     Message,
+    encode_bytes,
     encode_field,
     fields,
     large_fields,
@@ -97,6 +98,9 @@ class _Stripper:
     location: str
     found: int = 0
 
+    def __post_init__(self) -> None:
+        self._place = _entry(b"location", self.location.encode())
+
     def message(self, kind: Message, start: int, end: int, depth: int) -> bytes | None:
         """Return a message without the large weights in it; ``None`` where it has none."""
         data = self.source.mapping()
@@ -139,13 +143,18 @@ class _Stripper:
             return None
         if raw[0].end - raw[0].start != _stored_bytes(tensor):
             return None
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=self.location)
-        tensor.external_data.add(key="offset", value=str(raw[0].start))
         self.found += 1
         if self.found % _RELEASE_EVERY == 0:
             self.source.release()  # a page was touched at each, and the system maps more around it
-        return bytes(tensor.SerializeToString())
+        return kept + _IS_EXTERNAL + self._place + _entry(b"offset", b"%d" % raw[0].start)
+
+
+_IS_EXTERNAL: bytes = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL).SerializeToString()
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    """Return one of the entries that tell where an external tensor lies."""
+    return encode_bytes(_EXTERNAL_DATA, encode_bytes(1, key) + encode_bytes(2, value))
 
 
 def _stored_bytes(tensor: onnx.TensorProto) -> int | None:

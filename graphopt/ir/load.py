@@ -25,7 +25,7 @@ from graphopt.ir.forms import ONNX_TEXT_SUFFIXES, TEXTPROTO_SUFFIXES
 from graphopt.ir.inline_weights import NOTHING_STRIPPED, Stripped, strip_weights
 from graphopt.ir.normalise import normalise
 from graphopt.ir.parsed_tensor import ParsedTensor, is_known_type
-from graphopt.ir.reading import read_model
+from graphopt.ir.reading import holds_a_map, read_model
 from graphopt.ir.save import PROTOBUF_LIMIT_BYTES
 from graphopt.ir.walk import CONTAINERS, nodes
 
@@ -53,6 +53,18 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     source = _open(file)
     proto, stripped = _parse(source)
     _refuse_what_is_not_a_model(proto, source)
+    # What is plain throughout holds nothing to refuse, and nothing that lies in other files.
+    model = read_model(proto, _TensorReader({stripped.location: source}, stripped))
+    return normalise(model or _read_any(proto, source, stripped))
+
+
+def _read_any(proto: onnx.ModelProto, source: SourceFile, stripped: Stripped) -> ir.Model:
+    """Read a model that may hold anything.
+
+    Raises:
+        InvalidModelError, ExternalDataError, UnsupportedModelError: See `load`.
+    """
+    file = source.path
     _refuse_what_the_ir_loses(proto, file)
     beside = resolve_external_data(proto, file, stripped.is_stripped)
     sources = {str(path): _open_beside(path, len(beside)) for path in beside}
@@ -66,7 +78,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
                 f"`{file.name}` cannot be read as a graph", why=_root_cause(error)
             ) from error
         _adopt_weights(model, sources)
-    return normalise(model)
+    return model
 
 
 def _open(file: Path) -> SourceFile:
@@ -128,14 +140,23 @@ def _parse(source: SourceFile) -> tuple[onnx.ModelProto, Stripped]:
 
 
 class _TensorReader:
-    """Makes tensors of ours: those that lie in files are read from files that are held open."""
+    """Makes tensors of ours: those that lie in files are read from files that are held open.
 
-    def __init__(self, sources: Mapping[str, SourceFile]) -> None:
+    Args:
+        sources: The files, by the locations that tensors name.
+        stripped: Where other locations were not looked at yet: what was left out of the model.
+    """
+
+    def __init__(self, sources: Mapping[str, SourceFile], stripped: Stripped | None = None) -> None:
         self._sources = sources
+        self._stripped = stripped
         self._shapes: dict[tuple[int, ...], ir.Shape] = {}  # frozen, so that tensors may share them
 
     def __call__(self, proto: onnx.TensorProto) -> ir.TensorProtocol | None:
-        """Return the tensor that ``proto`` holds or refers to; ``None`` where its type is none."""
+        """Return the tensor that ``proto`` holds or refers to.
+
+        ``None`` where its type is none, or where it lies in a file that was not looked at yet.
+        """
         if proto.data_type == onnx.TensorProto.STRING:
             return ir.serde.deserialize_tensor(proto)
         if not is_known_type(proto):
@@ -145,6 +166,8 @@ class _TensorReader:
             self._shapes[dims] = ir.Shape(dims, frozen=True)
         if proto.data_location != onnx.TensorProto.EXTERNAL:
             return ParsedTensor(proto, self._shapes[dims])
+        if self._stripped is not None and not self._stripped.is_stripped(proto):
+            return None
         place = {entry.key: entry.value for entry in proto.external_data}
         return FileTensor(
             self._sources[place["location"]],
@@ -236,7 +259,7 @@ def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
         if graph.sparse_initializer:
             refuse("a sparse initializer", graph.sparse_initializer[0].values.name)
         for info in (*graph.input, *graph.output, *graph.value_info):
-            if _holds_a_map(info.type):
+            if holds_a_map(info.type):
                 refuse("a map type", info.name)
     for node in found:
         if node.op_type != "Constant" and not node.domain:
@@ -246,14 +269,6 @@ def _refuse_what_the_ir_loses(proto: onnx.ModelProto, file: Path) -> None:
 
 
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
-
-
-def _holds_a_map(kind: onnx.TypeProto) -> bool:
-    if kind.HasField("sequence_type"):
-        return _holds_a_map(kind.sequence_type.elem_type)
-    if kind.HasField("optional_type"):
-        return _holds_a_map(kind.optional_type.elem_type)
-    return bool(kind.HasField("map_type"))
 
 
 def _refuse_duplicate_initializers(graph: onnx.GraphProto, file: Path) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt.ir.objects import Attr, Value, plain_attribute, plain_node
 
-__all__ = ["HAS_NO_ANNOTATIONS", "read_model"]
+__all__ = ["HAS_NO_ANNOTATIONS", "holds_a_map", "read_model"]
 
 TensorReader = Callable[[onnx.TensorProto], ir.TensorProtocol | None]
 _Values = dict[str, ir.Value]
@@ -29,10 +29,10 @@ def read_model(proto: onnx.ModelProto, read_tensor: TensorReader) -> ir.Model | 
         read_tensor: Makes a tensor, or ``None`` of what is none.
 
     Returns:
-        ``None`` where something in it is unusual, or wrong: functions, devices, annotations, names
-        that are missing, defined twice or not at all.
+        ``None`` where something in it is unusual, or wrong: functions, devices, annotations, maps,
+        what is sparse or for training, names that are missing, defined twice or not at all.
     """
-    if proto.functions or proto.configuration:
+    if proto.functions or proto.configuration or proto.training_info:
         return None
     try:
         graph = _Reader(read_tensor).graph(proto.graph, ())
@@ -70,7 +70,7 @@ class _Reader:
 
     def graph(self, proto: onnx.GraphProto, outer: tuple[_Values, ...]) -> ir.Graph:
         """Return a graph; ``outer`` are the values around it, the nearest first."""
-        if proto.quantization_annotation:
+        if proto.quantization_annotation or proto.sparse_initializer:
             raise _UnusualError
         inputs: list[ir.Value] = [Value(name=info.name) for info in proto.input]
         values = {value.name or "": value for value in inputs}
@@ -78,12 +78,14 @@ class _Reader:
             self._declare(value, info)
         declared = {info.name: info for info in proto.value_info}
         initializers = [self._initializer(item, values, declared) for item in proto.initializer]
+        written = list(proto.node)  # each is an object made when it is asked for
         # A subgraph may use what a later node around it computes: all are declared first.
-        for node in proto.node:
+        for node in written:
             for name in node.output[:]:
-                self._declare_output(name, values, declared)
+                if name:
+                    self._declare_output(name, values, declared)
         scopes = (values, *outer)
-        nodes = [self._node(node, scopes) for node in proto.node]
+        nodes = [self._node(node, scopes) for node in written]
         outputs = []
         for info in proto.output:
             if info.name not in values:
@@ -107,6 +109,8 @@ class _Reader:
         if not name:
             raise _UnusualError
         if (value := values.get(name)) is not None:  # one that may be overridden
+            if value.const_value is not None:
+                raise _UnusualError
             value.const_value = tensor
             return value
         kind = ir.TensorType(tensor.dtype)
@@ -125,8 +129,6 @@ class _Reader:
     def _declare_output(
         self, name: str, values: _Values, declared: Mapping[str, onnx.ValueInfoProto]
     ) -> None:
-        if not name:
-            return
         if name in values:
             raise _UnusualError
         value = values[name] = Value(name=name)
@@ -137,6 +139,8 @@ class _Reader:
         """Give a value the type and the shape that the file declares."""
         kind = info.type
         if not kind.HasField("tensor_type"):
+            if holds_a_map(kind):
+                raise _UnusualError
             ir.serde.deserialize_value_info_proto(info, value)
             return
         key = kind.SerializeToString()
@@ -196,6 +200,15 @@ class _Reader:
         if proto.HasField("doc_string"):
             made.doc_string = proto.doc_string
         return made
+
+
+def holds_a_map(kind: onnx.TypeProto) -> bool:
+    """Tell whether a type is one of maps, or of sequences or optional values of them."""
+    if kind.HasField("sequence_type"):
+        return holds_a_map(kind.sequence_type.elem_type)
+    if kind.HasField("optional_type"):
+        return holds_a_map(kind.optional_type.elem_type)
+    return bool(kind.HasField("map_type"))
 
 
 def _find(name: str, scopes: tuple[_Values, ...]) -> ir.Value:
