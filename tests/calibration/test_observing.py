@@ -294,3 +294,32 @@ def test_cache_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="calibration cache"):
         Runs(tmp_path / "file")()
+
+
+PIXELS = """(float[1,2,4,4] x) => (float[1,2] z) <float[2,2,1,1] w = {1, 2, 3, 4}, int64[2] flat = {1, -1}>
+{ a = Conv(x, w)  b = Conv(a, w)  p = GlobalMaxPool(b)  z = Reshape(p, flat) }"""
+
+
+@pytest.mark.parametrize(("text", "is_packed"), [(PIXELS, False), (TEXT, True)])
+def test_weights_are_packed_where_matrices_are_multiplied(text, is_packed, monkeypatch):
+    seen = []
+    load = Worker.load
+
+    def watched(worker, model, options=None):
+        seen.append(options.config.get("session.disable_prepacking") != "1")
+        return load(worker, model, options)
+
+    monkeypatch.setattr(Worker, "load", watched)
+    feed = (
+        {"x": np.ones((1, 2, 4, 4), np.float32)}
+        if text is PIXELS
+        else {"ids": np.ones((2, 3), np.int64), "attention_mask": np.ones((2, 3), np.int64)}
+    )
+    found = Observer(
+        model=from_text(text),
+        samples=load_samples([feed]),
+        worker=shared_worker(),
+        is_counted=False,
+    ).run(["a" if text is PIXELS else "e"])
+    assert found.histograms
+    assert seen == [is_packed]
