@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt.ir import subgraphs_of
 
-__all__ = ["in_order"]
+__all__ = ["always_run", "in_order"]
 
 
 def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -17,3 +17,15 @@ def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
         for inner in subgraphs_of(node):
             yield from in_order(inner)
         yield node
+
+
+def always_run(graph: ir.Graph) -> frozenset[ir.Node]:
+    """Return the nodes of the main graph that its outputs depend on."""
+    # From the end: no value is asked for its producer, which would take most of the time.
+    needed: set[ir.Value | None] = set(graph.outputs)
+    found = []
+    for node in reversed(graph):
+        if not needed.isdisjoint(node.outputs):
+            found.append(node)
+            needed.update(node.inputs)
+    return frozenset(found)

@@ -155,12 +155,14 @@ class Symbols:
     Attributes:
         positive: Those that are known to be above zero.
         doubts: How often it was asked of a number whether it is above zero, and not known.
+        reliances: How often the answer was yes because of what is demanded of a symbol.
     """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Expression] = {}
         self.positive: set[Symbol] = set()
         self.doubts = 0
+        self.reliances = 0
 
     def forget_positive(self) -> None:
         """Take nothing for granted any more: what demanded sizes above zero may be gone."""
@@ -206,9 +208,13 @@ def is_positive(value: Integer) -> bool:
         return value > 0
     if not is_nonnegative(value):
         return False
+    if () in value.terms:
+        return True  # some number above zero, and sizes
+    home = next(factors[0] for factors in value.terms if factors).home
     if any(all(symbol.is_positive for symbol in factors) for factors in value.terms):
+        home.reliances += 1
         return True
-    next(factors[0] for factors in value.terms if factors).home.doubts += 1
+    home.doubts += 1
     return False
 
 

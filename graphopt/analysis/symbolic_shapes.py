@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.contrib_dims import CONTRIB_DIMS
+from graphopt.analysis.execution_order import always_run
 from graphopt.analysis.kept_table import KeptTable, News
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_elements import ELEMENTS
@@ -21,6 +22,7 @@ from graphopt.analysis.symbolic_expressions import (
     assume_positive,
     single_symbol,
 )
+from graphopt.analysis.worklist import Worklist
 from graphopt.ir import (
     constant_array,
     constant_tensor,
@@ -72,19 +74,19 @@ class SymbolicShapes:
         self._dims: dict[ir.Value, Dims | None] = {}
         self._elements: dict[ir.Value, Elements | None] = {}
         self._computed: set[ir.Value] = set()
-        self._doubtful: set[ir.Node] = set()
+        self._doubtful: set[ir.Node] = set()  # those for which more sizes above zero may matter
+        self._reliant: set[ir.Node] = set()  # and those for which fewer may
         self._assumed: dict[ir.Node, list[Integer]] = {}
         self.memo: dict[Hashable, Any] = {}
-        self._has_doubts = self._has_news = False
         if self.version < _BROADCASTING_SINCE:
             return
-        self._always_run = _always_run(model.graph)
+        self._always_run = always_run(model.graph)
         nodes = self._nodes()
         for node in nodes:
             self._visit(node)
-        if self._has_doubts and self._has_news:
+        if self.symbols.positive and self._doubtful:
             # What the last one demands of a size holds for the first one.
-            self._follow(nodes, set(self._doubtful), set())
+            self._settle(Worklist(nodes), set(self._doubtful))
 
     @classmethod
     def kept(cls, model: ir.Model, shapes: ShapeTable) -> SymbolicShapes:
@@ -116,34 +118,50 @@ class SymbolicShapes:
                 self._elements.pop(value, None)
         positive = set(self.symbols.positive)
         self.symbols.forget_positive()
-        self._always_run = _always_run(self._model.graph)
-        nodes = self._nodes()
-        visited = self._follow(nodes, news.nodes, set(news.values))
-        if doubtful := self._doubtful.intersection(visited):
-            self._follow(nodes, doubtful, set())
-        return self.symbols.positive == positive
+        self._always_run = always_run(self._model.graph)
+        work = Worklist(self._nodes())
+        visited = self._follow(work, _around(news), is_anew=True)
+        again = self._doubtful.intersection(visited)
+        if positive - self.symbols.positive:
+            again |= self._reliant
+        if self.symbols.positive - positive:
+            again |= self._doubtful
+        self._settle(work, again)
+        return True
 
     def _follow(
-        self, nodes: Iterable[ir.Node], due: Container[ir.Node], changed: set[ir.Value]
-    ) -> list[ir.Node]:
-        """Visit nodes that are ``due``, and those around values that ``changed``, or that then do.
+        self, work: Worklist, due: Iterable[ir.Node], *, is_anew: bool = False
+    ) -> set[ir.Node]:
+        """Visit nodes that are ``due``, and those that read what turns out different.
+
+        Args:
+            work: Puts nodes in order.
+            due: Nodes to visit.
+            is_anew: What all nodes demand of sizes was forgotten, and is noted again on the way.
 
         Returns:
             The nodes visited.
         """
-        visited = []
-        for node in nodes:
-            if (
-                node in due
-                or not changed.isdisjoint(node.inputs)
-                or not changed.isdisjoint(node.outputs)
-            ):
-                visited.append(node)
-                changed.update(self._changed_by(node))
-            else:
+        visited = set(due)
+        for node in (*visited, *(self._assumed if is_anew else ())):
+            work.add(node)
+        for node in work:
+            if node not in visited:
                 for size in self._assumed.get(node, ()):
                     self._assume(node, size)
+                continue
+            for value in self._changed_by(node):
+                for user, _ in value.uses():
+                    visited.add(user)
+                    work.add(user)
         return visited
+
+    def _settle(self, work: Worklist, due: Iterable[ir.Node]) -> None:
+        """Visit nodes that are ``due``, until no more sizes turn out to be above zero."""
+        while due:
+            count = len(self.symbols.positive)
+            self._follow(work, due)
+            due = set(self._doubtful) if len(self.symbols.positive) > count else ()
 
     def _changed_by(self, node: ir.Node) -> list[ir.Value]:
         """Visit ``node`` again; return those of its outputs of which other things are known now."""
@@ -224,8 +242,8 @@ class SymbolicShapes:
         self._assume(node, size)
 
     def _assume(self, node: ir.Node, size: Integer) -> None:
-        if node in self._always_run and assume_positive(size):
-            self._has_news = True
+        if node in self._always_run:
+            assume_positive(size)
 
     def alias(self, new: ir.Value, old: ir.Value) -> None:
         """Take note that ``new``, created after the analysis, has the shape of ``old``."""
@@ -237,7 +255,6 @@ class SymbolicShapes:
 
     def unknown_dim(self, value: ir.Value, axis: int) -> Expression:
         """Return a symbol for a dimension of which it would help to know that it is not zero."""
-        self._has_doubts = True
         self.symbols.doubts += 1
         return self.symbols.of(("dim", value, axis), is_size=True)
 
@@ -261,7 +278,7 @@ class SymbolicShapes:
         ]
 
     def _visit(self, node: ir.Node) -> None:
-        doubts = self.symbols.doubts
+        doubts, reliances = self.symbols.doubts, self.symbols.reliances
         self._assumed.pop(node, None)
         if not node.domain:
             self._visit_elements(node)
@@ -270,6 +287,10 @@ class SymbolicShapes:
             self._doubtful.add(node)
         else:
             self._doubtful.discard(node)
+        if self.symbols.reliances > reliances:
+            self._reliant.add(node)
+        else:
+            self._reliant.discard(node)
 
     def _visit_elements(self, node: ir.Node) -> None:
         rule = ELEMENTS.get(node.op_type)
@@ -362,13 +383,12 @@ class SymbolicShapes:
         return found.reshape(sizes)
 
 
-def _always_run(graph: ir.Graph) -> frozenset[ir.Node]:
-    """Return the nodes of the main graph that its outputs depend on."""
-    # From the end: no value is asked for its producer, which would take most of the time.
-    needed: set[ir.Value | None] = set(graph.outputs)
-    found = []
-    for node in reversed(graph):
-        if not needed.isdisjoint(node.outputs):
-            found.append(node)
-            needed.update(node.inputs)
-    return frozenset(found)
+def _around(news: News) -> set[ir.Node]:
+    """Return the nodes that are others now, and those that read or compute other values."""
+    found = set(news.nodes)
+    for value in news.values:
+        found.update(user for user, _ in value.uses())
+        producer = value.producer()
+        if producer is not None:
+            found.add(producer)
+    return found
