@@ -7,6 +7,7 @@ over by its length, so that the cost is that of the top-level fields.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from enum import IntEnum, unique
 from typing import NamedTuple, Protocol
@@ -18,6 +19,7 @@ __all__ = [
     "Message",
     "encode_bytes",
     "encode_field",
+    "encode_varint",
     "fields",
     "large_fields",
 ]
@@ -182,6 +184,7 @@ def encode_varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def encode_field(number: int, size: int) -> bytes:
     """Return the key and the length of a field whose value of ``size`` bytes follows."""
     return encode_varint(number << 3 | _LENGTH) + encode_varint(size)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from graphopt.ir.constants import tensor_dims
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
-from graphopt.ir.wire import encode_bytes, encode_field
+from graphopt.ir.wire import encode_bytes, encode_field, encode_varint
 
 __all__ = ["plain_pieces"]
 
@@ -28,6 +28,9 @@ _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO, _GRAPH_METADATA = 11, 12, 13, 16
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
 _NODE_DOC, _NODE_DOMAIN, _NODE_OVERLOAD, _NODE_METADATA = 6, 7, 8, 9
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 5, 6, 11
+# Before each name that a node reads or computes; its length follows.
+_INPUT_KEY, _OUTPUT_KEY = bytes((_NODE_INPUT << 3 | 2,)), bytes((_NODE_OUTPUT << 3 | 2,))
+_VALUE_NAME, _VALUE_TYPE, _VALUE_DOC, _VALUE_METADATA = 1, 2, 3, 4
 _TENSOR_NAME, _TENSOR_RAW_DATA, _TENSOR_DOC, _TENSOR_METADATA = 8, 9, 12, 16
 
 
@@ -105,6 +108,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.weights: list[ir.TensorProtocol] = []
+        self._texts: dict[str | None, bytes] = {}
 
     def graph(self, graph: ir.Graph) -> _Message:
         """Return a graph and all in it."""
@@ -128,37 +132,47 @@ class _Writer:
     def _node(self, node: ir.Node, message: _Message) -> None:
         if node.device_configurations:
             raise _UnusualError
-        names = [value.name or "" if value is not None else "" for value in node.inputs]
-        pieces = [encode_bytes(_NODE_INPUT, name.encode()) for name in names]
-        outputs = [value.name or "" for value in node.outputs]
+        pieces = [
+            _INPUT_KEY + self._text(value.name if value is not None else None)
+            for value in node.inputs
+        ]
+        outputs = [value.name for value in node.outputs]
         while outputs and not outputs[-1]:
             outputs.pop()  # left out where nothing follows
-        pieces += [encode_bytes(_NODE_OUTPUT, name.encode()) for name in outputs]
+        pieces += [_OUTPUT_KEY + self._text(name) for name in outputs]
         if node.name:
             pieces.append(encode_bytes(_NODE_NAME, node.name.encode()))
         pieces.append(_operator_bytes(node.op_type))
-        attributes = node.attributes.data.values()
-        if any(attribute.type not in _REPEATED for attribute in attributes) or _says_of(node):
-            self._rich_node(node, pieces, message)
-            return
-        pieces += [_plain_attribute(attribute) for attribute in attributes]
-        message.add(encode_bytes(_GRAPH_NODE, b"".join(pieces)))
-
-    def _rich_node(self, node: ir.Node, pieces: list[bytes], message: _Message) -> None:
-        """Write a node that holds more than a few numbers, after what is written in ``pieces``."""
-        held = _Message()
-        held.add(b"".join(pieces))
+        held: _Message | None = None
         for attribute in node.attributes.data.values():
-            self._attribute(attribute, held)
+            if attribute.type in _PLAIN:
+                pieces.append(_plain_attribute(attribute))
+            else:  # more than a few numbers: weights, which stay apart, may be in it
+                held = held or _Message()
+                held.add(b"".join(pieces))
+                pieces = []
+                self._attribute(attribute, held)
         if _says_of(node):
-            held.add(_node_tail(node))
-        message.add_message(_GRAPH_NODE, held)
+            pieces.append(_node_tail(node))
+        if held is None:
+            message.add(encode_bytes(_GRAPH_NODE, b"".join(pieces)))
+        else:
+            held.add(b"".join(pieces))
+            message.add_message(_GRAPH_NODE, held)
+
+    def _text(self, name: str | None) -> bytes:
+        """Return a name with its length: it occurs where it is computed, and at each reader."""
+        found = self._texts.get(name)
+        if found is None:
+            text = (name or "").encode()
+            found = self._texts[name] = encode_varint(len(text)) + text
+        return found
 
     def _attribute(self, attribute: ir.Attr, message: _Message) -> None:
         kind, held = attribute.type, attribute.value
-        if kind in _REPEATED or attribute.is_ref():
-            message.add(_plain_attribute(attribute))
-        elif kind in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        if attribute.is_ref():
+            raise _UnusualError
+        if kind in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
             is_one = kind is ir.AttributeType.GRAPH
             number = _ATTRIBUTE_GRAPH if is_one else _ATTRIBUTE_GRAPHS
             graphs = [self.graph(graph) for graph in ([held] if is_one else held)]
@@ -238,14 +252,17 @@ def _node_tail(node: ir.Node) -> bytes:
 def _entries(number: int, texts: Mapping[str, str]) -> bytes:
     """Return the field ``number`` of a message, which holds texts by name, in their order."""
     # The dynamo exporter tells of each node where in the source it comes from, in a kilobyte.
-    return b"".join(
-        [
-            encode_bytes(
-                number, encode_bytes(1, key.encode()) + encode_bytes(2, texts[key].encode())
-            )
-            for key in sorted(texts)
-        ]
-    )
+    pieces: list[bytes] = []
+    for key in sorted(texts):
+        text = texts[key].encode()
+        head = _key_bytes(key) + encode_field(2, len(text))
+        pieces += (encode_field(number, len(head) + len(text)), head, text)
+    return b"".join(pieces)
+
+
+@functools.lru_cache(maxsize=1024)
+def _key_bytes(key: str) -> bytes:
+    return encode_bytes(1, key.encode())
 
 
 def _declared(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -273,9 +290,33 @@ def _says_more(value: ir.Value) -> bool:
 
 
 def _value_bytes(value: ir.Value, number: int) -> bytes:
-    proto = onnx.ValueInfoProto()
-    ir.serde.serialize_value_into(proto, value)
-    return encode_bytes(number, proto.SerializeToString())
+    kind, shape = value.type, value.shape
+    dims = None if shape is None else shape.dims
+    if type(kind) is not ir.TensorType or kind.denotation or not _are_plain(shape):
+        proto = onnx.ValueInfoProto()
+        ir.serde.serialize_value_into(proto, value)
+        return encode_bytes(number, proto.SerializeToString())
+    held = encode_bytes(_VALUE_NAME, (value.name or "").encode()) + _type_bytes(kind.dtype, dims)
+    if value.doc_string:
+        held += encode_bytes(_VALUE_DOC, value.doc_string.encode())
+    return encode_bytes(number, held + _entries(_VALUE_METADATA, value.metadata_props))
+
+
+def _are_plain(shape: ir.Shape | None) -> bool:
+    """Tell whether all that a shape says is numbers."""
+    if shape is None:
+        return True
+    return shape.is_static() and not any(map(shape.get_denotation, range(len(shape))))
+
+
+@functools.lru_cache(maxsize=4096)
+def _type_bytes(dtype: ir.DataType, dims: tuple[int, ...] | None) -> bytes:
+    """Return the field of a value that holds its type."""
+    proto = onnx.TypeProto()
+    ir.serde.serialize_type_into(proto, ir.TensorType(dtype))
+    if dims is not None:
+        ir.serde.serialize_shape_into(proto, ir.Shape(dims))
+    return encode_bytes(_VALUE_TYPE, proto.SerializeToString())
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
@@ -290,7 +331,7 @@ def _says_of(node: ir.Node) -> bool:
 def _plain_attribute(attribute: ir.Attr) -> bytes:
     if attribute.is_ref():
         raise _UnusualError
-    if attribute.doc_string:
+    if attribute.doc_string or attribute.type not in _REPEATED:
         return encode_bytes(_NODE_ATTRIBUTE, _serialized(attribute))
     return _attribute_bytes(attribute.name, attribute.type, attribute.value)
 
@@ -303,6 +344,9 @@ def _serialized(attribute: ir.Attr) -> bytes:
 
 _REPEATED = frozenset({ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING})
 """Attributes of which equal values are the same bytes: 0.0 and -0.0 are not."""
+
+_PLAIN = _REPEATED | {ir.AttributeType.FLOAT}
+"""Attributes that hold a few numbers."""
 
 
 @functools.lru_cache(maxsize=4096)
