@@ -15,6 +15,7 @@ import onnx_ir as ir
 from graphopt.deploy.bundle import Bundle, fill_bundle
 from graphopt.deploy.integrity import MANIFEST, file_sha256
 from graphopt.deploy.manifest import manifest_text
+from graphopt.deploy.variants_page import page_with_variants
 from graphopt.errors import OptionError
 from graphopt.ir import blocks, load, save_referring
 
@@ -67,6 +68,9 @@ def combine(
             _add(name, bundle, folder, store, is_first=bundle.manifest is first)
             for name, bundle in bundles.items()
         ]
+        page = folder / "report.html"
+        text = page_with_variants(page.read_text(encoding="utf-8"), entries)
+        page.write_bytes(text.encode())
         manifest = {
             **first,
             "model": {**first["model"], "file": entries[0]["file"]},

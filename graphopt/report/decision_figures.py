@@ -33,7 +33,8 @@ def heat_map(decisions: Sequence[GroupDecision]) -> str:
     return (
         "<h2>Heads by layer</h2>\n<p>Each cell is the rank of a head in its layer: 1 is missed "
         "least. Darker cells have higher scores; heads that went are struck out.</p>\n"
-        f'<div class="scroll"><table class="heat">\n<thead><tr><th scope="col">layer</th>{numbers}'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Heads by layer">'
+        f'<table class="heat">\n<thead><tr><th scope="col">layer</th>{numbers}'
         f"</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
@@ -70,7 +71,8 @@ def sensitivity_curves(decisions: Sequence[GroupDecision]) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="error of the outputs against the ratio, for each group">\n'
         f"{_axes(ratios, most)}\n{lines}\n</svg>\n"
-        f'<div class="scroll"><table>\n<thead><tr><th scope="col">line</th><th scope="col">group'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Sensitivity in numbers">'
+        '<table>\n<thead><tr><th scope="col">line</th><th scope="col">group'
         f"</th>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
 

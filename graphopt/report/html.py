@@ -98,8 +98,10 @@ def _cell(tag: str, text: str, table: Table, index: int) -> str:
     if tag == "th" and not text:
         tag = "td"  # a header without words heads nothing
     scope = ' scope="col"' if tag == "th" else ""
+    if text.startswith("  "):  # a line of a part, which a narrow page would break behind the spaces
+        classes.append("part")
     style = f' class="{" ".join(classes)}"' if classes else ""
-    return f"<{tag}{scope}{style}>{escape(text)}</{tag}>"
+    return f"<{tag}{scope}{style}>{escape(text.lstrip())}</{tag}>"
 
 
 def _notes(result: OptimizeResult) -> str:

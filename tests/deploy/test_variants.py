@@ -8,6 +8,7 @@ import pytest
 import graphopt
 from graphopt.deploy import Bundle
 from graphopt.deploy.variants import combine, variant_name
+from graphopt.deploy.variants_page import MARK, page_with_variants
 from graphopt.errors import BundleError, OptionError
 from graphopt.ir import external_files, from_text, load, save
 
@@ -128,3 +129,25 @@ def test_what_cannot_be_combined(made, tmp_path):
 def test_names_of_variants():
     assert variant_name(["batch=1", "Sequence=128"]) == "batch-1-sequence-128"
     assert variant_name(["input_ids:1=128"]) == "input-ids-1-128"
+
+
+def test_the_report_leads_to_every_variant(both):
+    page = (both.path / "report.html").read_text()
+    assert page.count("<h2>Variants</h2>") == 1
+    assert "<td>x 2 x 64</td>" in page
+    assert '<a href="variants/five/report.html">five</a>' in page
+    assert (both.path / "variants/five/report.html").is_file()
+    assert "<h2>Variants</h2>" not in (both.path / "variants/five/report.html").read_text()
+
+
+def test_the_table_of_variants_says_what_failed_and_obeys_no_name():
+    entry = {
+        "name": "<b>", "file": "model.onnx", "inputs": [{"name": "<x>", "dims": ["N", 2]}],
+        "recipe": {"candidate": "exact"}, "measured": {"latency_ratio": 0.5},
+        "gates": [{"name": "max_size_ratio", "passed": False}],
+    }  # fmt: skip
+    page = page_with_variants(f"a{MARK}b", [entry, entry])
+    assert page.count("<td>FAILS max_size_ratio</td><td>0.500</td>") == 2
+    assert "&lt;x&gt; N x 2" in page
+    assert "<b>" not in page
+    assert page_with_variants("no mark", [entry]) == "no mark"

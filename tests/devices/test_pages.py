@@ -1,14 +1,17 @@
 """Pages are read by everybody: rules of accessibility, narrow and wide, on paper."""
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
-from device_bundles import make_bundle
+from device_bundles import make_bundle, make_variants
 from report_samples import DECIDED
 
 from graphopt.deploy import Bundle, BundleComparison
+from graphopt.deploy.variants_page import page_with_variants
 from graphopt.report import to_html
+from graphopt.rewrite import GroupDecision
 
 WIDTHS = (400, 1400)
 
@@ -56,6 +59,33 @@ def test_the_report(faults, report):
 def test_the_report_of_a_failure(faults, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(to_html(replace(DECIDED, gates_met=False, chosen=None)))
+    assert faults(path.as_uri()) == []
+
+
+def test_the_report_of_a_pruned_model_with_names_that_do_not_fit(faults, tmp_path):
+    heads = GroupDecision(
+        pass_name="prune-heads",
+        group="/model/encoder/layers.0/attention/self/query/MatMul",
+        kind="heads",
+        where="MatMul `q`",
+        score="obs",
+        scores=tuple(range(1, 25)),
+        removed=(0, 3),
+        predicted=0.1,
+        reason="by obs",
+        curve=((0.25, 0.1), (0.5, 0.2), (0.75, 0.5)),
+    )
+    path = tmp_path / "report.html"
+    path.write_text(to_html(replace(DECIDED, decisions=(heads,))))
+    assert faults(path.as_uri()) == []
+
+
+def test_the_report_of_several_variants(faults, tmp_path):
+    page = to_html(DECIDED)
+    variants = json.loads((make_variants(tmp_path) / "manifest.json").read_text())["variants"]
+    path = tmp_path / "report.html"
+    path.write_text(page_with_variants(page, variants))
+    assert "<h2>Variants</h2>" in path.read_text()
     assert faults(path.as_uri()) == []
 
 

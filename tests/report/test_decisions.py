@@ -150,3 +150,9 @@ def test_curves_have_their_numbers_in_a_table() -> None:
 
 def test_without_curves_nothing_is_drawn() -> None:
     assert sensitivity_curves([HEADS]) == ""
+
+
+def test_what_scrolls_can_be_reached_without_a_mouse() -> None:
+    curve = replace(HEADS, curve=((0.25, 0.1), (0.5, 0.2)))
+    for figure in (heat_map([HEADS]), sensitivity_curves([curve])):
+        assert '<div class="scroll" tabindex="0" role="region" aria-label="' in figure
