@@ -23,7 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.objects import Attr, Node, Value, use_count
+from graphopt.ir.objects import Attr, Node, Value, detach_inputs, use_count
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
@@ -66,6 +66,7 @@ __all__ = [
     "clone",
     "constant_array",
     "constant_tensor",
+    "detach_inputs",
     "drop_traces",
     "encode_bytes",
     "encode_field",

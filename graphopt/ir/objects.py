@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Attr", "Node", "Value", "plain_attribute", "plain_node", "use_count"]
+__all__ = ["Attr", "Node", "Value", "detach_inputs", "plain_attribute", "plain_node", "use_count"]
 
 
 class Node(ir.Node):
@@ -57,6 +57,18 @@ def _show_slots(kind: type, fields: tuple[str, ...]) -> None:
 
 for _kind, _fields in _SHOWN.items():
     _show_slots(_kind, _fields)
+
+
+def detach_inputs(node: ir.Node) -> None:
+    """Let ``node`` read nothing; the IR's own way makes new inputs for each one that goes."""
+    if node.device_configurations or not _IS_KNOWN_FORM:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+        return
+    for index, value in enumerate(node.inputs):
+        if value is not None:
+            del value._uses[_Usage(node, index)]
+    node._inputs = (None,) * len(node.inputs)
 
 
 def use_count(value: ir.Value) -> int:

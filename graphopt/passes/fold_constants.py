@@ -378,10 +378,10 @@ def _content(data: np.ndarray[Any, Any] | ir.TensorProtocol) -> Hashable | None:
     if data.nbytes > _SMALL_BYTES:
         return None
     if isinstance(data, np.ndarray):
-        return None if data.dtype.kind in "OSU" else (data.dtype.name, data.shape, data.tobytes())
+        return None if data.dtype.kind in "OSU" else (data.dtype, data.shape, data.tobytes())
     if data.dtype == ir.DataType.STRING or data.dtype.bitwidth < _BITS_PER_BYTE:
         return None
-    return data.dtype.numpy().name, tensor_dims(data), data.tobytes()
+    return data.dtype.numpy(), tensor_dims(data), data.tobytes()
 
 
 _SMALL_BYTES, _BITS_PER_BYTE = 256, 8

@@ -30,6 +30,8 @@ __all__ = ["FactsSource", "MomentsProvider", "StatisticsProvider"]
 StatisticsProvider = Callable[[ir.Model, tuple[str, ...], RangeMethod], Mapping[str, ValueRange]]
 """Returns the calibrated range of each named value of a model, taken by a method."""
 
+_ANY_TARGET = TargetFacts()
+
 
 @runtime_checkable
 class MomentsProvider(Protocol):
@@ -78,7 +80,7 @@ class FactsSource:
         Raises:
             PreconditionError: The caller gave no target or no samples.
         """
-        needs = pass_.needs_on(model, self.target or TargetFacts())
+        needs = pass_.needs_on(model, self.target or _ANY_TARGET)
         self._remember(pass_, model)
         if needs.target and self.target is None:
             raise PreconditionError(
@@ -89,7 +91,7 @@ class FactsSource:
         return Facts(
             shapes=shapes.renewed(model) if needs.shapes else ShapeTable({}),
             ranges=self._ranges_of(pass_, model, needs),
-            target=self.target or TargetFacts(),
+            target=self.target or _ANY_TARGET,
             moments=self._moments_of(pass_, model, needs),
             measure=self._provider(pass_).measure if needs.samples else None,
             original=self._reference.new_model() if needs.original and self._reference else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import subgraphs_of
+from graphopt.ir import detach_inputs, subgraphs_of, use_count
 from graphopt.rewrite.overwriting import is_overwritten
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "graph_of",
     "insert_at_value",
     "is_within_function",
+    "remove_node",
     "take_over_output",
 ]
 
@@ -62,8 +63,21 @@ def detach_subgraphs(node: ir.Node) -> None:
     for graph in subgraphs_of(node):
         for inner in graph:
             detach_subgraphs(inner)
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+            detach_inputs(inner)
+
+
+def remove_node(node: ir.Node) -> None:
+    """Take ``node`` out of its graph.
+
+    Raises:
+        ValueError: Somebody reads what it computes.
+    """
+    graph = graph_of(node)
+    if any(use_count(value) or value.is_graph_output() for value in node.outputs):
+        graph.remove((node,), safe=True)  # which says what is wrong
+        return
+    detach_inputs(node)
+    graph.remove((node,))
 
 
 def is_within_function(model: ir.Model, place: ir.Node | ir.Value | ir.Graph) -> bool:

@@ -17,6 +17,7 @@ from graphopt.rewrite.attachment import (
     graph_of,
     insert_at_value,
     is_within_function,
+    remove_node,
     take_over_output,
 )
 from graphopt.rewrite.journal import Touched
@@ -371,8 +372,7 @@ class Change:
             operation()
         for node in self._removals:
             detach_subgraphs(node)
-            assert node.graph is not None
-            node.graph.remove((node,), safe=True)
+            remove_node(node)
             self.touched.nodes[node] = None
         if self.touched.everything or any(map(may_hold_graphs, self.touched.nodes)):
             forget_graphs(self._model)

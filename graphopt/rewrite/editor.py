@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import onnx_ir as ir
 
+from graphopt.ir import Node, Value
 from graphopt.rewrite.change import Change, Place
 from graphopt.rewrite.journal import Edit, Journal, Refusal
 from graphopt.rewrite.names import NamePool
@@ -41,11 +42,18 @@ class Editor:
             because: Why, in a few words.
         """
         where = describe(place)
+        change = self._begun(place)
+        yield change
+        self._finish(change, where, because)
+
+    def _begun(self, place: Place) -> Change:
         names = self.journal.names
         if names is None:
             names = self.journal.names = NamePool(self.model)
-        change = Change(self.model, names, place)
-        yield change
+        return Change(self.model, names, place)
+
+    def _finish(self, change: Change, where: str, because: str) -> None:
+        """Apply a rewrite and record it, unless it is empty or beyond the journal's limit."""
         if not change:
             return
         number = self.journal.next_number()
@@ -70,8 +78,10 @@ class Editor:
 
     def remove(self, node: ir.Node, *, because: str) -> None:
         """Remove one node whose outputs nobody reads."""
-        with self.rewrite(node, because=because) as change:
-            change.remove(node)
+        where = describe(node)
+        change = self._begun(node)
+        change.remove(node)
+        self._finish(change, where, because)
 
     def refuse(self, place: Place, slug: str, *, why: str = "") -> None:
         """Record that the pass matched at ``place`` and did not act.
@@ -101,9 +111,10 @@ class Editor:
 
 def describe(place: Place) -> str:
     """Return the name by which reports call a node, value or graph."""
-    if isinstance(place, ir.Node):
+    # Where a class is not one's own, the IR's protocols make `isinstance` slow.
+    if type(place) is Node or isinstance(place, ir.Node):
         name = place.name or ", ".join(output.name or "" for output in place.outputs[:1])
         return f"{place.op_type} `{name}`"
-    if isinstance(place, ir.Value):
+    if type(place) is Value or isinstance(place, ir.Value):
         return f"value `{place.name}`"
     return f"graph `{place.name}`"

@@ -175,7 +175,7 @@ class Facts:
 
     shapes: ShapeTable = field(default_factory=lambda: ShapeTable({}))
     ranges: Mapping[str, ValueRange] = field(default_factory=dict)
-    target: TargetFacts = field(default_factory=TargetFacts)
+    target: TargetFacts = TargetFacts()
     moments: Mapping[Asked, ChannelMoments] = field(default_factory=dict)
     measure: Measure | None = None
     original: ir.Model | None = None
