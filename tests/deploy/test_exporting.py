@@ -1,6 +1,7 @@
 """From a framework to a verified file; what needs torch is skipped where it is not installed."""
 
 import json
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -276,8 +277,12 @@ def test_a_folder_of_hugging_face_that_is_not_what_it_should_be_is_told(folder):
             export(f"hf:{folder / name}", folder / "out")
         return caught.value.why
 
-    for name in ("empty", "pickled", "linked", "unknown"):
+    for name in ("empty", "pickled", "linked", "unknown", "deep", "piped"):
         (folder / name).mkdir()
+    (folder / "deep" / "config.json").write_text("[" * 200_000)
+    os.mkfifo(folder / "piped" / "config.json")
+    assert "RecursionError" in told("deep")
+    assert "holds no `config.json`" in told("piped")
     for name in ("pickled", "linked", "unknown"):
         (folder / name / "config.json").write_text("{}")
     (folder / "pickled" / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb("exploded")))
