@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -19,13 +19,18 @@ def in_order(graph: ir.Graph) -> Iterator[ir.Node]:
         yield node
 
 
-def always_run(graph: ir.Graph) -> frozenset[ir.Node]:
-    """Return the nodes of the main graph that its outputs depend on."""
+def always_run(graph: ir.Graph, nodes: Sequence[ir.Node]) -> frozenset[ir.Node]:
+    """Return those of ``nodes`` that the outputs of ``graph`` depend on, its subgraphs apart.
+
+    Args:
+        graph: The main graph of a model.
+        nodes: Nodes of it, and of graphs within it, in an order in which they could run.
+    """
     # From the end: no value is asked for its producer, which would take most of the time.
     needed: set[ir.Value | None] = set(graph.outputs)
     found = []
-    for node in reversed(graph):
-        if not needed.isdisjoint(node.outputs):
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs) and node.graph is graph:
             found.append(node)
             needed.update(node.inputs)
     return frozenset(found)

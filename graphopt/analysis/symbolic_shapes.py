@@ -80,7 +80,7 @@ class SymbolicShapes:
         self.memo: dict[Hashable, Any] = {}
         if self.version < _BROADCASTING_SINCE:
             return
-        self._always_run = always_run(model.graph)
+        self._always_run = always_run(model.graph, ordered_nodes(model))
         nodes = self._nodes()
         for node in nodes:
             self._visit(node)
@@ -118,7 +118,7 @@ class SymbolicShapes:
                 self._elements.pop(value, None)
         positive = set(self.symbols.positive)
         self.symbols.forget_positive()
-        self._always_run = always_run(self._model.graph)
+        self._always_run = always_run(self._model.graph, ordered_nodes(self._model))
         work = Worklist(self._nodes())
         visited = self._follow(work, _around(news), is_anew=True)
         again = self._doubtful.intersection(visited)
@@ -280,9 +280,8 @@ class SymbolicShapes:
     def _visit(self, node: ir.Node) -> None:
         doubts, reliances = self.symbols.doubts, self.symbols.reliances
         self._assumed.pop(node, None)
-        if not node.domain:
-            self._visit_elements(node)
-        self._visit_dims(node)
+        if node.domain or not self._visit_elements(node):
+            self._visit_dims(node)
         if self.symbols.doubts > doubts:
             self._doubtful.add(node)
         else:
@@ -292,18 +291,22 @@ class SymbolicShapes:
         else:
             self._reliant.discard(node)
 
-    def _visit_elements(self, node: ir.Node) -> None:
+    def _visit_elements(self, node: ir.Node) -> bool:
+        """Find the elements of small outputs; tell whether those of all, and so their sizes."""
         rule = ELEMENTS.get(node.op_type)
         if rule is None or self.dtype(node.outputs[0]) not in _FOLLOWED:
-            return
+            return False
         found = rule(node, self)
         if found is None:
-            return
+            return False
+        count = 0
         for output, elements in zip(node.outputs, found, strict=False):
             if elements.size <= MAX_ELEMENTS:
                 self._elements[output] = self._bounded(elements, self.dtype(output))
                 self._dims[output] = elements.shape
                 self._computed.add(output)
+                count += 1
+        return count == len(node.outputs)
 
     def _bounded(self, elements: Elements, dtype: ir.DataType | None) -> Elements:
         items = elements.reshape(-1).tolist()
@@ -371,7 +374,7 @@ class SymbolicShapes:
             array = constant_array(value, MAX_ELEMENTS)
             if array is None or array.dtype.kind not in "iub":
                 return None
-            return array.astype(np.int64).astype(object)
+            return array.astype(np.int64, copy=False).astype(object)
         dims = self.dims(value)
         if dims is None or self.dtype(value) not in _FOLLOWED:
             return None

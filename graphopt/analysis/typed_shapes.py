@@ -156,11 +156,14 @@ class TypedShapes(SymbolicShapes):
         outputs = node.outputs
         types = types_of_results(node, self.dtype)
         if types is not None:
-            self._types.update(zip(outputs, types, strict=False))
+            for value, dtype in zip(outputs, types, strict=False):
+                self._types[value] = dtype
         super()._visit(node)
-        dims, known = self._dims, self._types
-        if any(dims.get(v) is None or known.get(v) is None for v in outputs if v.name != ""):
-            self.ask_inference(node)
+        for value in outputs:
+            is_told = self._dims.get(value) is not None and self._types.get(value) is not None
+            if not is_told and value.name != "":
+                self.ask_inference(node)
+                return
 
     def _merged(self, _value: ir.Value, dims: Dims) -> Dims:
         """Keep expressions as short as may be; there is no inference to compare with."""
