@@ -108,6 +108,9 @@ def _matmul(node: ir.Node, known: SymbolicShapes) -> _Found:
     first, second = known.dims(operand(node, 0)), known.dims(operand(node, 1))
     if not first or not second:
         return None
+    inner = {first[-1], second[-2:][0]}
+    if len(inner) > 1 and all(isinstance(dim, int) for dim in inner):
+        return None  # the run fails
     batch = broadcast(known, [first[:-2], second[:-2]])
     rows = first[-2:-1]
     columns = second[-1:] if len(second) > 1 else ()
