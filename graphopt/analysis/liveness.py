@@ -11,7 +11,7 @@ from graphopt.analysis.annotations import is_annotated
 from graphopt.analysis.loops import is_loop, is_scan
 from graphopt.analysis.operands import int_attribute
 from graphopt.analysis.operators import Operators
-from graphopt.ir import nodes_of_types, subgraphs_of
+from graphopt.ir import may_hold_graphs, nodes_of_types, subgraphs_of
 
 __all__ = ["Liveness", "Ports", "ports_of"]
 
@@ -159,7 +159,10 @@ class Liveness:
                 continue
             if producer not in entered:
                 entered.add(producer)
-                pending.extend(self._needed(producer))
+                if producer in ports or may_hold_graphs(producer):
+                    pending += self._needed(producer)
+                else:
+                    pending += [given for given in producer.inputs if given is not None]
             if producer in ports:
                 pending.extend(ports[producer].behind(value.index() or 0))
 

@@ -62,7 +62,7 @@ def ints_operand(node: ir.Node, index: int) -> tuple[int, ...] | None:
     array = constant_array(operand(node, index), _MAX_OPERAND_ELEMENTS)
     if array is None or array.dtype.kind not in "iu":
         return None
-    return tuple(int(element) for element in array.reshape(-1))
+    return tuple(array.reshape(-1).tolist())
 
 
 def is_training(node: ir.Node, version: int) -> bool:

@@ -23,7 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.objects import Attr, Node, Value, detach_inputs, use_count
+from graphopt.ir.objects import Attr, Node, Value, detach_inputs, node_list, use_count
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
@@ -36,6 +36,7 @@ from graphopt.ir.walk import (
     forget_graphs,
     forget_nodes,
     graphs,
+    is_call,
     may_hold_graphs,
     nodes,
     nodes_of_types,
@@ -76,11 +77,13 @@ __all__ = [
     "from_text",
     "graphs",
     "initializer_tensors",
+    "is_call",
     "is_text_file",
     "load",
     "may_hold_graphs",
     "model_bytes",
     "model_digest",
+    "node_list",
     "nodes",
     "nodes_of_types",
     "normalise",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from graphopt.ir.objects import node_list
 from graphopt.ir.walk import graphs, may_hold_graphs, remembered_graphs, subgraphs_of
 
 __all__ = ["normalise"]
@@ -35,7 +36,7 @@ def _name_graphs_and_nodes(model: ir.Model) -> None:
     for graph in graphs(model):
         if not graph.name:
             graph.name = "graph"
-    names = [node.name for graph in graphs(model) for node in graph]
+    names = [node.name for graph in graphs(model) for node in node_list(graph)]
     taken = {name for name in names if name}
     if len(taken) == len(names):
         return  # as exporters write it: each has one of its own

@@ -14,7 +14,16 @@ from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["Attr", "Node", "Value", "detach_inputs", "plain_attribute", "plain_node", "use_count"]
+__all__ = [
+    "Attr",
+    "Node",
+    "Value",
+    "detach_inputs",
+    "node_list",
+    "plain_attribute",
+    "plain_node",
+    "use_count",
+]
 
 
 class Node(ir.Node):
@@ -69,6 +78,23 @@ def detach_inputs(node: ir.Node) -> None:
         if value is not None:
             del value._uses[_Usage(node, index)]
     node._inputs = (None,) * len(node.inputs)
+
+
+def node_list(graph: ir.Graph) -> list[ir.Node]:
+    """Return the nodes of ``graph`` as they are now.
+
+    The IR's own walk stands edits under way, and takes four times as long for it.
+    """
+    if not _IS_KNOWN_LIST:
+        return list(graph)
+    chain: Any = graph._nodes
+    end = chain._root
+    found: list[ir.Node] = []
+    link = end.next
+    while link is not end:
+        found.append(link.value)
+        link = link.next
+    return found
 
 
 def use_count(value: ir.Value) -> int:
@@ -165,3 +191,8 @@ _IS_KNOWN_FORM = (
     and vars(ir.Node("", "", []).attributes).keys() == {"_owner", "data"}
 )
 """Whether this release of the IR holds what the functions above know of."""
+
+_IS_KNOWN_LIST = frozenset(type(ir.Graph([], [], nodes=[])._nodes).__slots__) == {
+    *("_length", "_root", "_value_ids_to_boxes")
+}
+"""Whether this release of the IR links the nodes of a graph as `node_list` knows it."""

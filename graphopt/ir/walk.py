@@ -10,11 +10,14 @@ from operator import itemgetter
 
 import onnx_ir as ir
 
+from graphopt.ir.objects import node_list
+
 __all__ = [
     "CONTAINERS",
     "forget_graphs",
     "forget_nodes",
     "graphs",
+    "is_call",
     "may_hold_graphs",
     "nodes",
     "nodes_of_types",
@@ -45,6 +48,11 @@ CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """The standard operators that have subgraphs."""
 
 
+def is_call(node: ir.Node, model: ir.Model) -> bool:
+    """Tell whether ``node`` calls a function of ``model``; most models have none."""
+    return bool(model.functions) and node.op_identifier() in model.functions
+
+
 def may_hold_graphs(node: ir.Node) -> bool:
     """Tell whether ``node`` is of an operator that may have subgraphs."""
     return node.op_type in CONTAINERS or bool(node.domain)
@@ -52,7 +60,7 @@ def may_hold_graphs(node: ir.Node) -> bool:
 
 def _innermost_first(graph: ir.Graph) -> Iterator[ir.Graph]:
     # A list first: this walk is behind all others, and most graphs hold no container.
-    for node in [node for node in graph if node.op_type in CONTAINERS or node.domain]:
+    for node in [node for node in node_list(graph) if node.op_type in CONTAINERS or node.domain]:
         for inner in subgraphs_of(node):
             yield from _innermost_first(inner)
     yield graph
@@ -78,7 +86,8 @@ def ordered_nodes(model: ir.Model) -> Sequence[ir.Node]:
     if memory is None:
         return tuple(_in_order(model.graph))
     if memory.order is None:
-        memory.order = tuple(_in_order(model.graph))
+        has_one = len(tuple(graphs(model))) == 1  # there are no subgraphs to look for
+        memory.order = tuple(node_list(model.graph) if has_one else _in_order(model.graph))
     return memory.order
 
 
@@ -192,7 +201,7 @@ def _found_graphs(model: ir.Model) -> Iterator[ir.Graph]:
 
 
 def _in_order(graph: ir.Graph) -> Iterator[ir.Node]:
-    for node in graph:
+    for node in node_list(graph):
         if node.op_type in CONTAINERS or node.domain:
             for inner in subgraphs_of(node):
                 yield from _in_order(inner)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphopt.ir.constants import tensor_dims
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece
+from graphopt.ir.objects import node_list
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.wire import encode_bytes, encode_field, encode_varint
 
@@ -113,7 +114,7 @@ class _Writer:
     def graph(self, graph: ir.Graph) -> _Message:
         """Return a graph and all in it."""
         message = _Message()
-        for node in graph:
+        for node in node_list(graph):
             self._node(node, message)
         if graph.name:
             message.add(encode_bytes(_GRAPH_NAME, graph.name.encode()))
@@ -271,7 +272,7 @@ def _declared(graph: ir.Graph) -> Iterable[ir.Value]:
     for value in graph.initializers.data.values():
         if value not in given and _says_more(value):
             yield value
-    for node in graph:
+    for node in node_list(graph):
         for value in node.outputs:
             is_said = value.type is not None or value.shape is not None
             is_said = is_said or bool(value.doc_string or value.metadata_props)

@@ -18,7 +18,7 @@ from graphopt.analysis.constant_targets import (
 from graphopt.analysis.operands import int_attribute, operand, transpose_permutation
 from graphopt.analysis.rearrangements import Move, Step, plans_of
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
-from graphopt.ir import nodes_of_types
+from graphopt.ir import is_call, nodes_of_types
 from graphopt.rewrite import (
     Change,
     Contract,
@@ -88,7 +88,7 @@ class CollapseRearrangements(Pass):
             before = len(edit.journal.edits)
             for node in reversed(nodes_of_types(model, _LINKS)):
                 # A chain that ends further down may have taken it along.
-                if node.graph is not None and node.op_identifier() not in model.functions:
+                if node.graph is not None and not is_call(node, model):
                     run.collapse(node)
             is_news = len(edit.journal.edits) > before
 

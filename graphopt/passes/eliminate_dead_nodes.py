@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, annotation_parameters
 from graphopt.analysis.liveness import Liveness
-from graphopt.ir import graphs, may_hold_graphs, nodes, operators_of, subgraphs_of
+from graphopt.ir import graphs, may_hold_graphs, node_list, nodes, operators_of, subgraphs_of
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, option
 
 __all__ = ["EliminateDeadNodes"]
@@ -99,7 +99,7 @@ class EliminateDeadNodes(Pass):
 
     def _sweep(self, graph: ir.Graph, live: Liveness, edit: Editor) -> None:
         """Remove the dead nodes of ``graph``, readers before what they read."""
-        for node in reversed(graph):
+        for node in reversed(node_list(graph)):
             if node in live.nodes:
                 if may_hold_graphs(node):
                     for inner in subgraphs_of(node):

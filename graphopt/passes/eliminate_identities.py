@@ -21,7 +21,7 @@ from graphopt.analysis.operands import (
     transpose_permutation,
 )
 from graphopt.analysis.shape_proofs import same_shape, same_shape_and_count
-from graphopt.ir import constant_array, nodes_of_types
+from graphopt.ir import constant_array, is_call, nodes_of_types
 from graphopt.rewrite import (
     Contract,
     Editor,
@@ -88,7 +88,7 @@ class EliminateIdentities(Pass):
         contexts: dict[int, _Context] = {}
         for node in nodes_of_types(model, _RULES, with_functions=True):
             version = operators.version(node)
-            if version is None or node.op_identifier() in model.functions:
+            if version is None or is_call(node, model):
                 continue
             context = contexts.get(version) or contexts.setdefault(
                 version, _Context(facts.shapes, version)
@@ -318,8 +318,9 @@ def _neutral(node: ir.Node, value: ir.Value | None) -> _Verdict:
     array = constant_array(value, _MAX_NEUTRAL_ELEMENTS)
     if array is None or not array.size or array.dtype.kind in "OSUc":
         return False
+    # The first element tells of nearly all that they are not.
     if node.op_type in ("Mul", "Div"):
-        return bool((array == 1).all())
+        return bool(array.item(0) == 1 and (array == 1).all())
     if node.op_type in ("And", "Or"):
         return bool((array == (node.op_type == "And")).all())
     return _is_neutral_zero(array, is_subtracted=node.op_type == "Sub")
@@ -327,7 +328,7 @@ def _neutral(node: ir.Node, value: ir.Value | None) -> _Verdict:
 
 def _is_neutral_zero(array: np.ndarray[Any, Any], *, is_subtracted: bool) -> _Verdict:
     """Judge the zeros of ``x + 0`` and ``x - 0``: only ``x + -0.0`` and ``x - +0.0`` keep -0.0."""
-    if bool((array != 0).any()):
+    if array.item(0) != 0 or (array != 0).any():
         return False
     if array.dtype.kind in "iu":
         return True

@@ -21,7 +21,7 @@ from graphopt.analysis.shape_arithmetic import Replacement, Scope, ShapeArithmet
 from graphopt.analysis.shape_plans import Recipe
 from graphopt.analysis.symbolic_operands import slice_operands
 from graphopt.analysis.symbolic_shapes import SymbolicShapes
-from graphopt.ir import constant_tensor, nodes_of_types
+from graphopt.ir import constant_tensor, is_call, nodes_of_types
 from graphopt.rewrite import Change, Contract, Editor, Exact, Facts, Needs, Pass
 
 __all__ = ["SimplifyShapes"]
@@ -75,7 +75,7 @@ class SimplifyShapes(Pass):
         known = SymbolicShapes.kept(model, facts.shapes)
         constants: dict[tuple[int, ...], ir.Value] = {}
         for node in nodes_of_types(model, _RULES):
-            if node.op_identifier() not in model.functions:
+            if not is_call(node, model):
                 _RULES[node.op_type](node, known, _Constants(edit, constants))
         arithmetic = ShapeArithmetic(model, known)
         for replacement in arithmetic.replacements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.ir import graphs
+from graphopt.ir import graphs, node_list
 
 __all__ = ["NamePool"]
 
@@ -32,7 +32,7 @@ def _names(model: ir.Model) -> set[str]:
     for graph in graphs(model):
         names.update([value.name for value in graph.inputs])
         names.update(graph.initializers.data)
-        walked = list(graph)
+        walked = node_list(graph)
         names.update([node.name for node in walked])
         names.update([output.name for node in walked for output in node.outputs])
     return {name for name in names if name}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from graphopt.errors import StructureMismatch
-from graphopt.ir import may_hold_graphs, subgraphs_of, tensor_dims, use_count
+from graphopt.ir import may_hold_graphs, node_list, subgraphs_of, tensor_dims, use_count
 from graphopt.verification.operators import (
     ABSENT,
     ValueKey,
@@ -122,7 +122,7 @@ class _Walk:
         for value in graph.inputs:
             self._define(value, own, hidden, "input")
         self._define_initializers(graph, own, hidden)
-        for node in graph:
+        for node in node_list(graph):
             self._check_node(node)
             if may_hold_graphs(node):
                 for inner in subgraphs_of(node):
