@@ -15,7 +15,8 @@ __all__ = ["classes_of_equal_tensors"]
 
 _MEMO_KEY = "graphopt.sample"
 _SAMPLE_BYTES = 1024
-_SAMPLES = 4
+_SAMPLES = 2
+_READ_WHOLE_BYTES = 4096
 _BLOCK_BYTES = 1 << 18
 
 Weight = tuple[ir.Value, ir.TensorProtocol]
@@ -36,7 +37,7 @@ def classes_of_equal_tensors(weights: Iterable[Weight]) -> Iterator[list[ir.Valu
 
 
 def _is_read_whole(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype != ir.DataType.STRING and tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes <= _READ_WHOLE_BYTES
 
 
 def _whole(tensor: ir.TensorProtocol) -> bytes:
@@ -95,7 +96,8 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
     What is computed when it is read counts as unlike all others: it is large and was computed of
     weights that differ, or they would have been one, so that reading it would be for nothing.
     """
-    if isinstance(tensor, ir.LazyTensor):
+    # Ours first: to ask the IR's protocols of another class is slow.
+    if not isinstance(tensor, FileTensor) and isinstance(tensor, ir.LazyTensor):
         return repr(id(tensor)).encode()
     known = tensor.meta.get(_MEMO_KEY)
     if known is None:

@@ -123,7 +123,13 @@ class Rearrangement:
         yield from sorted((plan for plan in found if plan is not None), key=len)
 
     def _dims_of(self, groups: Iterable[Sequence[int]]) -> _Dims:
-        return tuple(product(self._sizes[factor] for factor in group) for group in groups)
+        sizes = self._sizes
+        return tuple(
+            [
+                sizes[group[0]] if len(group) == 1 else product([sizes[one] for one in group])
+                for group in groups
+            ]
+        )
 
     def _reshaped(self) -> list[Step] | None:
         """The order of the factors is the same."""

@@ -23,7 +23,7 @@ from graphopt.ir.file_tensor import (
 from graphopt.ir.forms import is_text_file
 from graphopt.ir.load import load
 from graphopt.ir.normalise import normalise
-from graphopt.ir.objects import Attr, Node, Value, detach_inputs, node_list, use_count
+from graphopt.ir.objects import Attr, Node, Value, detach_inputs, node_list, take_out, use_count
 from graphopt.ir.reading import HAS_NO_ANNOTATIONS
 from graphopt.ir.save import INLINE_LIMIT_BYTES, model_bytes, save, save_referring
 from graphopt.ir.scratch import scratch_folder
@@ -99,6 +99,7 @@ __all__ = [
     "scratch_folder",
     "structure_digest",
     "subgraphs_of",
+    "take_out",
     "take_structure",
     "tensor_digest",
     "tensor_dims",

@@ -22,6 +22,7 @@ __all__ = [
     "node_list",
     "plain_attribute",
     "plain_node",
+    "take_out",
     "use_count",
 ]
 
@@ -76,8 +77,18 @@ def detach_inputs(node: ir.Node) -> None:
         return
     for index, value in enumerate(node.inputs):
         if value is not None:
-            del value._uses[_Usage(node, index)]
+            del value._uses[_NEW_TUPLE(_Usage, (node, index))]
     node._inputs = (None,) * len(node.inputs)
+
+
+def take_out(node: ir.Node) -> None:
+    """Take ``node`` out of its graph, which does not look at who reads what it computes."""
+    graph: Any = node.graph
+    if _IS_KNOWN_LIST and isinstance(graph, ir.Graph):
+        graph._nodes.remove(node)
+        node.graph = None
+    else:
+        graph.remove(node)
 
 
 def node_list(graph: ir.Graph) -> list[ir.Node]:
@@ -144,7 +155,7 @@ def plain_node(
         value._producer, value._index = node, index
     for index, given in enumerate(inputs):
         if given is not None:
-            given._uses[_Usage(node, index)] = None
+            given._uses[_NEW_TUPLE(_Usage, (node, index))] = None
     return node  # type: ignore[no-any-return]
 
 
@@ -158,6 +169,9 @@ def plain_attribute(name: str, kind: ir.AttributeType, held: Any) -> ir.Attr:
     attribute._value = held
     attribute._ref_attr_name = attribute._metadata = attribute.doc_string = None
     return attribute  # type: ignore[no-any-return]
+
+
+_NEW_TUPLE = tuple.__new__  # a named tuple's own constructor is a function of Python
 
 
 def _kinds_within() -> tuple[Any, Any]:

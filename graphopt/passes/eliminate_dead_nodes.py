@@ -12,7 +12,15 @@ import onnx_ir as ir
 
 from graphopt.analysis import Effect, Operators, annotation_parameters
 from graphopt.analysis.liveness import Liveness
-from graphopt.ir import graphs, may_hold_graphs, node_list, nodes, operators_of, subgraphs_of
+from graphopt.ir import (
+    graphs,
+    may_hold_graphs,
+    node_list,
+    nodes,
+    operators_of,
+    subgraphs_of,
+    use_count,
+)
 from graphopt.rewrite import Contract, Editor, Exact, Facts, Pass, option
 
 __all__ = ["EliminateDeadNodes"]
@@ -125,7 +133,7 @@ def _unread(graph: ir.Graph) -> list[ir.Value]:
     return [
         value
         for value in graph.initializers.values()
-        if not value.is_graph_output() and not value.uses()
+        if not use_count(value) and not value.is_graph_output()
     ]
 
 

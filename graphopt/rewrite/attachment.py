@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.errors import PassError
-from graphopt.ir import detach_inputs, subgraphs_of, use_count
+from graphopt.ir import detach_inputs, subgraphs_of, take_out, use_count
 from graphopt.rewrite.overwriting import is_overwritten
 
 __all__ = [
@@ -77,7 +77,7 @@ def remove_node(node: ir.Node) -> None:
         graph.remove((node,), safe=True)  # which says what is wrong
         return
     detach_inputs(node)
-    graph.remove((node,))
+    take_out(node)
 
 
 def is_within_function(model: ir.Model, place: ir.Node | ir.Value | ir.Graph) -> bool:

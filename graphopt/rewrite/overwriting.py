@@ -23,7 +23,7 @@ def overwritten_by(node: ir.Node) -> tuple[ir.Value, ...]:
 
 def is_overwritten(value: ir.Value) -> bool:
     """Tell whether ONNX Runtime may write into the memory of ``value`` when a reader runs."""
-    return any(
-        user.op_type == "BatchNormalization" and value in overwritten_by(user)
-        for user, _ in value.uses()
-    )
+    for user, _ in value.uses():
+        if user.op_type == "BatchNormalization" and value in overwritten_by(user):
+            return True
+    return False

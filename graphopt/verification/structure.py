@@ -130,7 +130,7 @@ class _Walk:
             for value in node.outputs:
                 if value.name != "":
                     self._define(value, own, hidden, "output of a node")
-                elif value.uses():
+                elif use_count(value):
                     self._faults.append(f"{_label(node)} has a used output without a name")
         for value in graph.outputs:
             self._check_output(value, own)
