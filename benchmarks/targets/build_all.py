@@ -62,7 +62,7 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
     graphopt = [arguments.python.get(target, sys.executable), "-m", "graphopt"]
     command = [*graphopt, "optimize", str(arguments.zoo / path)]
     command += ["--target", target, "--calibration", str(calibration), "-o", str(bundle)]
-    command += ["--latency", arguments.latency, "--repair", "30", "--json", "--no-progress"]
+    command += ["--latency", arguments.latency, "--json", "--no-progress"]
     command += ["--dims", dims] if is_static else []
     document, status = _run(command, arguments.timeout)
     record = {"model": model, "target": target, "exit": status, **_summary(document)}

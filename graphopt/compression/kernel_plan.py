@@ -33,8 +33,15 @@ _FLOAT_ONLY = {
     "Pad": "quantizers are not moved across it; `fold-padding` makes it part of a layer",
 }
 
+_FLOAT_RESULT = LayerRefused(
+    "no-integer-kernel",
+    "it has none with a float result; `flatten-products` makes a Gemm of a linear layer",
+)
 
-def plan_kernels(question: PlanQuestion, *, leaves_slow_layers: bool) -> IntegerPlan:
+
+def plan_kernels(
+    question: PlanQuestion, *, leaves_slow_layers: bool, integer_results: bool = False
+) -> IntegerPlan:
     """Decide which values are carried as integers; nothing is changed.
 
     Args:
@@ -43,10 +50,13 @@ def plan_kernels(question: PlanQuestion, *, leaves_slow_layers: bool) -> Integer
             in float, as measured on x86: those of an image of up to three channels, which leave
             most of each vector empty, and depthwise ones between float operators, which save less
             than quantizing costs.
+        integer_results: The runtime has no integer kernel with a float result: that of a ``Gemm``
+            is quantized, whoever reads it, and a ``MatMul`` stays in float.
     """
+    always = frozenset({"Conv", "Gemm"} if integer_results else {"Conv"})
     slow: dict[ir.Node, LayerRefused] = {}
     while True:
-        planner = _Planner(question, slow)
+        planner = _Planner(question, slow, always, takes_matmul=not integer_results)
         plan = planner.plan()
         found = planner.slow_layers() if leaves_slow_layers else {}
         if not found:
@@ -56,8 +66,17 @@ def plan_kernels(question: PlanQuestion, *, leaves_slow_layers: bool) -> Integer
 
 
 class _Planner:
-    def __init__(self, question: PlanQuestion, slow: dict[ir.Node, LayerRefused]) -> None:
+    def __init__(
+        self,
+        question: PlanQuestion,
+        slow: dict[ir.Node, LayerRefused],
+        always: frozenset[str],
+        *,
+        takes_matmul: bool,
+    ) -> None:
         self._graph = question.graph
+        self._always = always  # whose results are integers, whoever reads them
+        self._takes_matmul = takes_matmul
         self._question = question
         self._slow = slow
         self._without_range = question.without_range
@@ -95,6 +114,9 @@ class _Planner:
         for node in self._graph:
             if node.domain or node.op_type not in LAYER_OPERATORS:
                 continue
+            if node.op_type == "MatMul" and not self._takes_matmul:
+                self._plan.refused.append((node, _FLOAT_RESULT))
+                continue
             layer = self._examine(node)
             if isinstance(layer, LayerRefused):
                 self._plan.refused.append((node, layer))
@@ -114,7 +136,7 @@ class _Planner:
             why = f"`{source.name}` would become integers, too, and its kernel divides wrongly"
             return LayerRefused("wrong-kernel", why)
         needed = [layer.activation]
-        if node.op_type == "Conv":
+        if node.op_type in self._always:
             needed.append(self._result(node)[0])
         for value in needed:
             if value in self._without_range:
@@ -241,7 +263,11 @@ class _Planner:
         producers = [self._producer(value) for value in operands(node)]
         return all(
             producer in self._integer
-            or (producer in self._layers and producer is not None and producer.op_type == "Conv")
+            or (
+                producer in self._layers
+                and producer is not None
+                and producer.op_type in self._always
+            )
             for producer in producers
         )
 
@@ -258,7 +284,7 @@ class _Planner:
         """Carry what ``node`` reads from float operators, then what it computes."""
         if node in self._layers:
             self._carry_operand(self._layers[node].activation)
-            if node.op_type == "Conv" or self._only_integers_read(node):
+            if node.op_type in self._always or self._only_integers_read(node):
                 self._carry_result(node)
         elif node in self._integer:
             for index, value in enumerate(operands(node)):

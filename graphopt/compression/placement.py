@@ -26,6 +26,8 @@ class Placement:
         integer_bias: Biases are 32-bit integers; otherwise they stay in float.
         per_channel: Operators whose weights have a scale for each output channel; ``None``: all.
         leaves_slow_layers: Convolutions whose integer kernel is no faster stay in float.
+        integer_results: A ``Gemm`` is computed in integers only if its result is one, too; a
+            ``MatMul`` never is.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Placement:
     integer_bias: bool = True
     per_channel: frozenset[str] | None = None
     leaves_slow_layers: bool = False
+    integer_results: bool = False
 
 
 PLACEMENTS = {
@@ -43,6 +46,7 @@ PLACEMENTS = {
     for placement in (
         Placement(name="x86-cpu", leaves_slow_layers=True),
         Placement(name="arm-cpu", activation="s8"),
+        Placement(name="nnapi", per_channel=frozenset({"Conv"}), integer_results=True),
         Placement(
             name="tensorrt",
             rule="operands",
@@ -69,4 +73,8 @@ def plan_integers(question: PlanQuestion, placement: Placement) -> IntegerPlan:
         return plan_everything(question)
     if placement.rule in ("operands", "sums"):
         return plan_operands(question, all_sums=placement.rule == "sums")
-    return plan_kernels(question, leaves_slow_layers=placement.leaves_slow_layers)
+    return plan_kernels(
+        question,
+        leaves_slow_layers=placement.leaves_slow_layers,
+        integer_results=placement.integer_results,
+    )

@@ -76,6 +76,7 @@ class FlattenProducts(Pass):
         is_idempotent=True,
     )
     anchors: ClassVar[frozenset[str] | None] = frozenset({"MatMul"})
+    is_preparation: ClassVar[bool] = True
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002
         """Ask for shapes."""

@@ -284,7 +284,11 @@ def _has_effect(pipeline: Pipeline, ledger: Ledger) -> bool:
         for step in steps
         if isinstance(step.contract.numerics, Approximate) and not step.is_preparation
     }
-    rounding = {step.name for step in steps if isinstance(step.contract.numerics, Rounding)} - usual
+    rounding = {
+        step.name
+        for step in steps
+        if isinstance(step.contract.numerics, Rounding) and not step.is_preparation
+    } - usual
     decisive = [kind for kind in (approximate, rounding) if kind] or [{step.name for step in steps}]
     edited = _editing(ledger)
     return not steps or all(not edited.isdisjoint(kind) for kind in decisive)

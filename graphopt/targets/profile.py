@@ -108,8 +108,8 @@ class Precision:
     Attributes:
         activation: Integer type of values: ``u8``, ``s8``, ``u16`` or ``s16``.
         weight: Integer type of weights: ``u8`` or ``s8``.
-        placement: Where quantizers stand: ``x86-cpu``, ``arm-cpu``, ``tensorrt``, ``openvino`` or
-            ``qnn-htp``.
+        placement: Where quantizers stand: ``x86-cpu``, ``arm-cpu``, ``nnapi``, ``tensorrt``,
+            ``openvino`` or ``qnn-htp``.
     """
 
     activation: str = "u8"

@@ -39,6 +39,8 @@ class ProviderRules:
         static_shapes: Every size must be known.
         needs_integers: Operators on floats are not run; their operands come from quantizers.
         flat_products: Products must be of matrices, without further axes.
+        flat_layers: Products with a constant must be of matrices; two tensors that are computed may
+            have further axes if these are alike, in floats.
         joined: Activations that it runs as a part of the layer before them.
     """
 
@@ -51,6 +53,7 @@ class ProviderRules:
     static_shapes: bool = False
     needs_integers: bool = False
     flat_products: bool = False
+    flat_layers: bool = False
     joined: frozenset[str] = frozenset()
     lacks_kernels: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -86,6 +89,8 @@ class ProviderRules:
             ranks = [_rank(value, shapes) for value in node.inputs]
             if any(rank is None or rank > _MATRIX_RANK for rank in ranks):
                 return False
+        if self.flat_layers and node.op_type == "MatMul" and not _is_flat_or_alike(node, shapes):
+            return False
         if node.op_type not in self.constant_weights or len(node.inputs) < 2:  # noqa: PLR2004
             return True
         return _is_weight(node.inputs[1])
@@ -109,6 +114,7 @@ def provider_rules(provider: str) -> ProviderRules | None:
         static_shapes=entry.get("static_shapes", False),
         needs_integers=entry.get("needs_integers", False),
         flat_products=entry.get("flat_products", False),
+        flat_layers=entry.get("flat_layers", False),
         joined=frozenset(entry.get("joined", "").split()),
         lacks_kernels={
             name: frozenset(operators.split())
@@ -137,6 +143,22 @@ def _data_type(node: ir.Node, shapes: ShapeTable) -> str:
 def _rank(value: ir.Value | None, shapes: ShapeTable) -> int | None:
     known = shapes.of(value) if value is not None else None
     return None if known is None or known.dims is None else len(known.dims)
+
+
+def _is_flat_or_alike(product: ir.Node, shapes: ShapeTable) -> bool:
+    """Tell whether a product is of matrices, or of two tensors whose further axes are the same."""
+    known = [shapes.of(value) for value in product.inputs]
+    dims = [() if one is None or one.dims is None else one.dims for one in known]
+    if _is_weight(product.inputs[1]):
+        return all(len(one) == _MATRIX_RANK for one in dims)
+    # Batches of products are not computed in integers.
+    is_float = not any(_is_restored(value) for value in product.inputs)
+    return is_float and min(map(len, dims)) > _MATRIX_RANK and dims[0][:-2] == dims[1][:-2]
+
+
+def _is_restored(value: ir.Value | None) -> bool:
+    maker = None if value is None else value.producer()
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _has_open_sizes(node: ir.Node, shapes: ShapeTable) -> bool:
