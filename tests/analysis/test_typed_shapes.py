@@ -16,6 +16,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 from conformance_cases import STORED, light_cases, node_cases, stored_cases
+from hypothesis import HealthCheck, Phase, given, settings
+from random_models import models
 
 from graphopt.analysis.shapes import infer_shapes
 from graphopt.analysis.symbolic_dims import DIMS
@@ -100,10 +102,10 @@ def evaluated(dim, sizes):
 
 def wrong_sizes(model, known, case):
     """Yield outputs that have other sizes in the data of the case than the rules say."""
-    for given, expected in case.data:
+    for fed, expected in case.data:
         sizes = {
             f"{name}@{axis}": size
-            for name, array in given.items()
+            for name, array in fed.items()
             if isinstance(array, np.ndarray)
             for axis, size in enumerate(array.shape)
         }
@@ -154,3 +156,18 @@ def test_a_wrong_rule_is_told(name, monkeypatch):
         told += any(contradictions(model, known, infer_shapes(model)))
         wrong += any(wrong_sizes(model, known, case))
     assert min(told, wrong) > len(cases) // 2
+
+
+@settings(
+    max_examples=60,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(models(max_nodes=24))
+def test_rules_agree_with_inference_on_random_models(model):
+    if is_covered(model):
+        found = [*contradictions(model, TypedShapes(model), infer_shapes(model))]
+        assert not found, found
