@@ -7,7 +7,6 @@ over by its length, so that the cost is that of the top-level fields.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from enum import IntEnum, unique
 from typing import NamedTuple, Protocol
@@ -184,9 +183,12 @@ def encode_varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def encode_field(number: int, size: int) -> bytes:
     """Return the key and the length of a field whose value of ``size`` bytes follows."""
+    if number < len(_SHORT_HEADS) and size < _SHORT << 7:  # nearly always: at once
+        if size < _SHORT:
+            return _SHORT_HEADS[number][size]
+        return bytes((number << 3 | _LENGTH, size & 0x7F | 0x80, size >> 7))
     return encode_varint(number << 3 | _LENGTH) + encode_varint(size)
 
 
@@ -194,7 +196,7 @@ def encode_bytes(number: int, value: bytes) -> bytes:
     """Return a field that holds ``value``: text, bytes or a message."""
     size = len(value)
     # Nearly all are short, of one of the first fields: the lengths are at hand.
-    if number < len(_SHORT_HEADS) and size < _SHORT:
+    if size < _SHORT and number < len(_SHORT_HEADS):
         return _SHORT_HEADS[number][size] + value
     return encode_field(number, size) + value
 

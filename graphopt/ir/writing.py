@@ -304,20 +304,23 @@ def _value_bytes(value: ir.Value, number: int) -> bytes:
 
 
 def _are_plain(shape: ir.Shape | None) -> bool:
-    """Tell whether all that a shape says is numbers."""
+    """Tell whether all that a shape says is numbers, none of them below zero."""
     if shape is None:
         return True
-    return shape.is_static() and not any(map(shape.get_denotation, range(len(shape))))
+    if not all(isinstance(size, int) and size >= 0 for size in shape.dims):
+        return False
+    return not any(map(shape.get_denotation, range(len(shape))))
 
 
 @functools.lru_cache(maxsize=4096)
 def _type_bytes(dtype: ir.DataType, dims: tuple[int, ...] | None) -> bytes:
     """Return the field of a value that holds its type."""
-    proto = onnx.TypeProto()
-    ir.serde.serialize_type_into(proto, ir.TensorType(dtype))
+    # TypeProto.tensor_type: elem_type, and a shape of dim, each with a dim_value.
+    tensor = b"\x08" + encode_varint(dtype.value)
     if dims is not None:
-        ir.serde.serialize_shape_into(proto, ir.Shape(dims))
-    return encode_bytes(_VALUE_TYPE, proto.SerializeToString())
+        sizes = [encode_bytes(1, b"\x08" + encode_varint(size)) for size in dims]
+        tensor += encode_bytes(2, b"".join(sizes))
+    return encode_bytes(_VALUE_TYPE, encode_bytes(1, tensor))
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:

@@ -196,9 +196,11 @@ def _collapse(node: ir.Node, operators: Operators, shapes: _Shapes, edit: Editor
 def _chain_to(node: ir.Node, operators: Operators, shapes: _Shapes) -> _Chain | None:
     """Return the chain that ends in ``node``, where there is a rule for it."""
     rules = _RULES.get(node.op_type) if not node.domain else None
+    if rules is None:
+        return None
     data = operand(node, 0)
     first = data.producer() if data is not None else None
-    if rules is None or first is None or first.domain or not first.inputs:
+    if first is None or first.domain or not first.inputs:
         return None
     if first.op_type not in rules.before or operand(first, 0) is None:
         return None

@@ -11,7 +11,14 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.ir import Attr, Node, Value, from_text, load, save
-from graphopt.ir.objects import plain_attribute, plain_node
+from graphopt.ir.objects import (
+    detach_inputs,
+    node_list,
+    plain_attribute,
+    plain_node,
+    take_out,
+    use_count,
+)
 from graphopt.ir.parsed_tensor import ParsedTensor
 
 
@@ -76,3 +83,27 @@ def test_parsed_tensors_hold_what_onnx_holds(dtype: str, *, is_raw: bool) -> Non
     assert tensor.numpy().dtype == array.dtype
     assert np.array_equal(tensor.numpy(), array)
     assert not tensor.numpy().flags.writeable
+
+
+def test_a_node_leaves_as_the_ir_lets_it_leave() -> None:
+    text = "(float x) => (float z) { a = Relu(x)  b = Sum(x, a, x)  z = Neg(a) }"
+    mine, theirs = from_text(_HEAD + text), from_text(_HEAD + text)
+    for model in (mine, theirs):
+        model.graph.insert_after(model.graph[0], Node("", "Abs", [], name="new"))
+    leaving = mine.graph[2]
+    x, a = leaving.inputs[:2]
+    assert x is not None
+    assert a is not None
+    assert [use_count(value) for value in (x, a)] == [len(x.uses()), len(a.uses())] == [3, 2]
+    detach_inputs(leaving)
+    take_out(leaving)
+    theirs.graph.remove(theirs.graph[2], safe=True)
+    assert leaving.graph is None
+    assert leaving.inputs == (None, None, None)
+    assert [use_count(value) for value in (x, a)] == [len(x.uses()), len(a.uses())] == [1, 1]
+    assert node_list(mine.graph) == list(mine.graph)
+    names = [node.op_type for node in theirs.graph]
+    assert [node.op_type for node in node_list(mine.graph)] == names == ["Relu", "Abs", "Neg"]
+
+
+_HEAD = '<ir_version: 10, opset_import: ["" : 20]> g '

@@ -73,6 +73,24 @@ def test_forms_of_text(text, tmp_path):
     assert _joined(plain_pieces(model)) == _by_the_ir(model)
 
 
+SHAPES = ["", "[]", "[0]", "[3, 128, 70000]", "[N, 2]", "[?, 4]"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["float", "bool", "int4", "string"])
+def test_declared_types(kind, shape):
+    declared = f"{kind}{shape}"
+    text = f"({declared} x) => ({declared} z) <{declared} y> {{ y = Identity(x)  z = Identity(y) }}"
+    model = from_text('<ir_version: 10, opset_import: ["" : 21]> g ' + text)
+    model.meta[HAS_NO_ANNOTATIONS] = True
+    middle = model.graph[0].outputs[0]
+    middle.metadata_props.update({"b": "x" * 300, "a": ""})
+    assert _joined(plain_pieces(model)) == _by_the_ir(model)
+    if middle.shape is not None and middle.shape:
+        middle.shape.set_denotation(0, "BATCH")
+        assert _joined(plain_pieces(model)) == _by_the_ir(model)
+
+
 def _dressed(large):
     """Return a model with all that may be said of its parts beside what they compute."""
     array = [1.0] * (2000 if large else 2)
