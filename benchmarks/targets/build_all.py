@@ -63,6 +63,7 @@ def build(model: str, target: str, arguments: argparse.Namespace) -> Record:
     command = [*graphopt, "optimize", str(arguments.zoo / path)]
     command += ["--target", target, "--calibration", str(calibration), "-o", str(bundle)]
     command += ["--latency", arguments.latency, "--json", "--no-progress"]
+    command += ["--repair", arguments.repair] if arguments.repair else []
     command += ["--dims", dims] if is_static else []
     document, status = _run(command, arguments.timeout)
     record = {"model": model, "target": target, "exit": status, **_summary(document)}
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--targets", help="some of them, with commas between")
     parser.add_argument("--models", default="minilm,mobilenetv2")
     parser.add_argument("--latency", default="4", help="seconds for each candidate, or off")
+    parser.add_argument("--repair", help="seconds to find what stays in float, if not the default")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one build")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results.json")
     parser.add_argument(

@@ -31,6 +31,9 @@ from build_all import MODELS, _prepare_samples, machine
 
 SMOOTHED = "bound-masks,smooth-activations,quantize-static"
 SCORES, DENSE = "*self/MatMul*", "*output/dense/*"  # products of attention, behind it and the GELU
+FLAT = "flatten-products,quantize-static{padding=true}"
+FLAT_BUT_DENSE = f'flatten-products,quantize-static{{padding=true exclude=["{DENSE}"]}}'
+TABLES = "quantize-dynamic{ops=[Gather]}"
 PIPELINES = {
     "edge-qnn-htp": (
         "bound-masks,quantize-static",
@@ -47,11 +50,10 @@ PIPELINES = {
         f'{SMOOTHED}{{padding=true exclude=["{SCORES}","{DENSE}"]}}',
     ),
     "edge-nnapi": (
-        "quantize-static",
-        "quantize-static{padding=true}",
-        SMOOTHED,
-        f"{SMOOTHED}{{padding=true}}",
-        f'{SMOOTHED}{{padding=true exclude=["{DENSE}"]}}',
+        f"bound-masks,{FLAT}",
+        f"bound-masks,smooth-activations,{FLAT},{TABLES}",
+        f"bound-masks,smooth-activations,level-columns,{FLAT},{TABLES}",
+        f"bound-masks,smooth-activations,level-columns,{FLAT_BUT_DENSE},{TABLES}",
     ),
     "openvino-int8": (
         "bound-masks,quantize-static",
