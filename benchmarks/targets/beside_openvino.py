@@ -74,6 +74,16 @@ def first_feed(samples: Path) -> Record:
         return dict(file)
 
 
+def tiled(feed: Record, dims: str) -> Record:
+    """Return a feed of the sizes in `dims`, filled with what it holds again and again."""
+    for axis, size in enumerate(int(one.rpartition("=")[2]) for one in dims.split(",")):
+        feed = {
+            name: array.take(np.arange(size) % array.shape[axis], axis)
+            for name, array in feed.items()
+        }
+    return feed
+
+
 def time_all(
     original: Path, bundles: dict[str, Record], feed: Record, rounds: int
 ) -> dict[str, dict[str, list[float]]]:
@@ -104,9 +114,10 @@ def run(model: str, given: argparse.Namespace) -> dict[str, Record]:
     """Build, check and time one model for both targets."""
     samples = given.work / f"{model}_samples"
     path, source, dims = MODELS[model]
-    _prepare_samples(given.zoo / source, samples, dims)  # of one size: OpenVINO compiles each
+    _prepare_samples(given.zoo / source, samples, None)
     bundles = {target: build(model, target, samples, given) for target in TARGETS}
-    times = time_all(given.zoo / path, bundles, first_feed(samples), given.rounds)
+    feed = tiled(first_feed(samples), dims)
+    times = time_all(given.zoo / path, bundles, feed, given.rounds)
     return {target: {**bundles[target], "milliseconds": times[target]} for target in TARGETS}
 
 
