@@ -108,7 +108,12 @@ def _explored(bench: Workbench, folder: Path) -> Outcome:
         shared=shared.ledger,
         measured=tuple(measured),
         rejected=tuple(rejected),
-        chosen=choose(measured, bench.target.worth_of_3_db, in_order=bench.absence is not None),
+        chosen=choose(
+            measured,
+            bench.target.worth_of_3_db,
+            enough_db=bench.target.enough_db,
+            in_order=bench.absence is not None,
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from graphopt.search.measure import Measured
+from graphopt.targets import ENOUGH_DB
 
 __all__ = ["choose"]
 
@@ -16,14 +17,15 @@ SIMILAR_SIZE = 0.01
 """Files closer in size than this count as equal; the candidate that the target names first wins."""
 
 
-ENOUGH_DB = 40.0
-"""What outputs are more precise than that is worth nothing."""
-
 _HALF_DB = 10 * math.log10(2.0)
 
 
 def choose(
-    candidates: Iterable[Measured], worth_of_3_db: float = 1.0, *, in_order: bool = False
+    candidates: Iterable[Measured],
+    worth_of_3_db: float = 1.0,
+    *,
+    enough_db: float = ENOUGH_DB,
+    in_order: bool = False,
 ) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
@@ -35,7 +37,8 @@ def choose(
     Args:
         candidates: All that were measured.
         worth_of_3_db: Latencies and sizes are compared as if those of outputs with half the error
-            were so many times smaller, up to a signal-to-noise ratio of 40 dB.
+            were so many times smaller.
+        enough_db: Signal-to-noise ratio from which on more of it is worth nothing.
         in_order: The first one is the best, as the target names them: for targets that are not on
             this machine, where size alone would prefer what is only small.
     """
@@ -47,7 +50,7 @@ def choose(
         return pool[0]
     # Accuracy is worth time, and where nobody timed anything there is none to pay with.
     worth = worth_of_3_db if any(item.latency is not None for item in pool) else 1.0
-    bonus = {id(item): _accuracy_bonus(item, worth) for item in pool}
+    bonus = {id(item): _accuracy_bonus(item, worth, enough_db) for item in pool}
     fastest = min(pool, key=lambda item: _latency_ratio(item) / bonus[id(item)])
     similar = [
         item for item in pool if _is_as_fast(item, fastest, bonus[id(fastest)] / bonus[id(item)])
@@ -58,12 +61,12 @@ def choose(
     return next(item for item in similar if sizes[id(item)] <= smallest * (1 + SIMILAR_SIZE))
 
 
-def _accuracy_bonus(item: Measured, worth_of_3_db: float) -> float:
+def _accuracy_bonus(item: Measured, worth_of_3_db: float, enough_db: float) -> float:
     """Return by how much a latency counts as shorter for the accuracy of the outputs."""
     if worth_of_3_db == 1.0:
         return 1.0
     sqnr_db = item.comparison.errors.worst_sqnr_db()
-    decibels = ENOUGH_DB if sqnr_db is None else min(max(sqnr_db, 0.0), ENOUGH_DB)
+    decibels = enough_db if sqnr_db is None else min(max(sqnr_db, 0.0), enough_db)
     return float(worth_of_3_db ** (decibels / _HALF_DB))
 
 

@@ -13,6 +13,7 @@ from graphopt.targets.gates import (
 )
 from graphopt.targets.loading import explained, load_target, target_names
 from graphopt.targets.profile import (
+    ENOUGH_DB,
     Candidate,
     DeviceProfile,
     Package,
@@ -33,6 +34,7 @@ from graphopt.targets.releases import (
 from graphopt.targets.schema import target_schema
 
 __all__ = [
+    "ENOUGH_DB",
     "GATES",
     "NEWEST_IR_VERSION",
     "NEWEST_OPSET",

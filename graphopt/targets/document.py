@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.targets.profile import (
+    ENOUGH_DB,
     Candidate,
     DeviceProfile,
     Package,
@@ -47,6 +48,7 @@ def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
         },
         package=Package(**{**package, "include": tuple(package.get("include", ()))}),
         worth_of_3_db=float(document.get("worth_of_3_db", 1.0)),
+        enough_db=float(document.get("enough_db", ENOUGH_DB)),
         path=path,
     )
 
@@ -67,6 +69,7 @@ def document_of(target: Target) -> dict[str, Any]:
         "name": target.name,
         "summary": target.summary,
         **({} if target.worth_of_3_db == 1.0 else {"worth_of_3_db": target.worth_of_3_db}),
+        **({} if target.enough_db == ENOUGH_DB else {"enough_db": target.enough_db}),
         "runtime": {
             "threads": runtime.threads,
             "optimization": runtime.optimization,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from graphopt.runtime import SessionOptions
 
 __all__ = [
+    "ENOUGH_DB",
     "Candidate",
     "DeviceProfile",
     "Package",
@@ -25,6 +26,9 @@ __all__ = [
     "Stage",
     "Target",
 ]
+
+ENOUGH_DB = 40.0
+"""Outputs that are more precise than that are worth no time, where a target says nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +191,7 @@ class Target:
         package: What the bundle holds.
         worth_of_3_db: How many times as long a candidate may take whose outputs have half the
             error of another's, to be as good; 1: the faster one is better whatever the error.
+        enough_db: Signal-to-noise ratio of the outputs beyond which accuracy is worth no time.
         demanded_gates: Gates set for this run by `with_gates`; no waiver excuses them.
         dims: Sizes fixed for this run by `with_dims`.
         path: The file that it was loaded from.
@@ -202,6 +207,7 @@ class Target:
     gates: Mapping[str, float] = field(default_factory=dict)
     package: Package = field(default_factory=Package)
     worth_of_3_db: float = 1.0
+    enough_db: float = ENOUGH_DB
     demanded_gates: frozenset[str] = frozenset()
     dims: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)

@@ -28,8 +28,8 @@ def candidate(
     )
 
 
-def chosen(*candidates, worth_of_3_db=1.0):
-    best = choose(candidates, worth_of_3_db)
+def chosen(*candidates, worth_of_3_db=1.0, enough_db=40.0):
+    best = choose(candidates, worth_of_3_db, enough_db=enough_db)
     return None if best is None else best.name
 
 
@@ -116,3 +116,9 @@ def test_accuracy_is_worth_no_size_where_nothing_was_timed():
     exact, small = candidate("exact", size=1.0, sqnr_db=60), candidate("small", sqnr_db=20)
     small.size_ratio = 0.25
     assert chosen(exact, small, worth_of_3_db=1.08) == "small"
+
+
+def test_no_time_is_paid_for_more_than_enough():
+    near, nearer = candidate("near", 0.25, sqnr_db=18.0), candidate("nearer", 0.3, sqnr_db=33.0)
+    assert chosen(near, nearer, worth_of_3_db=1.08) == "nearer"
+    assert chosen(near, nearer, worth_of_3_db=1.08, enough_db=18.0) == "near"
