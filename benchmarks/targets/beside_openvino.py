@@ -118,7 +118,10 @@ def run(model: str, given: argparse.Namespace) -> dict[str, Record]:
     bundles = {target: build(model, target, samples, given) for target in TARGETS}
     feed = tiled(first_feed(samples), dims)
     times = time_all(given.zoo / path, bundles, feed, given.rounds)
-    return {target: {**bundles[target], "milliseconds": times[target]} for target in TARGETS}
+    for target, one in bundles.items():
+        del one["path"]  # of this machine
+        one["milliseconds"] = times[target]
+    return bundles
 
 
 FIRST_COLUMNS = ("model", "target", "`validate`", "candidate", "size", "least cosine", "CPU ms")
