@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -67,7 +67,7 @@ def is_misread_result(node: ir.Node, shape_of: Callable[[ir.Value], ValueShape |
     if node.op_type == "If":
         return _is_misread_if(node, shape_of)
     if node.op_type == "Attention":
-        return not _is_static(node.inputs, shape_of)
+        return _is_misread_attention(node, shape_of)
     claimed = shape_of(node.outputs[0])
     if claimed is None or not claimed.dims:
         return False
@@ -79,12 +79,18 @@ def is_misread_result(node: ir.Node, shape_of: Callable[[ir.Value], ValueShape |
 MISREAD_OPERATORS = frozenset({"Attention", "Concat", "If", "NonZero"})
 
 
-def _is_static(
-    values: Iterable[ir.Value | None], shape_of: Callable[[ir.Value], ValueShape | None]
-) -> bool:
-    """Of an Attention inference computes with 0 where a size is a symbol (onnx 1.23)."""
-    shapes = [shape_of(value) for value in values if value is not None]
-    return all(shape is not None and shape.is_static() for shape in shapes)
+def _is_misread_attention(node: ir.Node, shape_of: Callable[[ir.Value], ValueShape | None]) -> bool:
+    """Of what an Attention reads inference counts a size that is a symbol as 0 (onnx 1.23).
+
+    In its first result that shows: it has a size of 0. Those behind it hold sums, of which it does
+    not.
+    """
+    shapes = [shape_of(value) for value in node.inputs if value is not None]
+    if all(shape is not None and shape.is_static() for shape in shapes):
+        return False
+    claimed = shape_of(node.outputs[0])
+    is_empty = claimed is not None and claimed.dims is not None and 0 in claimed.dims
+    return is_empty or any(output.name for output in node.outputs[1:])
 
 
 def _is_misread_concat(

@@ -42,6 +42,7 @@ _START = (
     "import os, sys; sys.path.append({folder!r}); from exporters import worker; "
     "sys.path.remove({folder!r}); os._exit(worker.main(sys.argv[1:]))"
 )
+_NO_EXPORT = "cannot be exported"
 _RECORD = {"exporter", "file", "failures", "doubts", "names", "origin", "versions"}
 _LARGEST_RECORD, _LONGEST_REASON = 1 << 24, 2000
 _PICKLED: tuple[Kind, ...] = ("pt2", "sklearn")
@@ -153,16 +154,18 @@ def _check_opset(source: ExportSource, path: Path, opset: int | None, newest: in
     found = opset_version(load(path))
     if opset is not None and found != opset:
         why = f"the file has opset {found}, and {opset} was asked for"
-        raise InputError(f"`{source}` cannot be exported", why=why)
+        raise InputError(f"`{source}` {_NO_EXPORT}", why=why)
     if newest is not None and found > newest:
         why = f"the file has opset {found}, and the target ends at {newest}"
-        raise InputError(f"`{source}` cannot be exported", why=why)
+        raise InputError(f"`{source}` {_NO_EXPORT}", why=why)
 
 
 def _told(name: str, error: GraphoptError) -> str:
     if isinstance(error, NumericMismatch):
         return (error.why or "").removeprefix(f"{name}: ")
-    return error.why or error.message
+    if error.message.endswith(_NO_EXPORT):  # who reads it knows that
+        return error.why or error.message
+    return f"{error.message}: {error.why}" if error.why else error.message
 
 
 def _none_right(source: ExportSource, wrong: Mapping[str, GraphoptError]) -> GraphoptError:
@@ -170,7 +173,7 @@ def _none_right(source: ExportSource, wrong: Mapping[str, GraphoptError]) -> Gra
     if any(isinstance(error, NumericMismatch) for error in wrong.values()):
         return _mismatch(told)
     why = "; ".join(f"{name}: {said}" for name, said in told.items())
-    return InputError(f"`{source}` cannot be exported", why=why)
+    return InputError(f"`{source}` {_NO_EXPORT}", why=why)
 
 
 def _mismatch(wrong: Mapping[str, str]) -> NumericMismatch:
@@ -209,9 +212,9 @@ def _run_framework(
             hint="`pip install 'graphopt[export]'`, or name a Python that has it: `--interpreter`",
         )
     if ended.status:
-        raise InputError(f"`{source}` cannot be exported", why=said)
+        raise InputError(f"`{source}` {_NO_EXPORT}", why=said)
     if not Path(f"{out}.json").exists():
-        raise InputError(f"`{source}` cannot be exported", why="it ended and left no record")
+        raise InputError(f"`{source}` {_NO_EXPORT}", why="it ended and left no record")
 
 
 def _start_of(path: Path) -> str:
@@ -227,10 +230,10 @@ def _record(source: ExportSource, out: Path) -> dict[str, Any]:
         is_whole = set(record) >= _RECORD
         is_inside = Path(record["file"]).resolve().is_relative_to(out.parent.resolve())
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"`{source}` cannot be exported", why=f"its record: {error}") from error
+        raise InputError(f"`{source}` {_NO_EXPORT}", why=f"its record: {error}") from error
     if not (is_whole and is_inside):
         raise InputError(
-            f"`{source}` cannot be exported",
+            f"`{source}` {_NO_EXPORT}",
             why="its record lacks keys, or names a file elsewhere",
         )
     found: dict[str, Any] = record

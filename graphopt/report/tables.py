@@ -49,19 +49,7 @@ class Table:
 def tables_of(result: OptimizeResult) -> list[Table]:
     """Return the tables of a result that have something to show, the summary last."""
     found = [
-        Table(
-            "Units removed",
-            DECISION_HEADERS,
-            tuple(decision_rows(result.decisions)),
-            DECISION_RIGHT,
-        ),
-        Table(
-            "Units removed, by other scores",
-            (compared := comparison_headers(result.decisions)),
-            tuple(comparison_rows(result.decisions)),
-            tuple(range(2, len(compared))),
-        ),
-        Table("Early exits", EXIT_HEADERS, tuple(exit_rows(result.exits)), EXIT_RIGHT),
+        *_decision_tables(result),
         Table(
             "Passes of the chosen recipe",
             ("pass", "status", "edits", "refusals", "nodes", "seconds"),
@@ -100,6 +88,25 @@ def tables_of(result: OptimizeResult) -> list[Table]:
         ),
     ]
     return [table for table in found if table.rows]
+
+
+def _decision_tables(result: OptimizeResult) -> list[Table]:
+    compared = comparison_headers(result.decisions)
+    return [
+        Table(
+            "Units removed",
+            DECISION_HEADERS,
+            tuple(decision_rows(result.decisions)),
+            DECISION_RIGHT,
+        ),
+        Table(
+            "Units removed, by other scores",
+            compared,
+            tuple(comparison_rows(result.decisions)),
+            tuple(range(2, len(compared))),
+        ),
+        Table("Early exits", EXIT_HEADERS, tuple(exit_rows(result.exits)), EXIT_RIGHT),
+    ]
 
 
 def headline(result: OptimizeResult) -> str:
