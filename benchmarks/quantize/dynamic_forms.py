@@ -13,50 +13,35 @@ with none. The exit status is 1 where a bit differs.
 
 from __future__ import annotations
 
-import argparse
-import platform
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from form_tables import Row, converted, tabulate
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from graphopt.ir import load, operators_of, save
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.ir import load, operators_of
 from graphopt.runtime import generate_feed_sets
 
 MODELS = "minilm.ts,distilbert.ts,whisper_enc.ts,gpt2.dyn,t5s_dec.dyn,mobilenetv2.ts"
 OPERATORS = ("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 LEVELS = onnxruntime.GraphOptimizationLevel
-Row = tuple[str, ...]
 
 
 def main() -> int:
     """Measure each model in both directions, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog=(__doc__ or "").partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    rows = tabulate(
+        measured,
+        script="dynamic_forms.py",
+        models=MODELS,
+        about=__doc__ or "",
+        title="Models quantized dynamically, in the other form",
+        what="Bytes of all outputs, two\ngenerated inputs, with all of the runtime's optimizations "
+        "and with none; CPU seconds of the conversion.",
     )
-    parser.add_argument("--zoo", type=Path, required=True)
-    parser.add_argument("--models", default=MODELS, help="default: %(default)s")
-    parser.add_argument("--work", type=Path, help="where files are written; default: temporary")
-    parser.add_argument("--table", type=Path)
-    given = parser.parse_args()
-    rows: list[Row] = []
-    for name in given.models.split(","):
-        with tempfile.TemporaryDirectory(dir=given.work) as folder:
-            rows += measured(name, given.zoo / name / "model.onnx", Path(folder))
-    text = table(rows)
-    sys.stdout.write(text)
-    if given.table is not None:
-        given.table.write_text(text, encoding="utf-8")
     return int(any("differ" in cell for row in rows for cell in row))
 
 
@@ -67,30 +52,17 @@ def measured(name: str, path: Path, folder: Path) -> Iterator[Row]:
     quantize_dynamic(path, theirs, per_channel=True, weight_type=QuantType.QInt8)
     session(theirs, LEVELS.ORT_ENABLE_EXTENDED, saved=fused)
     together, apart = folder / "together.onnx", folder / "apart.onnx"
-    yield (f"`{name}`", *converted(theirs, together, "onnxruntime", feeds))
-    yield ("and back", *converted(together, apart, "onnx", feeds))
-    yield ("as the runtime fuses it", *converted(fused, folder / "unfused.onnx", "onnx", feeds))
+    yield (f"`{name}`", *compared(theirs, together, "onnxruntime", feeds))
+    yield ("and back", *compared(together, apart, "onnx", feeds))
+    yield ("as the runtime fuses it", *compared(fused, folder / "unfused.onnx", "onnx", feeds))
 
 
-def converted(before: Path, after: Path, to: str, feeds: list[dict[str, Any]]) -> Row:
+def compared(before: Path, after: Path, to: str, feeds: list[dict[str, Any]]) -> Row:
     """Convert a file, and compare both."""
-    model = load(before)
-    found = counted(model)
-    start = time.process_time()
-    manager = PassManager(verify="structure")
-    result = manager.run(model, Pipeline.parse(f"convert-dynamic-layers{{to={to}}}"))
-    took = time.process_time() - start
-    save(result.model, after)
-    slugs = sorted({refusal.slug for refusal in result.ledger.journal.refusals})
-    count = len(result.ledger.journal.refusals)
-    return (
-        to,
-        found,
-        counted(result.model),
-        f"{count} ({', '.join(slugs)})" if slugs else "0",
-        *(difference(before, after, feeds, level) for level in LEVELS_TOLD.values()),
-        f"{took:.1f}",
-    )
+    found = counted(load(before))
+    done = converted(before, after, f"convert-dynamic-layers{{to={to}}}")
+    levels = [difference(before, after, feeds, level) for level in LEVELS_TOLD.values()]
+    return (to, found, counted(done.model), done.refused, *levels, done.seconds)
 
 
 LEVELS_TOLD = {"all": LEVELS.ORT_ENABLE_ALL, "none": LEVELS.ORT_DISABLE_ALL}
@@ -122,25 +94,6 @@ def difference(before: Path, after: Path, feeds: list[dict[str, Any]], level: LE
             values += left.size
             apart += int(np.sum(left.view(np.uint8) != right.view(np.uint8)))
     return f"{apart} bytes differ" if apart else f"same, {values} values"
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "onnx"))
-    lines = [
-        "# Models quantized dynamically, in the other form",
-        "",
-        "`python benchmarks/quantize/dynamic_forms.py --zoo zoo --table FILE`",
-        "",
-        f"{versions}; {platform.machine()}, Python {platform.python_version()}. Bytes of all",
-        "outputs, two generated inputs, with all of the runtime's optimizations and with none; CPU",
-        "seconds of the conversion.",
-        "",
-        "| model | to | layers before | after | refused | all optimizations | none | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -12,28 +12,22 @@ none: how many values of the outputs differ in any bit, and by how much of the l
 
 from __future__ import annotations
 
-import argparse
-import platform
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from form_tables import Row, converted, tabulate
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from graphopt.analysis.quantized_forms import quantized_forms
-from graphopt.ir import load, save
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.ir import load
 
 MODELS = "mobilenetv2.ts,resnet50.ts,efficientnet_b0.ts"
 DIRECTIONS = {"qdq": QuantFormat.QOperator, "qoperator": QuantFormat.QDQ}
 SHAPE = (1, 3, 224, 224)
-Row = tuple[str, ...]
 
 
 class Noise(CalibrationDataReader):
@@ -50,26 +44,15 @@ class Noise(CalibrationDataReader):
 
 def main() -> int:
     """Measure each model in both directions, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0],
-        epilog=(__doc__ or "").partition("\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    tabulate(
+        measured,
+        script="forms.py",
+        models=MODELS,
+        about=__doc__ or "",
+        title="Quantized models in the other form",
+        what="Values of the outputs that\ndiffer in any bit, and by how much of the largest at "
+        "most; CPU seconds.",
     )
-    parser.add_argument("--zoo", type=Path, required=True)
-    parser.add_argument("--models", default=MODELS, help="default: %(default)s")
-    parser.add_argument("--work", type=Path, help="where files are written; default: temporary")
-    parser.add_argument("--table", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        rows = [
-            row
-            for name in given.models.split(",")
-            for row in measured(name, given.zoo / name / "model.onnx", Path(folder))
-        ]
-    text = table(rows)
-    sys.stdout.write(text)
-    if given.table is not None:
-        given.table.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -87,26 +70,12 @@ def measured(name: str, path: Path, folder: Path) -> Iterator[Row]:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        model = load(before)
-        found = quantized_forms(model)
-        start = time.process_time()
-        manager = PassManager(verify="structure")
-        result = manager.run(model, Pipeline.parse(f"convert-quantized-layers{{to={to}}}"))
-        took = time.process_time() - start
-        save(result.model, after)
-        journal = result.ledger.journal
-        refused = sorted({refusal.slug for refusal in journal.refusals})
+        found = counted(quantized_forms(load(before)))
+        done = converted(before, after, f"convert-quantized-layers{{to={to}}}")
         feeds = list(iter(Noise(feed, 1, 4).get_next, None))
         levels = [difference(before, after, feeds, level) for level in ("ALL", "DISABLE")]
-        yield (
-            f"`{name}`",
-            to,
-            counted(found),
-            counted(quantized_forms(result.model)),
-            f"{len(journal.refusals)} ({', '.join(refused)})" if refused else "0",
-            *levels,
-            f"{took:.1f}",
-        )
+        now = counted(quantized_forms(done.model))
+        yield (f"`{name}`", to, found, now, done.refused, *levels, done.seconds)
 
 
 def counted(forms: dict[str, int]) -> str:
@@ -130,25 +99,6 @@ def difference(before: Path, after: Path, feeds: list[dict[str, Any]], level: st
     apart = np.mean([(left != right).mean() for left, right in pairs])
     worst = max(np.abs(left - right).max() / np.abs(left).max() for left, right in pairs)
     return f"{apart:.2%}, {worst:.4f}" if apart else "none"
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
-    command = "`python benchmarks/quantize/forms.py --zoo zoo --table FILE`"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime", "onnx"))
-    lines = [
-        "# Quantized models in the other form",
-        "",
-        command,
-        "",
-        f"{versions}; {platform.machine()}, Python {platform.python_version()}. Values of the",
-        "outputs that differ in any bit, and by how much of the largest at most; CPU seconds.",
-        "",
-        "| model | to | layers before | after | refused | all optimizations | none | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_damage import DAMAGE
+from bundle_damage import DAMAGE, MISFITS
 from device_bundles import rewrite
 
 from graphopt.deploy import validate
@@ -129,16 +129,7 @@ def test_every_variant_is_checked_against_its_own_records(program, variants, man
     assert detail_of_numbers(ours).startswith("variant five: `y` against the original: error is")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda table: table[1].update(file="model.six.onnx"),
-        lambda table: table[1].update(name="two"),
-        lambda table: table.reverse(),
-        lambda table: table[1]["golden"].update(samples=99),
-        lambda table: table[1].pop("golden"),
-    ],
-)
+@pytest.mark.parametrize("change", MISFITS)
 def test_a_table_that_does_not_fit_is_refused(program, many, change):
     rewrite(many, lambda manifest: change(manifest["variants"]))
     report, ours = check(program, many), validate(many).to_dict()

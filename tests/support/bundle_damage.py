@@ -88,3 +88,12 @@ DAMAGE = {
         "names a file",
     ),
 }
+
+MISFITS = [
+    lambda table: table[1].update(file="model.six.onnx"),
+    lambda table: table[1].update(name="two"),
+    lambda table: table.reverse(),
+    lambda table: table[1]["golden"].update(samples=99),
+    lambda table: table[1].pop("golden"),
+]
+"""Ways to make a table of variants one that does not fit its bundle."""
