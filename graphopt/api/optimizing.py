@@ -47,6 +47,8 @@ class Optimization:
     def bundle(self) -> Bundle:
         """The bundle; `save` it to where it is shipped from.
 
+        Where no output was named it lies in a temporary folder, which goes with it.
+
         Raises:
             BudgetExceeded: No candidate passes the correctness gates, so that there is none.
         """
@@ -183,12 +185,14 @@ def _explored(
 
 
 def _kept_temporarily(result: OptimizeResult, parts: BundleParts) -> Optimization:
-    """Build the bundle in a folder that lives as long as the returned value."""
+    """Build the bundle in a folder that lives as long as the bundle."""
     with ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         bundle = Bundle.build(parts, folder / "bundle")
         made = Optimization(report=result, _bundle=bundle)
-        weakref.finalize(made, stack.pop_all().close)
+        # By the bundle, which a caller may keep alone: `optimize(...).bundle.save(...)` lets go of the
+        # rest before the files are read.
+        weakref.finalize(bundle, stack.pop_all().close)
     return made
 
 

@@ -305,6 +305,12 @@ def _compared(
             if len(inputs) != len(given):
                 raise _other_inputs(inputs, len(given))
             feeds = dict(zip(inputs, given, strict=True))
+            if len(outputs) < len(wanted):  # by position nothing else would tell that one is gone
+                raise InputError(
+                    f"the exported model has {len(outputs)} outputs, the framework gave"
+                    f" {len(wanted)}",
+                    why="one was left out: " + ", ".join(f"`{name}`" for name in outputs),
+                )
             results = dict(zip(outputs, wanted, strict=False))
         found = session.run(feeds)
     shapes = {name: array.shape for name, array in feeds.items()}

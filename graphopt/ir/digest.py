@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import onnx_ir as ir
 
@@ -12,6 +13,8 @@ from graphopt.ir.structure import take_structure
 __all__ = ["model_digest", "structure_digest", "tensor_digest"]
 
 _MEMO_KEY = "graphopt.sha256"
+_SERIAL_KEY = "graphopt.serial"
+_SERIALS = itertools.count()
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
@@ -46,5 +49,15 @@ def structure_digest(model: ir.Model) -> str:
     """
     structure = take_structure(model)
     whole = hashlib.sha256(structure.proto.SerializeToString(deterministic=True))
-    whole.update(repr([id(tensor) for tensor in structure.tensors]).encode())
+    whole.update(repr([_serial(tensor) for tensor in structure.tensors]).encode())
     return whole.hexdigest()
+
+
+def _serial(tensor: ir.TensorProtocol) -> int:
+    """Return the number of a tensor, which no other one of this process has or will have."""
+    # Not `id`: a new tensor often lies where one lay that was dropped, and what is remembered by
+    # digests, as ranges on samples, would be taken for that of other weights.
+    known = tensor.meta.get(_SERIAL_KEY)
+    if known is None:
+        known = tensor.meta[_SERIAL_KEY] = next(_SERIALS)
+    return int(known)

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx_ir as ir
+
 from graphopt.deploy import (
     BundleParts,
     Golden,
@@ -15,6 +17,8 @@ from graphopt.deploy import (
     record_golden,
     record_raw,
 )
+from graphopt.deploy.integrity import file_sha256
+from graphopt.ir import external_files, load
 from graphopt.report import OptimizeResult, to_html
 from graphopt.runtime import measure_cold_start
 from graphopt.search.campaign import Outcome
@@ -62,15 +66,17 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
     )
     # Where things lie on the machine that made it is nobody's business on the device.
     result = replace(result, source=Path(result.source).name, output=None)
+    # Loaded again: the stages that all candidates share have changed `bench.model`.
+    original = load(bench.source)
     details = report_details(
-        bench.model, chosen.built.path, bench.feeds[0], chosen.latency, bench.worker
+        original, chosen.built.path, bench.feeds[0], chosen.latency, bench.worker
     )
     result = replace(result, details=details)
     journal = _journal(outcome, chosen)
     return BundleParts(
         model=shipped,
         source=bench.source,
-        source_sha256=result.source_sha256 or "",
+        source_sha256=_source_digest(bench.source, original, result),
         source_bytes=outcome.original_bytes,
         target=target,
         candidate=chosen.built.candidate.name,
@@ -86,6 +92,12 @@ def bundle_parts(outcome: Outcome, chosen: Measured, result: OptimizeResult) -> 
         report_html=to_html(result, journal),
         journal=journal,
     )
+
+
+def _source_digest(source: Path, original: ir.Model, result: OptimizeResult) -> str:
+    """Return the digest of the original's file; of the model where weights lie outside of it."""
+    # A device holds it against the file that it is given as the original, and cannot read models.
+    return result.source_sha256 or "" if external_files(original) else file_sha256(source)
 
 
 def _raw(outcome: Outcome, shipped: Path, golden: Golden) -> RawGolden | None:

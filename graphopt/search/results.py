@@ -200,7 +200,8 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
             f"not verified here: {outcome.bench.absence}; numbers are those of ONNX Runtime's CPU "
             "provider without optimizations, and nothing was timed"
         )
-    if forms := quantized_forms(outcome.bench.model):
+    # Of the file: the model of the workbench is what the shared stages made of it.
+    if forms := quantized_forms(load(outcome.bench.source)):
         counted = ", ".join(f"{count} {QUANTIZED_FORMS[form]}" for form, count in forms.items())
         notes.append(f"the model came quantized: {counted}; these are left as they are")
     if not outcome.bench.feeds_are_real:

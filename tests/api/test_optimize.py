@@ -168,13 +168,24 @@ def test_without_a_right_candidate_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_original_is_known_again_by_its_file(quantized):
+    _, place = quantized
+    report = graphopt.validate(place, reference=DEMO.model).to_dict()
+    assert report["exit_code"] == 0
+    assert "another digest" not in report["checks"][-1]["detail"]
+
+
 def test_in_python_the_bundle_is_saved_where_the_caller_wants(tmp_path):
     samples = [
         {"image": np.zeros((2, 1, 32, 32), np.float32)},
         {"image": np.ones((1, 1, 32, 32), np.float32)},
     ]
-    result = graphopt.optimize(DEMO.model, calibration=samples, latency_budget_s=None)
-    result.bundle.save(tmp_path / "shipped")
+    # What holds the bundle is gone before the bundle is read.
+    bundle = graphopt.optimize(DEMO.model, calibration=samples, latency_budget_s=None).bundle
+    bundle.save(tmp_path / "shipped")
+    place = bundle.path
+    del bundle
+    assert not place.exists()
     assert graphopt.validate(tmp_path / "shipped").exit_code == 0
 
 

@@ -109,3 +109,16 @@ def test_an_output_that_is_missing_is_a_fault(framework):
     with pytest.raises(NumericMismatch) as caught:
         framework({"optimum": {"names": names}}, exporter="optimum")
     assert "no such output" in caught.value.why
+
+
+def test_a_file_that_lost_an_output_is_not_believed(framework, monkeypatch):
+    def leave_two_results(out, exporter, **_):
+        leave_one(out, exporter, names={})
+        for number, size in enumerate((2, 3, 5)):
+            x = np.arange(size, dtype=np.float32) + 1
+            np.savez(f"{out}.case{number}.npz", input_0=x, output_0=2 * x, output_1=3 * x)
+
+    leave_one = leave
+    monkeypatch.setitem(globals(), "leave", leave_two_results)
+    with pytest.raises(InputError, match="has 1 outputs, the framework gave 2"):
+        framework({"dynamo": {}}, exporter="dynamo")
