@@ -190,8 +190,8 @@ def _kept_temporarily(result: OptimizeResult, parts: BundleParts) -> Optimizatio
         folder = stack.enter_context(scratch_folder())
         bundle = Bundle.build(parts, folder / "bundle")
         made = Optimization(report=result, _bundle=bundle)
-        # By the bundle, which a caller may keep alone: `optimize(...).bundle.save(...)` lets go of the
-        # rest before the files are read.
+        # By the bundle, which a caller may keep alone: `optimize(...).bundle.save(...)` lets go of
+        # the rest before the files are read.
         weakref.finalize(bundle, stack.pop_all().close)
     return made
 

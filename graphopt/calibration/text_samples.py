@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from graphopt.calibration.preparation import Preparation
 from graphopt.calibration.prepared_source import ITEMS, PreparedSource, explaining
@@ -81,7 +82,18 @@ def _sample(
         items[place] = {"text": text} if pair is None else {"text": text, "pair": pair}
     labels = [label for _, _, label in batch if label is not None]
     made = {**preparation.feed(list(items)), ITEMS: items}
-    return made | {LABELS: np.asarray(labels)} if labels else made
+    return made | {LABELS: _label_array(labels)} if labels else made
+
+
+def _label_array(labels: Sequence[Any]) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(labels)
+    except ValueError as error:  # lists of different lengths
+        raise CalibrationDataError(
+            "labels of texts do not fit together",
+            why=str(error),
+            hint="give each text one label, or as many as the others have",
+        ) from error
 
 
 def _settled(spec: Mapping[str, Any], file: Path, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -121,11 +133,21 @@ def _fixed(inputs: Sequence[TensorSpec], axis: int) -> int | None:
 
 def _texts(path: Path, spec: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Any]]:
     """Yield text, second text and label of each line that is not empty."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not (text := line.strip()):
-                continue
-            yield (text, None, None) if path.suffix == ".txt" else _parsed(text, spec, path, number)
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not (text := line.strip()):
+                    continue
+                is_plain = path.suffix == ".txt"
+                yield (text, None, None) if is_plain else _parsed(text, spec, path, number)
+    except UnicodeDecodeError as error:
+        raise CalibrationDataError(
+            "a text file cannot be read",
+            where=f"`{path}`, after line {number}",
+            why=f"expected UTF-8: {error.reason}",
+            hint=f"convert it, for example with `iconv -f latin1 -t utf-8 {path.name}`",
+        ) from error
 
 
 def _parsed(

@@ -43,7 +43,9 @@ def text_facts(folder: Path) -> dict[str, Any]:
     sentence = _held(folder, "sentence_bert_config.json")
     found: dict[str, Any] = {}
     limits = (sentence.get("max_seq_length"), tokenizer.get("model_max_length"))
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < _ENDLESS]
+    # JSON of strangers: a limit that is text, or a list, is none.
+    numbers = [limit for limit in limits if type(limit) in (int, float)]  # `true` is none either
+    known = [int(limit) for limit in numbers if 0 < limit < _ENDLESS]
     if known:
         found["max_length"] = known[0]
     if tokenizer.get("padding_side") in ("left", "right"):

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt.errors import (
     GraphoptError,
     MissingExtraError,
+    OutputError,
     PostconditionError,
     RuntimeFailure,
     VerificationError,
@@ -139,7 +140,12 @@ class GroupRun:
 
     def _is_good(self, steps: int, edits: int | None) -> bool:
         """Replay a part of the group on a fresh model and judge the result."""
-        model, replay = self._replay(Limits(steps=steps, edits=edits, dropped=self._dropped))
+        try:
+            model, replay = self._replay(Limits(steps=steps, edits=edits, dropped=self._dropped))
+        except StepFailure:
+            # Some of its edits were discarded, and it relied on them: that shows no fault of those
+            # before. The pass is named all the same, perhaps with a later edit.
+            return True
         check = replace(self._check, timing=self._timing.part("bisection"))
         try:
             check.verify_result(model, replay)
@@ -165,14 +171,23 @@ class GroupRun:
         if manager.reproducer_dir is None:
             return None
         model, _ = self._replay(Limits(steps=failure.steps_before, dropped=self._dropped))
-        folder = write_reproducer(
-            manager.reproducer_dir,
-            model,
-            failure,
-            settings={"seed": manager.seed, "verify": manager.verify},
-            pipeline=self.whole.ledger.pipeline,
-            weights=manager.reproducer_weights,
-        )
+        try:
+            folder = write_reproducer(
+                manager.reproducer_dir,
+                model,
+                failure,
+                settings={"seed": manager.seed, "verify": manager.verify},
+                pipeline=self.whole.ledger.pipeline,
+                weights=manager.reproducer_weights,
+            )
+        except OutputError as error:
+            if manager.on_error == "raise":
+                raise
+            # Who drops passes wants the rest: it is not lost for a folder that is read-only.
+            self.whole.ledger.notes.append(
+                f"no reproducer of `{failure.pass_.name}` was written: {error.why or error.message}"
+            )
+            return None
         return str(folder)
 
     def _accept(self, execution: Execution) -> None:

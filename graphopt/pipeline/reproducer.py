@@ -99,23 +99,31 @@ def reproduce(folder: str | Path) -> Reproduction:
         InputError: The directory is no reproducer, or of another schema.
         PreconditionError: The pass needs facts that were not recorded.
     """
+    from graphopt.pipeline.manager import PassManager  # which writes reproducers
+
     record = _read_record(Path(folder))
-    ranges = {name: ValueRange(*limits) for name, limits in record["facts"]["ranges"].items()}
-    target = record["facts"]["target"]
     try:
-        Pipeline.parse(record["pass"]).run(
-            load(Path(folder) / "model.onnx"),
+        facts, steps = record["facts"], Pipeline.parse(record["pass"])
+        ranges = {name: ValueRange(*limits) for name, limits in facts["ranges"].items()}
+        target = {**facts["target"], "features": frozenset(facts["target"]["features"])}
+        manager = PassManager(
             on_error="raise",
             reproducer_dir=None,
-            target=TargetFacts(**{**target, "features": frozenset(target["features"])}),
+            target=TargetFacts(**target),
             statistics_provider=lambda _model, _names, _method: ranges,
             **record["settings"],
         )
+        recorded = str(record["reason"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_reproducer(Path(folder), f"{type(error).__name__}: {error}") from error
+    model = load(Path(folder) / "model.onnx")
+    try:
+        manager.run(model, steps)
     except PreconditionError:
         raise  # the facts of the reproducer do not suffice; this says nothing about the pass
     except PassError as error:
-        return Reproduction(reproduced=True, recorded=record["reason"], found=str(error))
-    return Reproduction(reproduced=False, recorded=record["reason"], found=None)
+        return Reproduction(reproduced=True, recorded=recorded, found=str(error))
+    return Reproduction(reproduced=False, recorded=recorded, found=None)
 
 
 def _record(
@@ -160,18 +168,22 @@ def _write(folder: Path, model: ir.Model, record: dict[str, Any], trace: str) ->
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _no_reproducer(folder: Path, why: str) -> InputError:
+    return InputError(
+        f"`{folder}` is not a reproducer",
+        where=f"`{folder / 'reproducer.json'}`",
+        why=why,
+        hint=f"name a directory called `{_PREFIX}...` that a failed run wrote",
+    )
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "reproducer.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = record["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"`{folder}` is not a reproducer",
-            where=f"`{path}`",
-            why=str(error),
-            hint=f"name a directory called `{_PREFIX}...` that a failed run wrote",
-        ) from error
+        raise _no_reproducer(folder, str(error)) from error
     if found != SCHEMA_VERSION:
         raise InputError(
             f"`{folder}` has an unknown schema",

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -32,6 +34,8 @@ _NUMBER = re.compile(
 )
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 _GROUP = "fixpoint"
+_DEEPEST = 32
+"""Groups and lists within one another; deeper ones would end in Python's limit of recursion."""
 _CONSTANTS: dict[str, OptionValue] = {"true": True, "false": False, "none": None}
 
 _QUOTE_HINT = "quote the pipeline on the command line: --pipeline 'pass{option=value}'"
@@ -86,6 +90,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
+        self._depth = 0
 
     def at_end(self) -> bool:
         self._skip_space()
@@ -120,7 +125,8 @@ class _Parser:
         if name != _GROUP:
             return PassText(name, options, position)
         self._expect("(", "`(` and the passes of the group")
-        elements = self.pipeline()
+        with self._inside():
+            elements = self.pipeline()
         self._expect(")", "`,` or `)`")
         return GroupText(options, elements, position)
 
@@ -149,7 +155,8 @@ class _Parser:
     def _value(self) -> OptionValue:
         self._skip_space()
         if self._take("["):
-            return self._list()
+            with self._inside():
+                return self._list()
         if text := self._try(_NUMBER):
             return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         if self._peek() == '"':
@@ -177,6 +184,15 @@ class _Parser:
             return str(json.loads(quoted))
         except json.JSONDecodeError as error:
             self.fail("a string as JSON writes it", position=position + error.pos)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Count how deep groups and lists are nested."""
+        if self._depth == _DEEPEST:
+            self.fail(f"at most {_DEEPEST} groups or lists within one another")
+        self._depth += 1
+        yield
+        self._depth -= 1
 
     def _name(self, expected: str) -> str:
         return self._match(_NAME, expected)

@@ -180,6 +180,37 @@ def test_lines_that_cannot_be_understood(tokenizer):
     assert "`text`" in error.why
 
 
+def test_texts_in_another_encoding_are_told_as_such(tokenizer):
+    (tokenizer / "texts.txt").write_bytes("a\nb\ncaf\xe9\n".encode("latin-1"))
+    error = failure(list, load_samples(tokenizer / "texts.txt", inputs=[IDS]))
+    assert "UTF-8" in error.why
+    assert "iconv" in error.hint
+
+
+def test_labels_of_different_lengths_are_refused(tokenizer):
+    lines = ['{"text": "a", "label": [1, 2]}', '{"text": "b", "label": [1]}']
+    (tokenizer / "texts.jsonl").write_text("\n".join(lines))
+    spec = write_spec(
+        tokenizer,
+        kind="text",
+        source="texts.jsonl",
+        tokenizer=".",
+        label_field="label",
+        batch_size=2,
+    )
+    error = failure(list, load_samples(spec, inputs=[IDS]))
+    assert "labels" in error.message
+
+
+@pytest.mark.parametrize("limit", ['"3"', "[3]", "true", "-1", "1e30"])
+def test_a_limit_that_is_no_number_of_tokens_is_none(tokenizer, limit):
+    (tokenizer / "texts.txt").write_text("a b c a b c\n")
+    (without,) = load_samples(tokenizer / "texts.txt", inputs=[IDS])
+    (tokenizer / "tokenizer_config.json").write_text(f'{{"model_max_length": {limit}}}')
+    (found,) = load_samples(tokenizer / "texts.txt", inputs=[IDS])
+    assert found["input_ids"].tolist() == without["input_ids"].tolist()
+
+
 def test_texts_without_what_they_need(tokenizer, tmp_path_factory, monkeypatch):
     alone = tmp_path_factory.mktemp("alone") / "texts.txt"
     alone.write_text("a\n")

@@ -55,6 +55,11 @@ def test_wrong_result_is_traced_to_the_edit_and_the_model_is_put_back(chain, fee
     assert model_digest(chain) == before
 
 
+def test_wrong_result_of_a_pass_that_cannot_be_cut_short_is_traced_to_the_pass(chain, feeds):
+    with pytest.raises(PassError, match="`rely-on-edits` changed an output"):
+        run("rely-on-edits", chain, feeds=feeds)
+
+
 def test_guilty_pass_is_dropped_and_the_rest_is_kept(chain, feeds):
     text = (
         "relabel-operators{old=Relu},"  # right: what it reads is not negative

@@ -117,3 +117,13 @@ def test_only_mangled_text_is_called_mangled():
     with pytest.raises(PipelineSyntaxError) as caught:
         parse_text("a b")
     assert caught.value.hint is None
+
+
+@pytest.mark.parametrize("text", ["fixpoint(" * 5000, "p{a=" + "[" * 5000])
+def test_what_is_nested_too_deeply_is_refused_with_a_caret(text):
+    with pytest.raises(PipelineSyntaxError, match="at most 32"):
+        parse_text(text)
+
+
+def test_nesting_side_by_side_is_not_deep():
+    assert len(parse_text(",".join(["fixpoint(a{b=[[1]]})"] * 100))) == 100

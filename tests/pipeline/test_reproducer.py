@@ -107,7 +107,14 @@ def test_random_weights_are_the_same_twice_and_have_the_spread_of_the_original()
     assert 0.5 < tensors(one)["w"].std() / tensors(weighted())["w"].std() < 2.0
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"schema_version": 99}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1}'),
+        '{"schema_version": 1, "facts": {"ranges": {}, "target": {"features": [], "wheels": 4}}, '
+        '"pass": "raise-error", "settings": {}, "reason": ""}',
+    ],
+)
 def test_directory_that_is_no_reproducer(tmp_path, text):
     if text is not None:
         (tmp_path / "reproducer.json").write_text(text)
@@ -122,3 +129,11 @@ def test_folder_that_cannot_be_written(chain, tmp_path):
         Pipeline.parse("raise-error").run(chain, reproducer_dir=missing)
     assert not missing.exists()
     assert write_reproducer
+
+
+def test_folder_that_cannot_be_written_costs_none_of_the_other_passes(chain, tmp_path):
+    text = "raise-error,relabel-operators{reverse=true limit=3}"
+    result = Pipeline.parse(text).run(chain, reproducer_dir=tmp_path / "missing", on_error="drop")
+    assert [entry.status for entry in result.ledger.entries] == ["applied", "rolled-back"]
+    assert result.ledger.entries[1].reproducer is None
+    assert any("no reproducer of `raise-error`" in note for note in result.ledger.notes)

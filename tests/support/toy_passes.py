@@ -120,6 +120,21 @@ class AskForFacts(Pass):
         self.seen.append(facts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RelyOnEdits(Pass):
+    """Turn two nodes into Neg, the second only where the first has become one."""
+
+    name: ClassVar[str] = "rely-on-edits"
+    contract: ClassVar[Contract] = Contract(numerics=Exact())
+
+    def run(self, model, edit, facts):
+        for node in list(model.graph)[:2]:
+            with edit.rewrite(node, because="relied on") as change:
+                change.set_operator(node, "Neg")
+            if node.op_type != "Neg":
+                raise LookupError("where is my edit?")
+
+
 TOY_PASSES = (
     RelabelOperators,
     RoundRelabel,
@@ -127,6 +142,7 @@ TOY_PASSES = (
     ToggleOperators,
     RaiseError,
     BreakStructure,
+    RelyOnEdits,
     GoBehindTheEditor,
     AskForFacts,
 )
