@@ -141,6 +141,7 @@ class Bench:
             ledger = self.pruned(key, path)
             outputs = self.outputs(path)
             found = {"metric": self.metric(outputs), "bytes": path.stat().st_size}
+            found |= self.by_row(outputs)
         off = np.square(outputs - self.wanted, dtype=np.float64).sum()
         found["error"] = math.sqrt(off / np.square(self.wanted, dtype=np.float64).sum())
         fits = [fit for decision in ledger.journal.decisions for fit in decision.fits]
@@ -148,7 +149,8 @@ class Bench:
             errors = [getattr(fit, side) for fit in fits if getattr(fit, side) is not None]
             found[f"error_{side}"] = float(np.mean(errors)) if errors else None
         found["groups"] = len(ledger.journal.decisions)
-        print(*key, json.dumps(found), f"{time.process_time() - start:.1f} s", flush=True)
+        shown = {name: value for name, value in found.items() if name != "right"}
+        print(*key, json.dumps(shown), f"{time.process_time() - start:.1f} s", flush=True)
         return found
 
     def outputs(self, path: Path) -> np.ndarray:
@@ -171,6 +173,13 @@ class Bench:
         ]
         return float(np.concatenate(parts).mean())
 
+    def by_row(self, logits: np.ndarray) -> dict[str, Any]:
+        """Return the mean loss of digits in nats, and which rows are right, as bits in hex."""
+        if self.labels.ndim != 1:
+            return {}
+        right = np.packbits(logits.argmax(axis=1) == self.labels)
+        return {"loss": float(losses(logits, self.labels).mean()), "right": right.tobytes().hex()}
+
     def is_repeatable(self) -> bool:
         """Tell whether the same command writes the same bytes twice."""
         name = self.folder.name
@@ -184,7 +193,7 @@ class Bench:
 
 
 def losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the negative log-likelihood of each byte, in nats."""
+    """Return the negative log-likelihood of each label, in nats."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     total = np.log(np.exp(shifted).sum(axis=-1))
     return total - np.take_along_axis(shifted, labels[..., None], axis=-1)[..., 0]

@@ -2,6 +2,7 @@
 
 Usage:
     python benchmarks/prune/train.py --out trained [--only digits_cnn digits_transformer byte_lm]
+    python benchmarks/prune/train.py --out folds --folds 5 --only digits_cnn digits_transformer
 
 Needs torch, onnxscript and scikit-learn; minutes for each on one core. Seeds are fixed. For each:
 
@@ -13,8 +14,10 @@ Needs torch, onnxscript and scikit-learn; minutes for each on one core. Seeds ar
 
 `digits_cnn`: residual convolutions, 1.4 M parameters; `digits_transformer`: eight pre-norm blocks
 of width 128, 1.6 M; both on the 1,797 images of 8 x 8 pixels that come with scikit-learn, 540 of
-them held out. `byte_lm`: six causal blocks of width 192, 2.8 M, on the source of Python's standard
-library, every tenth file held out; bits per byte are `log2(perplexity)`.
+them held out. With `--folds K` each of these two is trained K times, as `folds/NAME/0` to `K-1`:
+every image is held out once, and every model starts from a seed of its own. `byte_lm`: six causal
+blocks of width 192, 2.8 M, on the source of Python's standard library, every tenth file held out;
+bits per byte are `log2(perplexity)`.
 """
 
 from __future__ import annotations
@@ -212,9 +215,9 @@ def has_convolutions(model: nn.Module) -> bool:
     return any(layer.kernel_size == (3, 3) for layer in layers)
 
 
-def shuffled(images: np.ndarray, labels: np.ndarray, size: int = 64) -> Batches:
+def shuffled(images: np.ndarray, labels: np.ndarray, seed: int, size: int = 64) -> Batches:
     """Return seeded batches of images, each shifted by up to one pixel."""
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(1 + seed)
     padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
 
     def batch_of(_step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -273,13 +276,26 @@ def write_facts(folder: Path, model: nn.Module, seconds: float, **metric: float)
     print(folder.name, json.dumps(facts), flush=True)
 
 
-def make_digits(folder: Path, build: Callable[[], nn.Module], rate: float, steps: int) -> None:
-    """Train and write one of the two models of digits."""
-    images, labels = digits()
-    held, learned = slice(0, HELD_OUT_IMAGES), slice(HELD_OUT_IMAGES, None)
-    torch.manual_seed(0)
+def held_out(rows: int, fold: int, folds: int) -> np.ndarray:
+    """Return which images are held out, bool (rows,): the first 540, or those of a fold."""
+    places = np.arange(rows)
+    return places % folds == fold if folds else places < HELD_OUT_IMAGES
+
+
+def make_digits(
+    folder: Path,
+    build: Callable[[], nn.Module],
+    rate: float,
+    steps: int,
+    split: tuple[int, int] = (0, 0),
+) -> None:
+    """Train and write one of the two models of digits; `split` is a fold, its seed, of how many."""
+    (fold, folds), (images, labels) = split, digits()
+    held = held_out(len(images), fold, folds)
+    learned = ~held
+    torch.manual_seed(fold)
     start, model = time.perf_counter(), build()
-    train(model, shuffled(images[learned], labels[learned]), steps, rate, decay=0.05)
+    train(model, shuffled(images[learned], labels[learned], fold), steps, rate, decay=0.05)
     with torch.no_grad():
         right = model(torch.from_numpy(images[held])).argmax(dim=1).numpy() == labels[held]
     calibration = images[learned][:CALIBRATION_ROWS], labels[learned][:CALIBRATION_ROWS]
@@ -309,10 +325,9 @@ def make_byte_lm(folder: Path, steps: int = 700) -> None:
     write_facts(folder, model, time.perf_counter() - start, bits_per_byte=loss.item() / math.log(2))
 
 
-MODELS: dict[str, Callable[[Path], None]] = {
-    "digits_cnn": lambda folder: make_digits(folder, digits_cnn, 2e-3, 600),
-    "digits_transformer": lambda folder: make_digits(folder, DigitsTransformer, 1e-3, 600),
-    "byte_lm": make_byte_lm,
+DIGITS: dict[str, tuple[Callable[[], nn.Module], float, int]] = {
+    "digits_cnn": (digits_cnn, 2e-3, 600),  # learning rate and steps
+    "digits_transformer": (DigitsTransformer, 1e-3, 600),
 }
 
 
@@ -320,14 +335,22 @@ def main() -> None:
     """Train what was asked for."""
     parser = argparse.ArgumentParser(description="Trained models and samples for pruning.")
     parser.add_argument("--out", type=Path, required=True, help="folder for NAME/model.onnx")
-    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
+    names = [*DIGITS, "byte_lm"]
+    parser.add_argument("--only", nargs="*", choices=names, default=names)
+    parser.add_argument("--folds", type=int, default=0, help="train digits so often, by folds")
     arguments = parser.parse_args()
+    if arguments.folds and not {*arguments.only} <= {*DIGITS}:
+        parser.error("--folds is for models of digits: name them by --only")
     torch.set_num_threads(1)  # more would let sums depend on the machine
     for name in arguments.only:
-        folder = arguments.out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        print(name, flush=True)
-        MODELS[name](folder)
+        for fold in range(max(1, arguments.folds)):
+            folder = arguments.out / name / (str(fold) if arguments.folds else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            print(name, fold, flush=True)
+            if name == "byte_lm":
+                make_byte_lm(folder)
+            else:
+                make_digits(folder, *DIGITS[name], (fold, arguments.folds))
 
 
 if __name__ == "__main__":
