@@ -51,11 +51,12 @@ def verify(
         max_rel: Largest difference of an output, as a fraction of its largest value.
         min_cosine: Smallest cosine between the outputs, in [-1, 1].
         min_sqnr_db: Smallest signal-to-noise ratio, in dB.
-        threads: Threads inside one operator.
+        threads: Threads inside one operator; 0 lets the runtime choose.
         seed: Seed of generated inputs.
         progress: Called with each step.
 
     Raises:
+        OptionError: The number of threads is negative.
         InputError: A model or the samples cannot be used.
         RuntimeFailure: The candidate does not load or run.
     """
@@ -66,6 +67,7 @@ def verify(
         "min_sqnr_db": min_sqnr_db,
     }
     limits = {name: limit for name, limit in given.items() if limit is not None}
+    _check_threads(threads)
     Reporter(progress, "verify")("comparing outputs")
     # Packed kernels round differently for a constant and for the same weight computed on the way.
     exact = {} if limits else {"session.disable_prepacking": "1"}
@@ -85,6 +87,11 @@ def verify(
     return ComparisonReport(
         reference=Path(reference), candidate=Path(candidate), comparison=comparison, limits=limits
     )
+
+
+def _check_threads(threads: int) -> None:
+    if threads < 0:
+        raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
 
 
 def _feeds(
@@ -122,8 +129,7 @@ def bench(
         InputError: A model or the samples cannot be used.
         RuntimeFailure: A model does not load or run.
     """
-    if threads < 0:
-        raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
+    _check_threads(threads)
     load(candidate)  # a file that is no model is the user's error, not a failed candidate
     options = SessionOptions(threads=threads)
     model = load(baseline)

@@ -43,8 +43,10 @@ def text_facts(folder: Path) -> dict[str, Any]:
     sentence = _held(folder, "sentence_bert_config.json")
     found: dict[str, Any] = {}
     limits = (sentence.get("max_seq_length"), tokenizer.get("model_max_length"))
-    # JSON of strangers: a limit that is text, or a list, is none.
-    numbers = [limit for limit in limits if type(limit) in (int, float)]  # `true` is none either
+    # JSON of strangers: a limit that is text, a list or `true` is none.
+    numbers = [
+        limit for limit in limits if isinstance(limit, int | float) and not isinstance(limit, bool)
+    ]
     known = [int(limit) for limit in numbers if 0 < limit < _ENDLESS]
     if known:
         found["max_length"] = known[0]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from graphopt.errors import InputError, RuntimeFailure, VerificationError
+from graphopt.errors import (
+    GraphoptError,
+    InputError,
+    MetricError,
+    RuntimeFailure,
+    VerificationError,
+)
 from graphopt.runtime import (
     ColdStart,
     LatencyComparison,
@@ -32,6 +38,9 @@ NEGLIGIBLE_GROWTH = 0.001
 NEGLIGIBLE_DROP = 1e-6
 """Less than one wrong answer in a million rows: what rounding alone does to a loss."""
 NOT_REQUESTED = GateMeasurement(None, "not-requested")
+# The original was measured before by the same metric: where that fails now, it is the candidate's
+# outputs that it cannot take, and the others are measured all the same.
+_ITS_OWN_FAILURES = (RuntimeFailure, VerificationError, MetricError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +103,20 @@ def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured 
             return measured
         report("timing against the original")
         return _judged(bench, _timed(bench, measured))
-    except (RuntimeFailure, VerificationError) as error:
-        return Rejected(candidate=built.candidate, reason=error.message, error=error)
+    except _ITS_OWN_FAILURES as error:
+        return Rejected(candidate=built.candidate, reason=_told(error), error=error)
 
 
 def compare(bench: Workbench, built: Built, original_bytes: int) -> Measured | Rejected:
     """Measure the numbers of a candidate alone, not its speed; see `measure`."""
     try:
         return _numbers(bench, built, original_bytes)
-    except (RuntimeFailure, VerificationError) as error:
-        return Rejected(candidate=built.candidate, reason=error.message, error=error)
+    except _ITS_OWN_FAILURES as error:
+        return Rejected(candidate=built.candidate, reason=_told(error), error=error)
+
+
+def _told(error: GraphoptError) -> str:
+    return f"{error.message}: {error.why}" if error.why else error.message
 
 
 def _numbers(bench: Workbench, built: Built, original_bytes: int) -> Measured:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -200,6 +201,19 @@ def test_a_metric_function_gets_a_predictor(tmp_path):
     result = graphopt.optimize(DEMO.model, metric=largest, latency_budget_s=None)
     assert result.report.metric.name == "largest"
     assert set(seen) == {(1, 10)}
+
+
+def test_a_candidate_that_the_metric_cannot_take_is_rejected_alone():
+    values = iter([1.0, math.nan])
+
+    def once_well(predict):
+        predict({"image": np.zeros((1, 1, 32, 32), np.float32)})
+        return next(values, 1.0)
+
+    result = graphopt.optimize(DEMO.model, metric=once_well, latency_budget_s=None)
+    rejected = [item for item in result.report.candidates if "metric" in (item.reason or "")]
+    assert [item.status for item in rejected] == ["rejected"]
+    assert result.report.chosen not in (None, rejected[0].name)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is recorded for the device, and how tolerances are chosen."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,30 @@ def test_tolerances_grow_with_what_other_kernels_do_to_the_model(tmp_path, model
     )
     assert golden.outputs["y"].bound == pytest.approx(SPREAD_FACTOR * 0.01 / 1.01, rel=1e-3)
     assert golden.outputs["y"].same_kernels_bound == FLOORS["float32"]
+
+
+def test_an_output_that_other_kernels_change_in_kind_is_not_compared(models, feeds):
+    class Worker:
+        """Lets the kernels of the optimized session return a NaN in the place of a number."""
+
+        def load(self, path, options):
+            session = shared_worker().load(path, options)
+            if options.optimization == "all":
+                plain = session.run
+
+                def run(fed):
+                    found = plain(fed)
+                    return {**found, "y": np.where(found["y"] < np.inf, np.nan, found["y"])}
+
+                session.run = run
+            return session
+
+    golden = record_golden(
+        models.original, models.candidate, feeds, options=SessionOptions(), worker=Worker()
+    )
+    assert golden.outputs["y"].compare == "nothing"
+    assert golden.outputs["label"].compare == "values"
+    json.dumps(golden.to_dict(), allow_nan=False)
 
 
 def test_large_outputs_are_thinned_out_and_samples_left_out(models, feeds):
