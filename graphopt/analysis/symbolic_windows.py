@@ -55,15 +55,18 @@ def _window_sizes(
     if padding in ("SAME_UPPER", "SAME_LOWER") and len(strides) == rank:
         pairs = zip(sizes, strides, strict=True)
         return [-(-size // step) if isinstance(size, int) else None for size, step in pairs]
-    is_rounded_down = int_attribute(node, "ceil_mode", 0) == 0
-    if kernel is None or padding not in ("NOTSET", "VALID") or not is_rounded_down:
+    is_rounded_up = int_attribute(node, "ceil_mode", 0) != 0
+    if kernel is None or padding not in ("NOTSET", "VALID"):
         return [None] * rank
     if [len(each) for each in (pads, strides, dilations, kernel)] != [2 * rank, rank, rank, rank]:
         return [None] * rank
-    found: list[Integer] = []
+    found: list[Integer | None] = []
     for axis, size in enumerate(sizes):
         padded = size + (pads[axis] + pads[axis + rank])
         left = padded - (dilations[axis] * (kernel[axis] - 1) + 1)
+        if is_rounded_up:
+            found.append(_rounded_up(left, strides[axis], size + pads[axis]))
+            continue
         if isinstance(left, int) and left >= 0:
             found.append(left // strides[axis] + 1)
             continue
@@ -72,6 +75,24 @@ def _window_sizes(
         steps = known.symbols.of(("windows", left, strides[axis]), is_size=True)
         found.append(left + 1 if strides[axis] == 1 else steps)
     return found
+
+
+def _rounded_up(left: Integer, stride: int, reach: Integer) -> int | None:
+    """Return the places of a window where the last one may be partly outside (`ceil_mode`).
+
+    Args:
+        left: How much of an axis is beyond the first window; negative where that does not fit.
+        stride: From one place to the next.
+        reach: Where padding at the end begins.
+
+    Returns:
+        ``None`` where sizes are not numbers, and where versions of the operator differ: whether a
+        window that begins in the padding counts.
+    """
+    if not isinstance(left, int) or not isinstance(reach, int) or left <= -stride:
+        return None
+    places = -(-left // stride) + 1
+    return places if (places - 1) * stride < reach else None
 
 
 def _numbers(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -90,6 +111,12 @@ def _pool(node: ir.Node, known: SymbolicShapes) -> _Found:
     data = known.dims(operand(node, 0))
     channels = data[1] if data is not None and len(data) > 1 else None
     return _window(node, known, channels, ints_attribute(node, "kernel_shape"))
+
+
+def _global_pool(node: ir.Node, known: SymbolicShapes) -> _Found:
+    """One number for each image and channel."""
+    data = known.dims(operand(node, 0))
+    return None if data is None or len(data) < 3 else [(*data[:2], *(1,) * (len(data) - 2))]  # noqa: PLR2004
 
 
 def _gather_nd(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -123,7 +150,9 @@ WINDOW_DIMS: Mapping[str, Callable[[ir.Node, SymbolicShapes], _Found]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
     "GatherND": _gather_nd,
-    "GlobalAveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalLpPool": _global_pool,
+    "GlobalMaxPool": _global_pool,
     "MaxPool": _pool,
     "Resize": _resize,
 }

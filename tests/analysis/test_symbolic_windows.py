@@ -6,6 +6,7 @@ import pytest
 
 from graphopt.analysis import infer_shapes
 from graphopt.analysis.symbolic_table import SymbolicTable
+from graphopt.analysis.typed_shapes import TypedShapes
 from graphopt.ir import from_text
 
 SIZES = (5, 6, 7, 8, 11)
@@ -69,3 +70,36 @@ def test_as_many_windows_by_different_ways():
     wide = names["Conv<strides = [2], pads = [1, 1], dilations = [1]>(x, w)"]
     assert wide == names["MaxPool<kernel_shape = [3], pads = [1, 1], strides = [2]>(x)"]
     assert wide != names["Conv<strides = [2], pads = [0, 1], dilations = [1]>(x, w)"]
+
+
+ROUNDED_UP = [
+    f"{kind}Pool<kernel_shape = [{kernel}], strides = [{stride}], pads = [{pad}, {more}], "
+    f"dilations = [{dilation}], ceil_mode = 1>(x)"
+    for kind, kernel, stride, (pad, more), dilation in itertools.product(
+        ("Max", "Average"), (2, 3, 9), (1, 2, 4, 9), ((0, 0), (0, 1), (1, 0), (1, 1)), (1, 2)
+    )
+]
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 7])
+def test_windows_rounded_up_and_whole_images_are_known_without_inference(length, monkeypatch):
+    windows = [*ROUNDED_UP, *(f"Global{kind}Pool(x)" for kind in ("Average", "Lp", "Max"))]
+    body = "".join(f"y{index} = {window}\n" for index, window in enumerate(windows))
+    model = from_text(
+        f"""<ir_version: 10, opset_import: ["" : 22]>
+        g (float[N,3,{length}] x) => (float z) {{ {body} z = ReduceSum(y0) }}"""
+    )
+    values = [node.outputs[0] for node in model.graph][: len(windows)]
+    inferred = infer_shapes(model)
+    monkeypatch.setattr(TypedShapes, "ask_inference", lambda *_: None)
+    known = TypedShapes(model)
+    told = 0
+    for window, value in zip(windows, values, strict=True):
+        size = known.dims(value)[-1]
+        if isinstance(size, int):
+            told += 1
+            assert size == inferred.of(value).dims[-1], window
+        assert known.shape(value).dims[:2] == ("N", 3)
+    # The rest begin in the padding, or do not fit.
+    assert told >= len(windows) // 2
+    assert [known.dims(value)[-1] for value in values[-3:]] == [1, 1, 1]
