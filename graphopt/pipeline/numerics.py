@@ -21,7 +21,14 @@ from graphopt.pipeline.half_precision import runtime_tolerance
 from graphopt.pipeline.ledger import Drift
 from graphopt.rewrite import Numerics
 from graphopt.runtime import Session, SessionOptions, Worker, generate_feed_sets, shared_worker
-from graphopt.verification import ErrorSummary, contract_fault, random_outputs
+from graphopt.verification import (
+    ErrorSummary,
+    OutputDifference,
+    compare_outputs,
+    contract_fault,
+    random_outputs,
+)
+from graphopt.verification.comparison import form_fault
 
 __all__ = ["Feeds", "NumericJudge"]
 
@@ -47,7 +54,7 @@ class NumericJudge:
         worker: Where models run; the shared worker where ``None``.
         notes: What else must be said of the comparison, each once.
         unstable: Outputs that differ between two runs of the reference itself; only their type and
-            shape are compared.
+            rank are compared.
     """
 
     reference: Path | Checkpoint
@@ -109,8 +116,13 @@ class NumericJudge:
         for wanted, found in zip(expected, self._latest, strict=True):
             stable = {name: found.get(name) for name in found if name not in self.unstable}
             kept = {name: value for name, value in wanted.items() if name not in self.unstable}
-            summary.update(kept, stable)
+            summary.add(compare_outputs(kept, stable) | self._unstable_faults(wanted, found))
         return summary
+
+    def _unstable_faults(self, wanted: Outputs, found: Outputs) -> dict[str, OutputDifference]:
+        """Return which outputs that vary on their own have another type or rank than before."""
+        faults = {name: form_fault(wanted.get(name), found.get(name)) for name in self.unstable}
+        return {name: OutputDifference.broken(fault) for name, fault in faults.items() if fault}
 
     def _faults(self, summary: ErrorSummary, numerics: Numerics) -> dict[str, str]:
         found = {

@@ -48,13 +48,13 @@ def find_pass(name: str) -> type[Pass]:
     Raises:
         UnknownNameError: There is no such pass; the nearest names are the hint.
         UsageError: Two owners claim the name.
-        PassError: The file or plug-in does not keep the naming rule.
+        PassError: The plug-in cannot be imported, or the owner does not keep the naming rule.
     """
     from graphopt.rewrite import Pass
 
     owner = _owner(name)
     if isinstance(owner, EntryPoint):
-        found = owner.load()
+        found = _loaded(owner)
     else:
         found = getattr(importlib.import_module(owner), class_name(name), None)
     if not (
@@ -80,7 +80,10 @@ def pass_summary(name: str) -> str:
         module, cls = owner.value.split(":")[0].strip(), owner.attr or ""
     else:
         module, cls = owner, class_name(name)
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:  # of the package around it; `find_pass` tells whose it is
+        return ""
     if spec is None or spec.origin is None:
         return ""
     return _class_summary(Path(spec.origin).read_text(encoding="utf-8"), cls)
@@ -114,6 +117,18 @@ def _files() -> dict[str, str]:
         for stem in stems
         if not stem.startswith("_")
     }
+
+
+def _loaded(plug_in: EntryPoint) -> object:
+    try:
+        return plug_in.load()
+    except (ImportError, AttributeError) as error:
+        raise PassError(
+            f"plug-in pass `{plug_in.name}` cannot be imported",
+            where=f"`{_owner_text(plug_in)}`",
+            why=str(error),
+            hint="install what it needs, or uninstall the distribution that provides it",
+        ) from error
 
 
 def _owner(name: str) -> str | EntryPoint:

@@ -24,7 +24,7 @@ from graphopt.verification.randomness import RandomOutputs, random_outputs
 from graphopt.verification.sequences import run_in_turn
 from graphopt.verification.summary import ErrorSummary, contract_fault
 
-__all__ = ["Comparison", "Verdict", "compare_models", "compare_sessions"]
+__all__ = ["Comparison", "Verdict", "compare_models", "compare_sessions", "form_fault"]
 
 Feeds: TypeAlias = Mapping[str, Any]
 _MOST_STEPS = 64  # of a sequence that shows how errors add up
@@ -222,14 +222,17 @@ def _differences(
         {name: value for name, value in found.items() if name not in random},
     )
     for name in random:
-        fault = _form_fault(expected.get(name), found.get(name))
+        fault = form_fault(expected.get(name), found.get(name))
         if fault:
             stable[name] = OutputDifference.broken(fault)
     return stable
 
 
-def _form_fault(expected: Any, found: Any) -> str | None:
-    """Compare type and shape; what a shape that is itself random has in common is its rank."""
+def form_fault(expected: Any, found: Any) -> str | None:
+    """Return how two values of a random output differ in type or rank; ``None`` where they do not.
+
+    What a shape that is itself random has in common from draw to draw is its rank.
+    """
     if not isinstance(expected, np.ndarray) or not isinstance(found, np.ndarray):
         return None if type(expected) is type(found) else "one of the two is not a tensor"
     if expected.dtype == found.dtype and expected.ndim == found.ndim:

@@ -9,7 +9,7 @@ import graphopt
 from graphopt import api
 from graphopt import ir as gir
 from graphopt.demo import demo_files
-from graphopt.errors import BudgetExceeded, OutputError, PreconditionError
+from graphopt.errors import BudgetExceeded, OptionError, OutputError, PreconditionError
 
 DEMO = demo_files()
 TEXT = (
@@ -93,6 +93,12 @@ def test_verify_tells_equal_from_different(model, tmp_path):
         broken.raise_if_broken()
     assert graphopt.verify(model, other, max_abs=1e9).exit_code == 0
     assert graphopt.verify(model, other, min_cosine=1.0).exit_code == 1
+
+
+@pytest.mark.parametrize("compare", [graphopt.verify, graphopt.bench])
+def test_fewer_than_no_threads(model, compare):
+    with pytest.raises(OptionError, match="threads"):
+        compare(model, model, threads=-1)
 
 
 def test_bench_compares_a_model_with_itself(model):

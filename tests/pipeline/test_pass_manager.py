@@ -60,6 +60,17 @@ def test_wrong_result_of_a_pass_that_cannot_be_cut_short_is_traced_to_the_pass(c
         run("rely-on-edits", chain, feeds=feeds)
 
 
+def test_random_output_keeps_its_rank():
+    model = from_text(
+        """(float[1,N] x) => (float y) <int64[1] axes = {0}> {
+            a = RandomUniformLike(x)  b = Add(a, x)  y = Squeeze(b, axes)
+        }"""
+    )
+    model.graph.outputs[0].shape = None
+    with pytest.raises(PassError, match="changed an output"):
+        run("add-an-axis", model)
+
+
 def test_guilty_pass_is_dropped_and_the_rest_is_kept(chain, feeds):
     text = (
         "relabel-operators{old=Relu},"  # right: what it reads is not negative

@@ -77,3 +77,12 @@ print([name for name in ("numpy", "onnx", "onnx_ir", "onnxruntime", "torch") if 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("value", ["no_such_package.module:Pass", "toy_passes:NoSuchPass"])
+def test_plug_in_that_cannot_be_imported_names_its_owner(monkeypatch, value):
+    monkeypatch.setattr("graphopt.pipeline.registry.plug_ins", points(("a-pass", value)))
+    with pytest.raises(PassError, match="`a-pass` cannot be imported") as caught:
+        find_pass("a-pass")
+    assert value in caught.value.where
+    assert pass_summary("a-pass") == ""

@@ -135,6 +135,20 @@ class RelyOnEdits(Pass):
                 raise LookupError("where is my edit?")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AddAnAxis(Pass):
+    """Turn the operator of the last node into Unsqueeze, which adds an axis to the output."""
+
+    name: ClassVar[str] = "add-an-axis"
+    contract: ClassVar[Contract] = Contract(numerics=Exact())
+
+    def run(self, model, edit, facts):
+        node = model.graph[-1]
+        if node.op_type == "Squeeze":
+            with edit.rewrite(node, because="for a rank more") as change:
+                change.set_operator(node, "Unsqueeze")
+
+
 TOY_PASSES = (
     RelabelOperators,
     RoundRelabel,
@@ -143,6 +157,7 @@ TOY_PASSES = (
     RaiseError,
     BreakStructure,
     RelyOnEdits,
+    AddAnAxis,
     GoBehindTheEditor,
     AskForFacts,
 )
