@@ -33,7 +33,6 @@ GraphoptError                       code   exit
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -142,6 +141,8 @@ class UnknownNameError(UsageError):
     def __init__(
         self, kind: str, name: str, known: Iterable[str], *, listing: str | None = None
     ) -> None:
+        import difflib  # for this alone: every worker process imports this module
+
         candidates = sorted(known)
         self.suggestions = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
         if self.suggestions:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+
+from graphopt.runtime.values import dtype_of
 
 __all__ = ["array_of", "dtype_name", "needs_ort_value", "ort_value_of"]
 
@@ -31,9 +32,7 @@ _NAME_BY_RUNTIME = {
     **{runtime: name for _, runtime, name in _EXOTIC},
 }
 _ELEMENT_TYPE = {name: number for number, _, name in _EXOTIC}
-_DTYPE_BY_ELEMENT: dict[int, np.dtype[Any]] = {
-    number: np.dtype(getattr(ml_dtypes, name)) for number, _, name in _EXOTIC
-}
+_NAME_BY_ELEMENT = {number: name for number, _, name in _EXOTIC}
 _FOUR_BITS = frozenset({"uint4", "int4", "float4_e2m1fn"})
 
 
@@ -80,10 +79,11 @@ def array_of(value: Any) -> np.ndarray[Any, Any]:
     """
     if not value.is_tensor():
         raise TypeError(f"cannot read a {value.data_type()} beside a type that numpy lacks")
-    dtype = _DTYPE_BY_ELEMENT.get(value.element_type())
-    if dtype is None:
+    name = _NAME_BY_ELEMENT.get(value.element_type())
+    if name is None:
         array: np.ndarray[Any, Any] = value.numpy()
         return array
+    dtype = dtype_of(name)
     shape = value.shape()
     size = value.tensor_size_in_bytes()
     raw = np.frombuffer(ctypes.string_at(value.data_ptr(), size), np.uint8)

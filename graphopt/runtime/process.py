@@ -105,7 +105,7 @@ def start_worker(*, memory_limit_bytes: int | None = None) -> WorkerProcess:
     # -P: nothing in the current folder can pose as a module.
     command = [sys.executable, "-P", "-m", _MODULE]
     if memory_limit_bytes is not None:
-        command += ["--memory-limit", str(memory_limit_bytes)]
+        command.append(str(memory_limit_bytes))
     log = tempfile.TemporaryFile(mode="a+b")  # noqa: SIM115 - lives as long as the process
     process = subprocess.Popen(
         command,

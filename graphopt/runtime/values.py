@@ -30,9 +30,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
     Raises:
         TypeError: No such type.
     """
-    import ml_dtypes
+    try:
+        return np.dtype(name)
+    except TypeError:  # 1 MB in each process that imports it, for types that are seldom met
+        import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, name, name))
+        return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def encode_values(values: Feeds) -> tuple[list[Header], list[Buffer]]:

@@ -1,14 +1,16 @@
-"""The worker process: ``python -m graphopt.runtime.worker [--memory-limit BYTES]``.
+"""The worker process: ``python -m graphopt.runtime.worker [MEMORY_LIMIT_BYTES]``.
 
 It reads requests from standard input and answers on standard output (see `framing`), one at a
 time. The first frame it sends is a greeting. Native code may write to the standard streams at any
 moment, so both are moved away before the runtime is imported. The process ends when its input
 closes, also in the middle of a run: an owner that is killed leaves nothing behind.
+
+What this module and those around it import is held beside the owner's own copy for as long as the
+process lives, so that they do without what is seldom needed (`argparse`, `ml_dtypes`).
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import re
@@ -164,7 +166,7 @@ class Host:
 
 def main() -> None:
     """Serve requests until the input closes."""
-    arguments = _parse_arguments()
+    memory_limit = int(sys.argv[1]) if len(sys.argv) > 1 else None
     if hasattr(signal, "SIGINT"):
         # The terminal sends Ctrl-C to the whole group; the owner decides what becomes of us.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -172,8 +174,8 @@ def main() -> None:
     threading.Thread(target=_end_with_owner, args=(requests.fileno(),), daemon=True).start()
     host = Host()
     greeting, _ = host.info({}, [])
-    if arguments.memory_limit:
-        _limit_memory(arguments.memory_limit)
+    if memory_limit:
+        _limit_memory(memory_limit)
     try:
         write_frame(replies, greeting)
         while True:
@@ -247,12 +249,6 @@ def _limit_memory(limit: int) -> None:
     # On Linux RLIMIT_DATA leaves out files mapped for reading, as weights are; not so elsewhere.
     kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     resource.setrlimit(kind, (limit, limit))
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m graphopt.runtime.worker", description=__doc__)
-    parser.add_argument("--memory-limit", type=int, default=None, metavar="BYTES")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
