@@ -11,8 +11,8 @@ from typing import Any
 from graphopt.analysis.random_draws import random_draws
 from graphopt.api.comparing import bench
 from graphopt.api.running import refuse_existing
-from graphopt.errors import GraphoptError, MissingExtraError, UnknownNameError
-from graphopt.ir import load, scratch_folder
+from graphopt.errors import GraphoptError, MissingExtraError, RuntimeFailure, UnknownNameError
+from graphopt.ir import external_files, load, scratch_folder
 from graphopt.report import RaceEntry, RaceReport
 from graphopt.rewrite import Rounding
 from graphopt.runtime import SessionOptions, generate_feed_sets, shared_worker
@@ -136,8 +136,13 @@ class _Runner:
         verdict, reason, nodes = self._judged(out)
         ratio = speed = None
         if verdict in ("equal", "within-budget") and self.budget_s is not None:
-            latency = bench(self.source, out, budget_s=self.budget_s, seed=self.seed).latency
-            ratio, speed = latency.cpu_ratio, latency.verdict
+            try:
+                latency = bench(self.source, out, budget_s=self.budget_s, seed=self.seed).latency
+            except RuntimeFailure as error:
+                # Right without the runtime's own rewrites, with which it is timed.
+                verdict, reason = "broken", f"it does not run as deployed: {error.message}"
+            else:
+                ratio, speed = latency.cpu_ratio, latency.verdict
         return RaceEntry(
             name=name,
             verdict=verdict,
@@ -193,9 +198,11 @@ class _Runner:
 
 def _bytes(path: Path) -> int:
     """Return the bytes of a model and of the weights beside it."""
-    beside = (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data")
-    files = {path, *(path.parent / name for name in beside)}
-    return sum(file.stat().st_size for file in files if file.exists())
+    try:
+        beside = external_files(load(path))
+    except GraphoptError:  # what a tool left is no model, and judged as that
+        beside = frozenset()
+    return sum(file.stat().st_size for file in {path, *beside} if file.exists())
 
 
 def _keep(folder: Path, place: Path) -> None:

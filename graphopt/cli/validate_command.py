@@ -10,6 +10,7 @@ import click
 from graphopt.cli.options import cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
+from graphopt.errors import UsageError
 
 __all__ = ["command"]
 
@@ -59,6 +60,7 @@ def command(settings: Settings, bundle: Path, **given: Any) -> int:
     key = key_text(given["public_key"])
     timing = {name: given[name] for name in ("latency", "reference")}
     if given["runtime"] is not None:
+        _refuse_beside_runtime(given)
         report = validate_with(bundle, given["runtime"], latency=given["latency"], public_key=key)
         print_result(settings, text=str(report), document=report.to_dict())
         return report.exit_code
@@ -71,6 +73,18 @@ def command(settings: Settings, bundle: Path, **given: Any) -> int:
         print_result(settings, text=str(report), document=report.to_dict())
         return report.exit_code
     return _visit(settings, bundle, report.to_dict(), given, timing)
+
+
+def _refuse_beside_runtime(given: dict[str, Any]) -> None:
+    """Refuse what a check in another environment does not do, in place of leaving it undone."""
+    options = {"--device": "addresses", "--fleet": "fleet", "--reference": "reference"}
+    beside = [option for option, name in options.items() if given[name]]
+    if beside:
+        raise UsageError(
+            f"`--runtime` does not go with `{beside[0]}`",
+            why="another release checks the bundle on this machine, alone",
+            hint="run `graphopt validate` once for each",
+        )
 
 
 def _visit(

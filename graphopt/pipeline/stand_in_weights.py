@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.ir import initializer_tensors
+from graphopt.ir import initializer_tensors, nodes
 
 __all__ = ["Weights", "replace_weights"]
 
@@ -19,7 +19,7 @@ KEPT_ELEMENTS = 16
 
 
 def replace_weights(model: ir.Model, weights: Weights) -> None:
-    """Replace the floating-point initializers of ``model``, in place.
+    """Replace the floating-point weights of ``model``, in place; constants of nodes are weights, too.
 
     Integer tensors keep their values, because they often say where and how much, and so do small
     ones. The new tensors are made when they are read, one at a time.
@@ -33,11 +33,22 @@ def replace_weights(model: ir.Model, weights: Weights) -> None:
         return
     made: dict[int, ir.TensorProtocol] = {}
     for value, tensor in list(initializer_tensors(model)):
-        if not tensor.dtype.is_floating_point() or tensor.size <= KEPT_ELEMENTS:
-            continue
-        if id(tensor) not in made:
-            made[id(tensor)] = _stand_in(tensor, weights)
-        value.const_value = made[id(tensor)]
+        if _is_weight(tensor):
+            if id(tensor) not in made:
+                made[id(tensor)] = _stand_in(tensor, weights)
+            value.const_value = made[id(tensor)]
+    # Exporters write weights as Constant nodes, too, and functions know no other way.
+    for node in nodes(model):
+        for attr in tuple(node.attributes.values()):
+            if attr.type == ir.AttributeType.TENSOR and not attr.is_ref():
+                tensor = attr.as_tensor()
+                if _is_weight(tensor):
+                    stand_in = _stand_in(tensor, weights)
+                    node.attributes[attr.name] = ir.AttrTensor(attr.name, stand_in, attr.doc_string)
+
+
+def _is_weight(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype.is_floating_point() and tensor.size > KEPT_ELEMENTS
 
 
 def _stand_in(tensor: ir.TensorProtocol, weights: Weights) -> ir.LazyTensor:

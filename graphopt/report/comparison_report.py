@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,10 @@ class ComparisonReport:
             return [] if difference.is_identical else ["differs, and no limit was given"]
         faults = []
         for name, limit in self.limits.items():
-            direction, figure = name.split("_", 1)
-            value = getattr(difference, f"{direction}_{figure}" if direction == "max" else figure)
-            exceeds = value is not None and (value > limit if direction == "max" else value < limit)
-            if exceeds:
+            value = _measured(name, difference)
+            # Written so that NaN, as a value or as the limit, is never within it.
+            is_met = value <= limit if name.startswith("max_") else value >= limit
+            if not is_met:
                 faults.append(f"{name} is {format_number(value)}, the limit {limit:g}")
         return faults
 
@@ -111,3 +112,20 @@ class ComparisonReport:
     def _samples(self) -> str:
         count = self.comparison.samples
         return f"{count} sample" + ("" if count == 1 else "s")
+
+
+def _measured(name: str, difference: OutputDifference) -> float:
+    """Return what a limit is held against.
+
+    Outputs of integers, booleans and text have no angle and no noise: the share of equal elements
+    is their cosine, and their signal-to-noise ratio is infinite or as bad as can be.
+    """
+    figures = {"max_abs": difference.max_abs, "max_rel": difference.max_rel}
+    if name in figures:
+        return figures[name]
+    if name == "min_cosine":
+        shares = (difference.cosine, difference.top1_agreement)
+        return next((share for share in shares if share is not None), 1.0)
+    if difference.sqnr_db is not None:
+        return difference.sqnr_db
+    return math.inf if difference.is_identical else -math.inf

@@ -1,5 +1,7 @@
 """`run_pipeline`, `verify`, `bench`, `inspect`, `explain` and `plan` on small models."""
 
+import math
+
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -93,6 +95,23 @@ def test_verify_tells_equal_from_different(model, tmp_path):
         broken.raise_if_broken()
     assert graphopt.verify(model, other, max_abs=1e9).exit_code == 0
     assert graphopt.verify(model, other, min_cosine=1.0).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "limit", [{"min_cosine": 0.9}, {"min_sqnr_db": 20.0}, {"max_abs": 0.5}, {"max_rel": 0.1}]
+)
+def test_verify_holds_outputs_of_integers_to_every_limit(tmp_path, limit):
+    text = "(float[N,4] x) => (int64[N] z) {{ y = {}(x)  z = ArgMax<axis = 1, keepdims = 0>(y) }}"
+    for name, operator in (("one", "Exp"), ("other", "Neg")):
+        gir.save(gir.from_text(text.format(operator)), tmp_path / f"{name}.onnx")
+    one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
+    assert graphopt.verify(one, one, **limit).exit_code == 0
+    assert graphopt.verify(one, other, **limit).exit_code == 1
+
+
+def test_a_limit_that_is_no_number_is_never_held(model):
+    assert graphopt.verify(model, model, max_abs=math.nan).exit_code == 1
+    assert graphopt.verify(model, model, min_cosine=math.nan).exit_code == 1
 
 
 @pytest.mark.parametrize("compare", [graphopt.verify, graphopt.bench])

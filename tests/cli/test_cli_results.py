@@ -153,3 +153,11 @@ def test_demo_copies_its_files(tmp_path, capsys):
     names = [line.rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert sorted(names) == ["calibration.npz", "evaluation.npz", "model.onnx"]
     assert "__labels__" in np.load(tmp_path / "digits" / "evaluation.npz")
+
+
+@pytest.mark.parametrize(
+    "beside", [["--device", "adb://x"], ["--fleet", "f.toml"], ["--reference", "model.onnx"]]
+)
+def test_what_another_runtime_does_not_check_is_not_left_out_in_silence(model, capfd, beside):
+    assert main(["validate", "bundle", "--runtime", "1.20.1", *beside]) == 2
+    assert f"`--runtime` does not go with `{beside[0]}`" in capfd.readouterr().err

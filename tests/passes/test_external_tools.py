@@ -215,3 +215,15 @@ def test_race_tells_who_is_not_here_who_fails_and_what_is_no_valid_onnx(tmp_path
     report = api.race(path, latency_budget_s=None, only=["graphopt @exact"])
     assert report.entries[0].verdict == "failed"
     assert "no such thing" in str(report)
+
+
+def test_weights_beside_the_original_count_whatever_their_file_is_called(tmp_path):
+    values = ", ".join(["1"] * 4096)
+    model = onnx.parser.parse_model(
+        text(f"(float[N,64] x) => (float[N,64] y) <float[64,64] w = {{{values}}}>"
+             "{ a = Identity(x)  y = MatMul(a, w) }")
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="some.bin")
+    report = api.race(tmp_path / "m.onnx", latency_budget_s=None, only=["graphopt @exact"])
+    assert report.file_bytes > 4 * 4096
+    assert report.entries[0].file_bytes > 4 * 4096

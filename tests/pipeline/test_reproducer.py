@@ -136,3 +136,18 @@ def test_folder_that_cannot_be_written_costs_none_of_the_other_passes(chain, tmp
     assert [entry.status for entry in result.ledger.entries] == ["applied", "rolled-back"]
     assert result.ledger.entries[1].reproducer is None
     assert any("no reproducer of `raise-error`" in note for note in result.ledger.notes)
+
+
+@pytest.mark.parametrize("weights", ["none", "random", "full"])
+def test_constants_of_nodes_are_weights_too(tmp_path, weights):
+    values = ",".join(str(number) for number in range(64))
+    model = from_text(
+        f"""(float[1,64] x) => (float[1,64] y) {{
+            w = Constant<value = float[64] {{{values}}}>()  y = Add(x, w)
+        }}"""
+    )
+    folder = failing_run("raise-error", model, tmp_path, reproducer_weights=weights)
+    (held,) = [node for node in load(folder / "model.onnx").graph if node.op_type == "Constant"]
+    found = held.attributes["value"].as_tensor().numpy()
+    assert np.array_equal(found, np.arange(64)) == (weights == "full")
+    assert (not found.any()) == (weights == "none")
