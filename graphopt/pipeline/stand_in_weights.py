@@ -19,7 +19,7 @@ KEPT_ELEMENTS = 16
 
 
 def replace_weights(model: ir.Model, weights: Weights) -> None:
-    """Replace the floating-point weights of ``model``, in place; constants of nodes are weights, too.
+    """Replace the floating-point weights of ``model``, in place, constants of nodes included.
 
     Integer tensors keep their values, because they often say where and how much, and so do small
     ones. The new tensors are made when they are read, one at a time.
