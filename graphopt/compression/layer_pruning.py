@@ -102,6 +102,7 @@ def _affordable(
     """Return what goes first of an order, as much as the budget says; refuse all where none may."""
     budget = options.budget
     assert budget is not None
+    feed = budget.feed(model, facts.measure)
 
     def cost(count: int) -> float:
         copy = clone(model)
@@ -110,13 +111,13 @@ def _affordable(
         tried = replace(options, budget=None, layers=names)
         prune_layers(copy, editor, replace(facts, shapes=infer_shapes(copy)), tried)
         if budget.of != "error":
-            return share_of(model, copy, budget.of)
+            return share_of(model, copy, budget.of, feed)
         assert facts.measure is not None
         return math.sqrt(output_error(facts.measure, copy, model))
 
     found = layers_within(budget, len(order), cost)
     if found.gone:
-        edit.note(f"{found.gone} gone keep {budget.of} within {budget.limit:g}")
+        edit.note(f"{found.gone} gone keep {budget.of} within {budget.limit:g}{budget.clocked}")
     elif order:
         node, nearest = order[0][0].layers[0].node, nearest_cost(found)
         why = f"{budget.of} of {nearest:.3g} at best, and at most {budget.limit:g} is asked for"

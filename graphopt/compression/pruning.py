@@ -136,18 +136,26 @@ def _selection(
     budget = options.budget
     if budget is None or not ranked:
         return options.selection
+    feed = budget.feed(trials.model, trials.facts.measure)
+
+    known: dict[tuple[tuple[int, ...], ...], float] = {}
 
     def cost(ratio: float) -> float:
         tried = replace(options.selection, ratio=ratio)
+        places = tuple(tried.removals([one.ranking for one in ranked]))
+        if places not in known:  # widths are rounded: ratios near each other cut the same
+            known[places] = cost_of(tried, places)
+        return known[places]
+
+    def cost_of(tried: Selection, places: Sequence[tuple[int, ...]]) -> float:
         if budget.of == "error":
             return trials.error(replace(options, selection=tried, budget=None, curves=False))[0]
-        places = tried.removals([one.ranking for one in ranked])
         cuts = [_units(one, some) for one, some in zip(ranked, places, strict=True) if some]
-        return share_left(trials.model, cuts, budget.of)
+        return share_left(trials.model, cuts, budget.of, feed)
 
     ratio, tried = within_budget(budget, cost)
     if ratio is not None:
-        edit.note(f"ratio {ratio:.3g} keeps {budget.of} within {budget.limit:g}")
+        edit.note(f"ratio {ratio:.3g} keeps {budget.of} within {budget.limit:g}{budget.clocked}")
         return replace(options.selection, ratio=ratio)
     nearest = min((found for _, found in tried if not math.isnan(found)), default=math.nan)
     for one in ranked:

@@ -10,16 +10,19 @@ import onnx_ir as ir
 
 from graphopt.analysis import infer_shapes, summarise
 from graphopt.analysis.coupling import couple
+from graphopt.compression.latency_share import latency_share, timed_feed
 from graphopt.compression.surgery import Surgery, plan_surgery
 from graphopt.errors import PassError
 from graphopt.ir import clone
-from graphopt.rewrite import Editor, Journal
+from graphopt.rewrite import Editor, Journal, Measure
+from graphopt.runtime import Feeds
 
 __all__ = ["BUDGETS", "MAX_RATIO", "Budget", "share_left", "share_of", "within_budget"]
 
-BUDGETS = ("parameters", "macs", "bytes", "error")
+BUDGETS = ("parameters", "macs", "bytes", "latency", "error")
 """Shares that may stay of the ``parameters``, of the ``macs`` of one run (dimensions that only a
-run tells count as 1), or of the ``bytes`` of weights; ``error``: what outputs may be off by."""
+run tells count as 1), of the ``bytes`` of weights, or of the ``latency``: the CPU time of a run on
+one thread, measured; ``error``: what outputs may be off by."""
 
 MAX_RATIO = 0.95
 _HALVINGS = 7
@@ -37,6 +40,15 @@ class Budget:
 
     limit: float
     of: str
+
+    @property
+    def clocked(self) -> str:
+        """What to add to a note where a clock decides; empty where none does."""
+        return "; a clock told: the same command may give another file" * (self.of == "latency")
+
+    def feed(self, model: ir.Model, measure: Measure | None) -> Feeds | None:
+        """Return what `share_of` runs of a model; ``None`` where it runs nothing."""
+        return timed_feed(model, measure) if self.of == "latency" else None
 
 
 def within_budget(
@@ -77,13 +89,16 @@ def within_budget(
     return found, tuple(tried)
 
 
-def share_left(model: ir.Model, cuts: Sequence[Sequence[int]], of: str) -> float:
-    """Return what share of its parameters, operations or bytes a model keeps; NaN where unknown.
+def share_left(
+    model: ir.Model, cuts: Sequence[Sequence[int]], of: str, feed: Feeds | None = None
+) -> float:
+    """Return what share of what it costs a model keeps; NaN where unknown.
 
     Args:
         model: The model as it is, which stays so.
         cuts: The units that go, as `couple` numbers them; a cut that cannot be made is left out.
         of: Which of `BUDGETS`, ``error`` apart.
+        feed: What is run for ``latency``.
     """
     copy = clone(model)
     coupling = couple(copy, infer_shapes(copy))
@@ -91,17 +106,21 @@ def share_left(model: ir.Model, cuts: Sequence[Sequence[int]], of: str) -> float
     for units in cuts:
         with suppress(PassError):
             _cut(plan_surgery(coupling, units), editor)
-    return share_of(model, copy, of)
+    return share_of(model, copy, of, feed)
 
 
-def share_of(model: ir.Model, cut: ir.Model, of: str) -> float:
-    """Return what share of a model's parameters, operations or bytes another has; NaN: unknown.
+def share_of(model: ir.Model, cut: ir.Model, of: str, feed: Feeds | None = None) -> float:
+    """Return what share of what a model costs another one does; NaN: unknown.
 
     Args:
         model: The model.
         cut: What is left of it.
         of: Which of `BUDGETS`, ``error`` apart.
+        feed: What is run for ``latency``.
     """
+    if of == "latency":
+        assert feed is not None
+        return latency_share(model, cut, feed)
     before, after = (_figure(one, of) for one in (model, cut))
     return float("nan") if before is None or after is None or not before else after / before
 

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.calibration import Calibrator, load_samples
+from graphopt.analysis import summarise
+from graphopt.calibration import Calibrator, SampleMeasure, load_samples
+from graphopt.compression import unit_budget
+from graphopt.compression.latency_share import latency_share, timed_feed
 from graphopt.errors import OptionError
 from graphopt.ir import from_text, model_bytes
 from graphopt.passes.prune_neurons import PruneNeurons
@@ -147,6 +150,33 @@ def test_a_share_is_held_and_no_more_than_needed_goes(of: str, share: float) -> 
     left = HIDDEN - len(decision.removed)  # every neuron costs the same
     assert left / HIDDEN <= share < (left + 1) / HIDDEN
     assert any("ratio" in note and of in note for note in result.ledger.notes)
+
+
+def test_a_budget_of_latency_goes_by_the_time_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Any] = []
+
+    def share(whole: Any, cut: Any, feed: Any) -> float:
+        timed.append(feed)
+        left, all_of_them = (summarise(one).parameters for one in (cut, whole))
+        return left / all_of_them
+
+    monkeypatch.setattr(unit_budget, "latency_share", share)
+    result = pruned("budget=0.6 budget_of=latency")
+    (decision,) = result.ledger.journal.decisions
+    same = pruned("budget=0.6 budget_of=parameters")
+    assert decision.removed == same.ledger.journal.decisions[0].removed
+    assert any("may give another file" in note for note in result.ledger.notes)
+    assert not any("may give another file" in note for note in same.ledger.notes)
+    assert 0 < len(timed) < 8  # of eight ratios some cut the same units: these are timed once
+    assert all(feed["x"].shape == (ROWS, WIDTH) for feed in timed)
+
+
+def test_what_is_timed_is_the_middle_sample_or_one_that_runs() -> None:
+    feeds = [{"x": np.zeros((rows, WIDTH), np.float32)} for rows in (1, 9, 4)]
+    model = from_text(text())
+    found = timed_feed(model, SampleMeasure(samples=load_samples(feeds)))
+    assert found["x"].shape == (4, WIDTH)
+    assert latency_share(model, from_text(text()), timed_feed(model, None)) > 0.0
 
 
 @pytest.mark.parametrize("options", ["", "score=random seed=3", "allocation=global"])
