@@ -73,6 +73,7 @@ def verify(
     exact = {} if limits else {"session.disable_prepacking": "1"}
     plain = SessionOptions(optimization="disabled", threads=threads, config=exact)
     model = load(reference)
+    # The runtime knows best what it wants to be fed: symbols and defaults as it reads them.
     with load_original(Path(reference), plain) as session:
         feeds = _feeds(model, samples, seed, session)
     load(candidate)  # a file that is no model is the user's error, not a failed candidate

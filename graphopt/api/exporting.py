@@ -71,6 +71,7 @@ def export(
             why="expected `torch:module:factory`, FILE.pt2, `hf:FOLDER[@task]` or `sklearn:FILE`",
         )
     place = Path(output)
+    # Before minutes of exporting, not after them.
     refuse_existing(place / "model.onnx", force=force)
     device = _device_of(target, opset)
     Reporter(progress, "export")(f"exporting {named}")
@@ -88,9 +89,13 @@ def export(
         )
         model = load(found.path)
         _lower_ir_version(model, device.ir_version_ceiling())
+        # Where in the source a node came from is written into the file by exporters: paths of this
+        # machine among it.
         drop_traces(model)
         model.metadata_props.update(_remarks(named, found))
         place.mkdir(parents=True, exist_ok=True)
+        # Only now, when what it computes was compared: nothing is written of an export that is
+        # wrong.
         files = save(model, place / "model.onnx")
         found = replace(found, opset=opset_version(model), ir_version=model.ir_version)
     return found.at(files[0])

@@ -96,6 +96,8 @@ def race(
         )
         for done, name in enumerate(names):
             report(name, done, len(names))
+            # A folder for each: tools write data files beside the model, under names of their own
+            # choice.
             folder = scratch / name.replace(" ", "_")
             folder.mkdir()
             entries.append(runner.run(name, folder / path.name))
@@ -165,6 +167,7 @@ class _Runner:
         nodes = sum(1 for _ in model.graph.all_nodes())
         if changes := self.interface.differences(Interface.of(model)):
             return "broken", str(changes[0]), nodes
+        # No comparison of numbers shows that two draws have become one.
         if random_draws(model) != random_draws(load(self.source)):
             return "broken", "it draws random numbers another number of times", nodes
         try:

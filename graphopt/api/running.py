@@ -88,6 +88,8 @@ def run_pipeline(
     if output is not None:
         refuse_existing(Path(output), force=force)
     model = load(path)
+    # One table for all: the figures before, the passes and the figures after ask for the same
+    # shapes.
     shapes = KeptShapes(model)
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
@@ -104,6 +106,8 @@ def run_pipeline(
     )
     with remembered_graphs(model):
         before = summarise(model, shapes=shapes.renewed(model))
+        # To load the file once more costs only a run that fails; a copy of the structure would cost
+        # every run.
         result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
         result.ledger.notes += calibrator.notes if calibrator is not None else []
         files = _saved(result.model, output, report)
@@ -277,5 +281,7 @@ def explain(
         steps = Pipeline.of(alone[0].without_samples())
     model = load(path)
     calibrator = _calibrator(model, calibration, None, Reporter(None, "explain"))
+    # Nothing is written and nothing verified: a pass is asked where it would act, not whether it is
+    # right.
     manager = PassManager(verify="off", target=TargetFacts(), statistics_provider=calibrator)
     return manager.run(model, steps).ledger.journal

@@ -71,6 +71,7 @@ def optimize_variants(
     named = {variant_name(dims): tuple(dims) for dims in variants}
     if len(named) != len(variants):
         raise OptionError("two variants have the same sizes", why=", ".join(named))
+    # Once for all, before the first: each may take minutes.
     check_output(output, force=force)
     results = {name: optimize(source, dims=dims, **settings) for name, dims in named.items()}
     if any(result.report.chosen is None for result in results.values()):

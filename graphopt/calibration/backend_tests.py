@@ -25,6 +25,7 @@ def find_data_sets(folder: Path) -> list[Path]:
         return [folder]
     return sorted(
         (path for path in folder.glob("test_data_set_*") if path.is_dir()),
+        # `..._10` comes after `..._9`.
         key=lambda path: (len(path.name), path.name),
     )
 
@@ -61,6 +62,7 @@ def _feed(folder: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     feed: dict[str, npt.NDArray[Any]] = {}
     for number, path in files:
         name, array = _tensor(path)
+        # Many of these tests leave names out, or have those of a model before it was renamed.
         if name not in names and number < len(names):
             name = names[number]
         feed[name or f"input {number}"] = array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 
 from graphopt.calibration.observing import Observation
 from graphopt.errors import OutputError
+from graphopt.ir.hashing import sha256
 from graphopt.runtime import Histogram
 
 __all__ = ["CalibrationCache"]
@@ -49,6 +49,7 @@ class CalibrationCache:
                 counts = held["counts"]
         except _UNREADABLE:
             return None
+        # Held against the whole question, not its digest in the name alone.
         if record.get("question") != _plain(question):
             return None
         ends = np.cumsum([item["cells"] for item in record["values"]], dtype=np.int64)
@@ -96,7 +97,7 @@ class CalibrationCache:
     def path(self, question: dict[str, Any]) -> Path:
         """Return the file for a question, whether or not it exists."""
         text = json.dumps(_plain(question), sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+        return self.folder / f"{sha256(text.encode()).hexdigest()}.npz"
 
     def _replace(self, path: Path, record: dict[str, Any], counts: np.ndarray[Any, Any]) -> None:
         handle, name = tempfile.mkstemp(prefix=f"{path.stem[:16]}-", suffix=".tmp", dir=self.folder)
@@ -113,6 +114,7 @@ class CalibrationCache:
 
 
 def _plain(question: dict[str, Any]) -> dict[str, Any]:
+    # There and back: tuples are lists in the file, and must be equal to what is asked for.
     plain: dict[str, Any] = json.loads(json.dumps({"format": _FORMAT, **question}))
     return plain
 
@@ -120,4 +122,4 @@ def _plain(question: dict[str, Any]) -> dict[str, Any]:
 def _digest(record: dict[str, Any], counts: np.ndarray[Any, Any]) -> str:
     content = {key: value for key, value in record.items() if key != "digest"}
     text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode() + counts.tobytes()).hexdigest()
+    return sha256(text.encode() + counts.tobytes()).hexdigest()

@@ -132,6 +132,8 @@ class Calibrator:
         is_counted: bool,
     ) -> dict[str, Histogram]:
         cache = CalibrationCache(folder)
+        # All that an answer hangs on: the runtime's release rounds otherwise, and another one of
+        # graphopt may count otherwise.
         question: dict[str, Any] = {
             "model": model_digest(model),
             "samples": self.samples.digest(),

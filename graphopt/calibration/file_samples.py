@@ -64,6 +64,8 @@ def file_samples(
     def read() -> Iterator[RawSample]:
         remaining = iter(files)
         while part := list(itertools.islice(remaining, size)):
+            # The last images do not fill a batch of fixed size: made up ones would count as
+            # samples.
             if len(part) < size and isinstance(batch, int):
                 return
             yield _sample(preparation, part, classes if spec["labels"] == "folders" else None)
@@ -74,6 +76,7 @@ def file_samples(
 def _sample(
     preparation: Preparation, files: Sequence[Path], classes: Sequence[Path] | None
 ) -> dict[str, Any]:
+    # Filled afterwards: numpy would make an array of keys of a list of dictionaries of one shape.
     items = np.empty(len(files), object)
     items[:] = [{"file": str(path.absolute())} for path in files]
     with explaining(files[0]):

@@ -281,6 +281,8 @@ class Gathering:
             for output in node.outputs
             if output.name and (output.name in names or _is_likely(node, output))
         }
+        # Only shapes are returned: values of all layers of the largest sample could fill the
+        # memory.
         copy.graph.outputs.clear()
         for name, value in watched.items():
             node = ir.node("Shape", [value], name=f"{name}//Shape")
@@ -325,6 +327,7 @@ def _width(shape: tuple[int, ...], channels: Channels) -> int:
     if window is None:
         return shape[channels.axis] if -len(shape) <= channels.axis < len(shape) else 0
     width = shape[1] * math.prod(window.kernel) if len(shape) > 1 else 0
+    # So that its square is the sum of the squares of all groups: as many Gram matrices as groups.
     return math.ceil(width / math.sqrt(window.groups))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from graphopt.ir import clone, scratch_folder
 
@@ -117,12 +116,16 @@ def needed_part(
     if held is not None:
         _go_on_from(copy, held, side)
     values = {output.name: output for node in copy.graph for output in node.outputs}
+    # A value that is held has become an input under another name; its own name is the Identity's.
     values |= {value.name: value for value in copy.graph.inputs if value.name not in values}
     # A model may return a constant.
     values |= {value.name: value for value in copy.graph.initializers.values()}
     if not names:
         return copy
     copy.graph.outputs[:] = [values[name] for name in names]
+    # All passes of the IR come with it, and with them OpenSSL: 5 MB that ranges alone do not need.
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
     RemoveUnusedNodesPass()(copy)
     return copy
 

@@ -139,6 +139,7 @@ class _Linter:
         }
 
     def lint(self, item: InputSurvey) -> Iterator[SampleWarning]:
+        # A mask of ones is constant in every sample of full length, and nothing is wrong with it.
         if not item.histogram.elements or item.name in self._masks:
             return
         table = self._indices.get(item.name)

@@ -134,6 +134,7 @@ class SampleMeasure:
                 before = {} if held is None else held.feed(number, 0)
                 for setting in settings:
                     given = {**feed, **before, **setting}
+                    # What the wanted values do not hang on is no input of the copy any more.
                     fed = {name: array for name, array in given.items() if name in known}
                     with naming_sample(number, self.samples.source):
                         found = session.run(fed, wanted)

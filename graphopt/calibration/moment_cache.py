@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import OutputError
+from graphopt.ir.hashing import sha256
 from graphopt.rewrite import ChannelMoments
 
 __all__ = ["MomentCache"]
@@ -76,7 +76,7 @@ class MomentCache:
 
     def _path(self, question: dict[str, Any]) -> Path:
         text = json.dumps(_plain(question), sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.moments.npz"
+        return self.folder / f"{sha256(text.encode()).hexdigest()}.moments.npz"
 
 
 def _replace(path: Path, record: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def _plain(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(arrays: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
+    digest = sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)

@@ -20,6 +20,7 @@ from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
 from graphopt.ir import StateFolder, clone, operators_of
 from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
+from graphopt.runtime.process_usage import collect_memory
 
 __all__ = ["MEMORY_BYTES", "Observation", "Observer"]
 
@@ -182,6 +183,8 @@ class Observer:
             state.seen[name] = done
             parts = [item[name] for item in (earlier, found) if name in item]
             if parts:
+                # Made anew from what there was at the start: the counter's own goes on from there,
+                # and would be added twice.
                 state.histograms[name] = whole = Histogram(is_counted=self.is_counted)
                 for part in parts:
                     whole.merge(part)
@@ -224,6 +227,8 @@ class Observer:
         groups: list[_Group] = []
         for start in sorted({*inputs, *outputs}):
             if start < len(self.samples):
+                # Inputs are counted along with the first: they take no room among the outputs of a
+                # run.
                 first, *others = self._packed(outputs[start]) or [()]
                 groups.append(_Group(start, tuple(inputs[start]), first))
                 groups += [_Group(start, (), part) for part in others]
@@ -277,6 +282,7 @@ class Observer:
     def _counter(self, group: _Group) -> Iterator[_Counter]:
         with ExitStack() as stack:
             path, reduced = self._written(stack, group)
+            collect_memory()  # the copy, and what was there to write it
             with self.worker.load(path, _options(self.model)) as session:
                 if self._is_reduced:
                     yield Reductions(session, group.inputs, reduced)

@@ -68,6 +68,7 @@ def is_padded(feed: Feed, mask: str) -> bool:
     padding, as some models have it, fails that.
     """
     kept = feed[mask] != 0
+    # All zeros is no padding of a text, but a mask that nobody filled in.
     if kept.all() or not kept.any():
         return False
     return any(

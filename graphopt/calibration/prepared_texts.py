@@ -76,6 +76,8 @@ def text_arrays(
     """
     pairs = [[_cleaned(item.get(key), spec) for key in ("text", "pair")] for item in items]
     with told_of_tokenizers("a text cannot be cut into tokens"):
+        # A file may say how its author padded and cut; what the specification says is what a device
+        # does.
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=spec["length"] or spec["max_length"])
         encoded = [tokenizer.encode(*pair) for pair in pairs]

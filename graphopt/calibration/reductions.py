@@ -111,6 +111,7 @@ def with_reductions(model: ir.Model, names: Iterable[str]) -> tuple[ir.Model, di
     copy = clone(model)
     reducer = _Reducer(copy)
     wanted = set(names)
+    # In order of execution: what a value's extremes are read from was met before it.
     for node in list(copy.graph):
         for output in node.outputs:
             if output.name in wanted:

@@ -63,6 +63,7 @@ def open_folder(folder: Path) -> list[Path]:
     Raises:
         CalibrationDataError: There is none.
     """
+    # Folders list their files in any order, and the order of samples is part of their digest.
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
     if not files:
         raise CalibrationDataError(

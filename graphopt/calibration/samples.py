@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from graphopt.calibration.sample_files import (
 )
 from graphopt.calibration.sample_spec import implied_spec, read_spec, specified_samples
 from graphopt.errors import CalibrationDataError, UnsupportedModelError
+from graphopt.ir.hashing import sha256
 from graphopt.runtime import TensorSpec
 
 __all__ = ["LABELS", "SamplePart", "SampleSource", "Samples", "load_samples"]
@@ -177,12 +177,13 @@ class Samples:
 
     def digest(self) -> str:
         """Return the SHA-256 of names, types, shapes, contents and labels, in order."""
-        digest = hashlib.sha256()
+        digest = sha256()
         for feed, label, _ in self._labelled():
             named = {**feed, LABELS: label} if label is not None else feed
             for name in sorted(named):
                 array = np.ascontiguousarray(named[name])
                 digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+                # Of objects the bytes are addresses, which are others in every process.
                 digest.update(str(array.tolist()).encode() if array.dtype.hasobject else array.data)
             digest.update(b"\0end\0")
         return digest.hexdigest()
@@ -318,6 +319,7 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
             why=f"expected ({shape}), found {array.shape}",
             hint=_shape_hint(array.shape, spec),
         )
+    # One NaN makes every range NaN behind it, and no layer there would be quantized.
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise CalibrationDataError(
             f"samples for `{spec.name}` hold NaN or infinity",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration.samples import Feed, Samples
+from graphopt.ir.hashing import blake2b
 from graphopt.runtime import Histogram
 
 __all__ = ["InputSurvey", "Survey", "distance", "distance_from_normal", "distance_from_uniform"]
@@ -128,7 +128,7 @@ class Survey:
 
 
 def _digest(feed: Feed) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = blake2b()
     for name in sorted(feed):
         array = np.ascontiguousarray(feed[name])
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())

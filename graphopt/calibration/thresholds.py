@@ -108,6 +108,7 @@ def _least_divergence(histogram: Histogram, method: RangeMethod) -> tuple[float,
         return 0.0, 0.0
     if method.symmetric:
         counts, zero = _folded(counts, zero), 0
+        # Magnitudes alone are left: half of the integers are for them.
         levels = (method.levels + 1) // 2
         lowest = max(min(levels, len(counts)), _kept(counts[::-1], _MOST_CLIPPED))
         bound = histogram.width * _best_cell(
@@ -298,6 +299,7 @@ def squared_errors(
         symmetric: As many integers below 0 as above.
     """
     steps = (np.maximum(-lows, highs) * 2.0 if symmetric else highs - lows) / (levels - 1)
+    # A range of width 0 is a candidate, too, where all values are 0.
     steps = np.maximum(steps, np.finfo(np.float64).tiny)
     below = np.full(len(lows), levels // 2) if symmetric else np.rint(-lows / steps)
     below = np.minimum(below, levels - 1)

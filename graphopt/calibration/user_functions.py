@@ -64,6 +64,7 @@ def calling(name: str, *, what: str, failure: type[InputError]) -> Iterator[None
     """
     here = os.getcwd()  # noqa: PTH109 - an entry of the module path is text
     sys.path.insert(0, here)
+    # A module that was written a moment ago is not found otherwise: folders are listed once.
     importlib.invalidate_caches()
     try:
         yield

@@ -55,6 +55,7 @@ def _examine() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "extras": {name: _missing(modules) for name, (modules, _) in EXTRAS.items()},
         "cpu_features": sorted(cpu_features()),
+        # Asked of a process below: where that fails, the rest is still told.
         "runtime_version": None,
         "providers": [],
         "fault": None,

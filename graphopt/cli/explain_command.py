@@ -35,6 +35,7 @@ def command(settings: Settings, topic: str, pass_text: str | None, calibration: 
     """Explain a pass, a named pipeline, an error code, or a pass on a model."""
     if pass_text is not None:
         _explain_on_model(settings, topic, pass_text, calibration)
+    # No pass is called so, by the rule for their names.
     elif re.fullmatch(r"[Gg]\d+", topic):
         page = error_page(topic.upper())
         print_result(settings, text=page, document={"code": topic.upper(), "text": page})

@@ -35,6 +35,7 @@ def as_graphopt_error(error: BaseException) -> GraphoptError:
         return _from_click(error)
     if isinstance(error, click.ClickException):
         return UsageError(_plain(error.format_message()))
+    # A full or read-only disk may be met anywhere, and is no bug.
     if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         place = str(error.filename) if error.filename else None
         return OutputError(f"cannot write: {(error.strerror or '').lower()}", where=place)

@@ -36,6 +36,7 @@ def interruptible() -> Iterator[None]:
             return
         # Later, when the finalizer is over: it would be dropped here, too.
         again = threading.Timer(_AGAIN_S, _send, [number])
+        # The program may end before.
         again.daemon = True
         again.start()
 

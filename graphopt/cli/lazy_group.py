@@ -46,6 +46,7 @@ class LazyGroup(click.Group):
             UnknownNameError: No such command; the nearest names are the hint.
         """
         command = self.get_command(ctx, args[0])
+        # click's own answer knows no nearest names.
         if command is None:
             known = self.list_commands(ctx)
             raise UnknownNameError("command", args[0], known, listing="graphopt --help")

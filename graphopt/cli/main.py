@@ -79,11 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after ``graphopt``; those of the process by default.
     """
+    # Read before click does: how an error is printed must be known when the words cannot be parsed.
     words = list(sys.argv[1:] if arguments is None else arguments)
     settings = Settings.read(words, os.environ)
     _accept_any_name()
     try:
         status = _dispatch(words, settings)
+        # Here, where a reader that went away is noticed; at exit nobody could answer for it.
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)

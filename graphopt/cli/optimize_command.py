@@ -138,6 +138,7 @@ def command(
         unused = {"calibration_cache", "evaluation", "metric", "seed"}
         unused |= {"latency_budget_s", "repair_budget_s"}
         kept = {key: value for key, value in given.items() if key not in unused}
+        # As they were typed: what the plan prints can be run.
         words = [word for word in settings.arguments if word != "--dry-run"]
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
         print_result(settings, text=str(plan), document=plan.to_dict())

@@ -44,6 +44,7 @@ def cli_command(
         made = click.command(name, context_settings=names)(click.pass_obj(function))
         if examples:  # \b keeps click from joining the lines
             made.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+        # Last, so that `--help` shows a command's own before.
         made.params += _shared_options(has_json=has_json)
         return made
 

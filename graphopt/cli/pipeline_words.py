@@ -44,6 +44,7 @@ def _joined(names: Sequence[str], values: Sequence[str]) -> str:
     options: dict[str, list[str]] = {name: [] for name in names}
     for value in values:
         place, separator, _ = value.partition("=")
+        # From the right: names of passes from plug-ins may hold dots, options never do.
         name, dot, _ = place.rpartition(".")
         if not separator or not dot:
             raise OptionError(

@@ -30,6 +30,7 @@ def progress_shown(settings: Settings) -> Iterator[ProgressCallback | None]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
+    # Names in models hold brackets, which rich would take for styles.
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
     console = Console(stderr=True, no_color=not settings.use_color(sys.stderr))
     with Progress(*columns, console=console, transient=True) as live:

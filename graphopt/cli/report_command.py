@@ -44,6 +44,7 @@ def command(
                 f"the page of `{bundle}` lies in an archive",
                 hint=f"write it to a file: `graphopt report {bundle} --open -o report.html`",
             )
+        # As the user named it, not the folder that it was resolved to.
         page = Path(f"{bundle}") / "report.html"
     if is_shown:
         click.launch(page.absolute().as_uri())

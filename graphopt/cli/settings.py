@@ -34,6 +34,7 @@ class Settings:
         """Return the settings that arguments and environment ask for; arguments win."""
         options = list(arguments)
         if "--" in options:
+            # What follows it are arguments, whatever they look like.
             options = options[: options.index("--")]
         return cls(
             arguments=tuple(arguments),

@@ -84,6 +84,8 @@ def _write_zip(stream: BinaryIO, folder: Path, names: list[str]) -> None:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             facts = zipfile.ZipInfo(name, _ZIP_EPOCH)
+            # Rights of the one who packs are nobody else's: all files are plain ones that anybody
+            # may read.
             facts.compress_type, facts.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             size = (folder / name).stat().st_size
             with (folder / name).open("rb") as source:
@@ -157,6 +159,7 @@ def _expected(path: Path, folder: Path) -> dict[str, int]:
 
 def _write(source: _Readable, path: Path, limit: int) -> None:
     left = limit
+    # Never over something: two members of one name, or a link that an earlier one left, end here.
     with path.open("xb") as target:
         while block := source.read(min(_BLOCK_BYTES, left + 1)):
             left -= len(block)

@@ -95,6 +95,7 @@ class Bundle:
             with _explaining(given):
                 unpack(given, folder)
             loaded = cls(folder, _check(folder))
+            # Only now, when it is whole: on any error above, the `with` removes what was unpacked.
             weakref.finalize(loaded, stack.pop_all().close)
         return loaded
 
@@ -136,6 +137,7 @@ class Bundle:
             )
 
         def copy(folder: Path) -> None:
+            # What the manifest names and nothing else: what somebody put beside it is not shipped.
             for name in (*self.manifest["files"], MANIFEST):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.path / name, folder / name)
@@ -215,6 +217,7 @@ def _fill(folder: Path, parts: BundleParts) -> None:
     raw = () if parts.raw is None else parts.raw.files()
     for name, content in (*parts.golden.files().items(), *raw):
         _write(folder / name, content)
+    # Last: it holds the hashes of all the others.
     manifest = build_manifest(parts, model, file, folder)
     _write(folder / MANIFEST, manifest_text(manifest).encode())
 
@@ -268,6 +271,7 @@ def _write_ort(parts: BundleParts, folder: Path) -> tuple[ir.Model, str]:
 
 def _write_texts(parts: BundleParts, folder: Path) -> None:
     for name, document in (("report.json", parts.report), ("journal.json", parts.journal)):
+        # Strict readers refuse NaN, and the device's own validator is one.
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         _write(folder / name, f"{text}\n".encode())
     _write(folder / "report.html", parts.report_html.encode())

@@ -67,6 +67,8 @@ def minimum_onnxruntime(model: ir.Model, device: DeviceProfile, verified_runtime
     needed = [OLDEST_ONNXRUNTIME, device.minimum_onnxruntime or OLDEST_ONNXRUNTIME]
     needed.append(_first(NEWEST_OPSET, model.opset_imports.get("", 0), verified_runtime))
     needed.append(_first(NEWEST_IR_VERSION, model.ir_version, verified_runtime))
+    # A domain that nobody knows may need a library of its own: the release on which it ran is all
+    # that can be said.
     needed += [
         _first_release(domain, operator) or verified_runtime
         for domain, operators in _operators(model).items()
@@ -153,6 +155,8 @@ def _operators(model: ir.Model) -> dict[str, list[str]]:
     own = {(domain, name) for domain, name, _ in model.functions}
     found: dict[str, set[str]] = {}
     for node in nodes(model):
+        # A call of a function of the model is inlined by any runtime: what counts is what it
+        # consists of.
         if (node.domain, node.op_type) not in own:
             found.setdefault(node.domain, set()).add(node.op_type)
     return {domain: sorted(names) for domain, names in sorted(found.items())}

@@ -34,6 +34,7 @@ class DirectoryLock:
         import fcntl
 
         try:
+            # A link in its place may lead to somebody else's directory.
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             return None

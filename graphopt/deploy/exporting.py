@@ -115,6 +115,7 @@ def export_model(
     is_last = exporter != "auto" or source.kind == "sklearn"
     wrong: dict[str, GraphoptError] = {}
     while True:
+        # A folder for each try: what one exporter left must not be taken for another's.
         out = folder / str(len(wrong)) / "model.onnx"
         out.parent.mkdir()
         words = [source.kind, place, str(out), json.dumps({**options, "without": [*wrong]})]
@@ -289,9 +290,11 @@ def _compared(
         case: What the framework took and gave.
         names: Of inputs, outputs, and of what another exporter may ask for; empty: by position.
     """
+    # Without pickles, which is numpy's default: code of the user's wrote this file.
     with np.load(case) as held:
         arrays = {name: held[name] for name in held.files}
     given, wanted = _numbered(arrays, "input"), _numbered(arrays, "output")
+    # What is compared is the file, not what the runtime would make of it.
     options = SessionOptions(optimization="disabled")
     with shared_worker().load(path, options) as session:
         inputs = [value.name for value in session.inputs]

@@ -131,6 +131,8 @@ def record_golden(
     Raises:
         RuntimeFailure: A model does not load or run.
     """
+    # The original as its file says it: on the CPU, without rewrites and without the deployment's
+    # settings.
     plain = replace(
         options, optimization="disabled", providers=SessionOptions().providers, config={}
     )
@@ -228,6 +230,7 @@ def _within(samples: list[GoldenSample], limit_bytes: int) -> list[GoldenSample]
     total = 0
     for sample in samples:
         parts = (sample.inputs, sample.original, sample.model or {})
+        # Before compression: a bound on what a device unpacks.
         total += sum(value.nbytes for part in parts for value in part.values())
         if kept and total > limit_bytes:
             break

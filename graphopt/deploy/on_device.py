@@ -89,6 +89,7 @@ class OnnxRuntime:
             )
         except Exception as error:  # noqa: BLE001 - the runtime's errors have no other base
             raise Broken(f"the runtime does not load the model: {error}") from None
+        # The runtime falls back to the CPU and says so in a log alone.
         lost = [name for name, _ in providers if name not in session.get_providers()]
         if lost:
             raise Broken(f"{', '.join(lost)} did not start")

@@ -40,6 +40,7 @@ def convert_to_ort(path: Path, options: SessionOptions, worker: Worker) -> Path:
     target = path.with_suffix(".ort")
     formats = {target: "ORT", Path(f"{target}{_GRAPH}"): "ONNX"}
     try:
+        # Twice: the runtime writes one format at a time, and nothing here reads its own.
         for file, name in formats.items():
             saving = SessionOptions(
                 optimization="extended",

@@ -59,6 +59,8 @@ def validate_with(
         program.write_text(validator_text(), encoding="utf-8")
         # The schema lies beside the program, in a bundle too.
         (Path(folder) / "manifest.schema.json").write_text(schema_text(), encoding="utf-8")
+        # Isolated: neither the current folder nor the user's packages may stand in for those of the
+        # environment.
         command = [str(interpreter), "-I", str(program), str(bundle.absolute()), "--json"]
         done = _run([*command, *options], timeout_s)
     try:

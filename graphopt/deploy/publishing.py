@@ -138,6 +138,7 @@ def check_destination(
         raise OutputError(
             f"`{final}` cannot be replaced", why=f"it is {kind}", hint="remove it first"
         )
+    # `--force` with a path mistyped must not cost somebody a folder of his own.
     if any(final.iterdir()) and not is_replaceable(final):
         raise OutputError(
             f"`{final}` is not replaced",
@@ -223,6 +224,8 @@ def _is_below(name: object, folder: Path) -> bool:
 
 
 def _flush_tree(folder: Path) -> None:
+    # Files before the directory that names them: a name on the disk never leads to a file that is
+    # not.
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
             _flush(Path(root, name))
@@ -232,6 +235,7 @@ def _flush_tree(folder: Path) -> None:
 def _flush(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         return  # directories cannot be opened there
+    # Windows flushes only what is open for writing.
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)

@@ -135,6 +135,7 @@ class _Runs:
 
 def _with_vectors(raw: RawGolden, runs: _Runs, *, is_verified: bool) -> RawGolden:
     place = {name: str(path.absolute()) for name, path in raw.contents.items()}
+    # Read from where it lies now; a bundle has it under another name.
     spec = {**raw.spec, "tokenizer": place[raw.spec["tokenizer"]]}
     preparation = Preparation(spec, Path())
     unfused = replace(runs.options, optimization="disabled")

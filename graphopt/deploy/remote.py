@@ -174,6 +174,8 @@ class _Visit:
         free = self._free_bytes(place)
         if free is not None and free < _ROOM * needed:
             raise _Refused(f"the disk is full: {free} bytes are free, {needed} are sent")
+        # To a file: all of a model at once would not fit into memory, and `tar` there wants one
+        # stream.
         with tempfile.TemporaryFile() as stream:
             for name, path in self._files.items():
                 with path.open("rb") as source:
@@ -204,6 +206,8 @@ class _Visit:
         )
         done = self._transport.run(guarded, timeout_s=self._device.timeout_s)
         report = _parse(done.stdout)
+        # Its word is believed only where program and report agree: a shell between them may fail on
+        # its own.
         if report is None or done.returncode != report["exit_code"]:
             said = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
             last = said.splitlines()[-1] if said else "nothing"

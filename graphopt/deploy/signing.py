@@ -62,6 +62,7 @@ def _read_secret(path: Path) -> tuple[bytes, bytes]:
             f"`{path}` is protected by a password",
             hint="sign with `minisign -S -s KEY -m BUNDLE/manifest.json`",
         )
+    # Behind algorithms, salt and limits of the derivation: the name, then the seed of the key.
     return content[54:62], content[62:94]
 
 

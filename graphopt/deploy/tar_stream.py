@@ -68,6 +68,7 @@ def _parse(header: bytes) -> tuple[str, int]:
         name = "/".join(_text(part) for part in (prefix, header[:_NAME]) if part.strip(b"\0"))
     except UnicodeDecodeError:
         raise Broken("a name in the archive is not text") from None
+    # Links, devices and the records of extensions among them.
     if header[156:157] not in (b"0", b"\0"):
         raise Broken(f"`{name}` is not a regular file; `graphopt pack` writes what is read here")
     return name, _octal(header[124:136])
@@ -79,6 +80,7 @@ def _text(part: bytes) -> str:
 
 def _octal(digits: bytes) -> int:
     text = digits.strip(b" \0") or b"0"
+    # GNU writes large sizes in base 256: a size that cannot be bounded by its digits.
     if not all(digit in b"01234567" for digit in text):
         raise Broken("a number in the archive is not octal")
     return int(text, 8)

@@ -69,6 +69,8 @@ class Ssh:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": CONNECT_TIMEOUT_S,
+            # A device that was switched off answers nothing for ever; 15 seconds of silence end the
+            # visit.
             "ServerAliveInterval": 5,
             "ServerAliveCountMax": 3,
         }

@@ -122,6 +122,7 @@ class _WorkerRuntime:
 
     @cached_property
     def _worker(self) -> Worker:
+        # In a process of its own: a model of a stranger may crash the runtime.
         return self._stack.enter_context(Worker(timeout_s=self._timeout_s))
 
     def runtime_version(self) -> str:

@@ -35,10 +35,13 @@ def find_guilty(spans: list[Span], is_good: IsGood) -> Guilty:
         is_good: Replays the first ``steps`` steps, with transactions beyond ``edits`` discarded
             where that is a number, and judges the result.
     """
+    # The state before all steps first: where that is bad no pass is guilty, and a search would name
+    # one.
     if not is_good(0, None):
         return Guilty(None)
     step = _first_bad(0, len(spans), lambda count: is_good(count, None))
     before, after = spans[step - 1]
+    # With none of its transactions, and bad all the same: what it did went past the editor.
     if not is_good(step, before):
         return Guilty(step - 1)
     return Guilty(step - 1, _first_bad(before, after, lambda limit: is_good(step, limit)))

@@ -131,6 +131,8 @@ class Execution:
         for iteration in range(1, group.max + 1):
             before = len(self.journal.edits)
             self._run_all(group.elements, place, iteration)
+            # A round without edits shows that the passes are at rest; so does an idempotent pass
+            # that has run last on this very model, and that spares the round.
             if len(self.journal.edits) == before or self._is_settled(group.elements, place):
                 return
             if iteration < _FIRST_COMPARED_ROUND:
@@ -171,6 +173,7 @@ class Execution:
         facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
         edits = len(self.journal.edits) - edits_before
+        # A skipped pass is noted as well: it would have left the model as it is.
         self.standing.note(pass_, edits, self.journal.weights_dropped - dropped)
         after = self.standing.census
         status: Status = "skipped" if skip else ("applied" if edits else "unchanged")
@@ -203,6 +206,8 @@ class Execution:
         start = perf_counter()
         facts = self.source.facts_for(pass_, self.model, self.standing.shapes)
         facts_seconds = perf_counter() - start
+        # One editor for each run of a pass and one journal for all: transactions are numbered
+        # through the group, which is what a replay cut short counts.
         editor = Editor(self.model, pass_name=pass_.name, journal=self.journal)
         try:
             pass_.run(self.model, editor, facts)

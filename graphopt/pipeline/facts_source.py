@@ -80,6 +80,7 @@ class FactsSource:
         Raises:
             PreconditionError: The caller gave no target or no samples.
         """
+        # Asked anew before each run: what a pass needs may hang on what others left of the model.
         needs = pass_.needs_on(model, self.target or _ANY_TARGET)
         self._remember(pass_, model)
         if needs.target and self.target is None:
@@ -127,6 +128,7 @@ class FactsSource:
         return self._moments[key]
 
     def _provider(self, pass_: Pass) -> MomentsProvider:
+        # A plain function of ranges is a provider, too, and cannot do this.
         if isinstance(self.statistics, MomentsProvider):
             return self.statistics
         raise PreconditionError(
@@ -138,6 +140,8 @@ class FactsSource:
 
     def _remember(self, pass_: Pass, model: ir.Model) -> None:
         """Keep the model as it is before the first pass that makes another function of it."""
+        # Taken once: what repairs or distills later is compared with the model before anything was
+        # approximated, not with the state between two passes.
         is_another = isinstance(pass_.contract.numerics, Approximate) and not pass_.is_preparation
         if is_another and self._reference is None:
             self._reference = Checkpoint.take(model)

@@ -78,6 +78,8 @@ class Failure:
             place=step.place,
             facts=step.facts,
             iteration=step.entry.iteration,
+            # The runs before the guilty one: what a reproducer repeats to arrive at the model that
+            # it was given.
             steps_before=guilty.step or 0,
             kind="numerics" if isinstance(error, NumericMismatch) else kind,
             error=error,

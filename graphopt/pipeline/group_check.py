@@ -54,8 +54,11 @@ class GroupCheck:
             return
         with self.timing.part("verify structure").running():
             self._verify_structure(model, execution)
+        # How far an approximate pass may go is for gates to say; and outputs by other names, or of
+        # other shapes, are comparable with nothing.
         if self.judge is None or self.group.kind == "approximate" or _changes_interface(execution):
             return
+        # Who edited nothing allows nothing: the bound is that of the passes that did something.
         editors = [step.pass_ for step in execution.steps if step.entry.edits]
         with self.timing.part("verify numerics").running():
             self.judge.check(model, allowed_difference(editors))
@@ -80,14 +83,18 @@ class GroupCheck:
 
     def _settle_approximate(self, judge: NumericJudge, model: ir.Model) -> Drift | None:
         if judge.feeds is None:
+            # Its inputs are others, perhaps: they are made anew, for the model as it is.
             judge.rebase(Checkpoint.take(model))
             return None
         with self.timing.part("drift").running():
             drift = judge.drift(model)
+        # The outputs are those that the check computed: no run is made for it.
         judge.rebase_on_latest()
         return drift
 
     def _verify_structure(self, model: ir.Model, execution: Execution) -> None:
+        # By its text, which names node and value: a pass that renames what was broken before
+        # answers for it.
         faults = [fault for fault in structure_faults(model) if fault not in self.known_faults]
         if not _changes_interface(execution):
             faults += self.interface.differences(Interface.of(model))

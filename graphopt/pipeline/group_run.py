@@ -95,6 +95,7 @@ class GroupRun:
         """
         with self._timing.running():
             try:
+                # Ends: each attempt that fails leaves one place of the group out.
                 while (execution := self._attempt()) is None:
                     self._restore()
                 self._accept(execution)
@@ -116,6 +117,7 @@ class GroupRun:
             self._drop(Failure.of_step(error, len(execution.steps)))
             return None
         try:
+            # A group that edited nothing left the model as it was verified before.
             if execution.journal.edits:
                 self._check.verify_result(self.model, execution)
         except _UNACCEPTABLE as error:

@@ -36,6 +36,7 @@ class Group:
 def groups_of(pipeline: Pipeline) -> tuple[Group, ...]:
     """Return the groups of a pipeline, in order."""
     runs: list[tuple[Kind, tuple[Element, ...]]] = []
+    # Only neighbours: the order of passes is the user's, and a group keeps it.
     for (kind, is_apart), members in groupby(
         pipeline.elements, key=lambda element: (kind_of(element), _changes_interface(element))
     ):

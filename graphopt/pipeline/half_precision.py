@@ -28,6 +28,8 @@ def runtime_tolerance(model: ir.Model, numerics: Numerics) -> Rounding | None:
     """Return what must be allowed instead of `Exact` because of 16-bit floats, or ``None``."""
     if not isinstance(numerics, Exact):
         return None
+    # Types of values between nodes are mostly not declared; 16 bits come from an input, a weight, a
+    # Cast or a Constant.
     found = [_UNIT_ROUNDOFF[kind] for kind in _types(model) if kind in _UNIT_ROUNDOFF]
     if not found:
         return None

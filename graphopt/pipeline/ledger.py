@@ -136,6 +136,7 @@ class Ledger:
 
     def adopt(self, journal: Journal) -> None:
         """Append edits, refusals, notes and decisions of a group, edits numbered on."""
+        # The journal of each group counts from 1.
         offset = self.journal.transactions
         self.journal.edits += (
             [replace(edit, number=edit.number + offset) for edit in journal.edits]

@@ -53,6 +53,8 @@ class Lineage:
             base = Checkpoint.take(self._origin())
         if self._since:
             standing = Standing(base.new_model(), mark=self._mark)
+            # A pass does the same to the same state (a law of the tests): what is repeated is what
+            # was accepted.
             for group, dropped in self._since:
                 Execution(standing, group, self._facts, Limits(dropped=dropped)).run()
             base, mark = Checkpoint.take(standing.model), standing.mark()

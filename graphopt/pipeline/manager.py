@@ -133,6 +133,7 @@ class PassManager:
             known_faults=self._known_faults(model, ledger),
             ledger=ledger,
         )
+        # Walks are remembered over all groups: whoever edits tells what has changed.
         with ledger.timing.running(), remembered_graphs(model):
             for group in groups_of(pipeline):
                 GroupRun(group, whole).run()

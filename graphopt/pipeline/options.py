@@ -31,6 +31,7 @@ def build_pass(cls: type[Pass], options: Options) -> Pass:
 
 def _converted(pass_name: str, spec: OptionSpec, value: OptionValue) -> OptionValue:
     """Turn whole numbers into the fractions that the option takes, and nothing else."""
+    # A text is a sequence to Python: taken for a list it would be one of single characters.
     if spec.is_list and value is not None and not isinstance(value, tuple):
         raise OptionError(
             f"option `{spec.name}` of pass `{pass_name}` cannot be `{format_value(value)}`",

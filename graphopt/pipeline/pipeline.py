@@ -42,6 +42,7 @@ class Fixpoint:
         Raises:
             OptionError: `max` is not a whole number of at least 1.
         """
+        # `True` is an `int` to Python: `max=true` would mean one round.
         if isinstance(self.max, bool) or not isinstance(self.max, int) or self.max < 1:
             raise OptionError(
                 f"option `max` of `fixpoint` cannot be `{format_value(self.max)}`",

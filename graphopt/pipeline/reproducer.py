@@ -8,7 +8,6 @@ graphopt-repro-<digest>/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -24,6 +23,7 @@ import onnx_ir as ir
 from graphopt._version import __version__
 from graphopt.errors import InputError, OutputError, PassError, PreconditionError
 from graphopt.ir import load, model_digest, save
+from graphopt.ir.hashing import sha256
 from graphopt.pipeline.failure import Failure
 from graphopt.pipeline.pipeline import Pipeline
 from graphopt.pipeline.stand_in_weights import Weights, replace_weights
@@ -74,10 +74,12 @@ def write_reproducer(
     Raises:
         OutputError: The folder cannot be written.
     """
+    # Before the digest: the name of the folder is that of what is in it.
     replace_weights(model, weights)
     record = _record(failure, settings, pipeline, weights)
     identity = json.dumps(record, sort_keys=True) + model_digest(model)
-    folder = parent / (_PREFIX + hashlib.sha256(identity.encode()).hexdigest()[:12])
+    folder = parent / (_PREFIX + sha256(identity.encode()).hexdigest()[:12])
+    # Named by its content: the same failure, met again, is there already.
     if folder.exists():
         return folder
     try:
@@ -163,6 +165,7 @@ def _write(folder: Path, model: ir.Model, record: dict[str, Any], trace: str) ->
         text = json.dumps(record, indent=2, sort_keys=True)
         (building / "reproducer.json").write_text(text + "\n", encoding="utf-8")
         (building / "traceback.txt").write_text(trace, encoding="utf-8")
+        # In one step: half a reproducer would be taken for the whole one by its name.
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -65,8 +65,10 @@ def _numbers(tensor: ir.TensorProtocol, weights: Weights, name: str) -> np.ndarr
     original = tensor.numpy()
     if weights == "none":
         return np.zeros(original.shape, original.dtype)
+    # Weights that are infinite or NaN may be what went wrong.
     with np.errstate(all="ignore"):
         spread = float(np.std(original, dtype=np.float64))
+    # Not `hash`, which is another one in each process: the same failure must give the same folder.
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     numbers = rng.standard_normal(original.shape, dtype=np.float32)
     return (numbers * (spread if np.isfinite(spread) else 1.0)).astype(original.dtype)

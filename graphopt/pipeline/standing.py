@@ -80,6 +80,7 @@ class Standing:
         self.version = mark.version
         self._unchanged_since = dict(mark.unchanged_since)
         self._census = None
+        # Nodes and values are new objects: nothing that is known by them holds.
         self.shapes.touched.everything = True
         forget_graphs(self.model)
 
@@ -117,6 +118,7 @@ def _counted(model: ir.Model) -> Census:
         for value in graph.initializers.data.values():
             tensor = value.const_value
             if tensor is not None:
+                # Weights that are tied are one tensor, and are stored once.
                 bytes_of[id(tensor)] = tensor.nbytes
     operators = frozenset(op_type for _, op_type in kinds)
     return Census(sum(kinds.values()), sum(bytes_of.values()), operators)

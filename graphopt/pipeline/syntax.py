@@ -29,6 +29,7 @@ Options = tuple[tuple[str, OptionValue], ...]
 _SPACE = re.compile(r"(?:\s|#[^\n]*)*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What follows a number must end it: `4bit` and `1.2.3` are words.
 _NUMBER = re.compile(
     r"[+-]?(?:inf\b|nan\b|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![A-Za-z0-9_.\-])"
 )
@@ -158,6 +159,7 @@ class _Parser:
             with self._inside():
                 return self._list()
         if text := self._try(_NUMBER):
+            # `3` and `3.0` are different options: what is written is what is read back.
             return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         if self._peek() == '"':
             return self._string()

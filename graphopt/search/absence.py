@@ -37,4 +37,5 @@ def stand_in(options: SessionOptions) -> SessionOptions:
     Without optimizations the CPU provider runs every operator as it is specified: quantizers
     round, floats between them stay floats. Nothing is learnt about speed.
     """
+    # The configuration goes, too: its entries may be those of the provider that is not here.
     return replace(options, providers=((_CPU, {}),), optimization="disabled", config={})

@@ -72,6 +72,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
     outcome = _explored(bench, folder)
     if outcome.chosen is not None or not names:
         return outcome
+    # Loaded anew: the stages have changed the model in place.
     again = _explored(replace(bench, target=target, model=load(bench.source)), folder)
     again.shared.notes.insert(0, _nothing_held(names, outcome))
     return again

@@ -43,6 +43,7 @@ def choose(
             this machine, where size alone would prefer what is only small.
     """
     correct = [candidate for candidate in candidates if candidate.is_correct]
+    # A goal that nobody meets rules nobody out: what is written then is marked as having missed it.
     pool = [candidate for candidate in correct if candidate.meets_gates] or correct
     if not pool:
         return None
@@ -89,4 +90,5 @@ def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
 def _latency_ratio(candidate: Measured) -> float:
     """Return the ratio that is known; that of an untimed or noisily timed candidate is not."""
     latency = candidate.latency
+    # 1, the original's own: a candidate of which nothing is known is no faster.
     return 1.0 if latency is None or latency.verdict == "too-noisy" else latency.ratio

@@ -21,6 +21,8 @@ def with_fixed_sizes(model: ir.Model, target: Target) -> ir.Model:
     """
     sized = model
     if target.dims:
+        # A copy: the stages that fix the sizes for shipping run on the model itself later, and are
+        # in the recipe.
         sized = clone(model)
         manager = PassManager(verify="off", target=target.to_facts())
         ledger = manager.run(sized, Pipeline.parse(target.dims_text())).ledger

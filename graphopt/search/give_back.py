@@ -189,6 +189,8 @@ class _Search:
         built = self._build(kept)
         if isinstance(built, Rejected):
             return False
+        # Its numbers alone: what is tried on the way is never shipped, and timing it would take the
+        # budget.
         measured = compare(self.bench, built, self.original_bytes)
         return isinstance(measured, Measured) and measured.is_correct
 

@@ -99,6 +99,8 @@ def measure(bench: Workbench, built: Built, *, original_bytes: int) -> Measured 
     try:
         report("comparing outputs")
         measured = _numbers(bench, built, original_bytes)
+        # How fast a wrong answer is, nobody needs to know; and the original beside itself shows
+        # noise.
         if not measured.is_correct or bench.latency_budget_s is None or built.is_original:
             return measured
         report("timing against the original")
@@ -161,6 +163,7 @@ def _loaded(bench: Workbench, built: Built) -> LoadedGraph | None:
     """Look at what the runtime made of a candidate; that it cannot be read rejects none."""
     try:
         return inspect_loaded(built.path, bench.options, bench.latency_feed, worker=bench.worker)
+    # It is told in the report, and decides nothing.
     except (RuntimeFailure, InputError) as error:
         why = f"{error.message}: {error.why}" if error.why else error.message
         built.ledger.notes.append(f"the runtime's own graph was not inspected: {why}")

@@ -54,6 +54,7 @@ def with_narrow_layers(
         )
     )
     pipeline = Pipeline.parse(candidate.pipeline)
+    # Some recipes have all weights in 7 bits already, or none in integers.
     if not names or not any(_takes_names(step) for step in pipeline.passes()):
         return candidate, ()
     narrowed = Pipeline.of(*(_narrowed(step, names) for step in pipeline.elements))

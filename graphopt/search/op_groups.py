@@ -102,6 +102,8 @@ def quantized_groups(model: ir.Model, ledger: Ledger) -> list[OpGroup]:
         if node.name in touched:
             passes.setdefault(node.op_type, set()).add(touched[node.name])
             is_sharing = node.op_type in _SHARING
+            # Left in float alone, one of those that share the quantizer of their input would spare
+            # no conversion.
             key = (node.inputs[0], node.op_type) if is_sharing else node
             members.setdefault(key, []).append(node)
     return [

@@ -133,6 +133,7 @@ def _with_measured_order(
             measure_cold_start(chosen.built.path, bench.latency_feed, options)
             for _ in range(_MEMORY_RUNS)
         ]
+        # The least of several: other work on the machine only adds to a peak.
         found[order] = min(start.peak_rss_bytes for start in starts)
     is_lower = found["priority"] < found["default"] * (1.0 - _LEAST_MEMORY_GAIN)
     target = bench.target.with_order("priority" if is_lower else "default")

@@ -80,6 +80,8 @@ def _share(
     sizes: Mapping[str, int] | None,
 ) -> float:
     macs = macs_by_node(model, sizes)
+    # By name: both counts are taken over the same nodes, which have one of their own since they
+    # were loaded.
     held = {node.name for node in outside}
     if macs:
         return sum(count for name, count in macs.items() if name in held) / sum(macs.values())

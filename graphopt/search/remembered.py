@@ -51,6 +51,7 @@ class RememberingCalibrator(Calibrator):
         found = self.known.ranges.setdefault(key, {})
         if missing := [name for name in names if name not in found]:
             measured = super().__call__(model, missing, method)
+            # `None` where a value was always empty: that is known then, too, and not asked again.
             found |= {name: measured.get(name) for name in missing}
         return {name: item for name in names if (item := found[name]) is not None}
 

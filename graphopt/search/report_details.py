@@ -75,6 +75,7 @@ def _layer_errors(
     names = [name for name, operator in before.items() if operator in _SHOWN_OPERATORS]
     names = [name for name in names if name in after]
     if len(names) > _MOST_LAYERS:
+        # Evenly spread: errors grow with depth, and the first layers alone would show none.
         picks = np.linspace(0, len(names) - 1, _MOST_LAYERS).round().astype(int)
         names = [names[place] for place in picks]
     if not names:
@@ -107,6 +108,7 @@ def _run(model: ir.Model, names: list[str], feed: Feeds, worker: Worker) -> dict
     exposed = clone(model)
     held = {value.name: value for node in exposed.graph for value in node.outputs}
     for name in names:
+        # An output must have a type; where none is declared, the runtime refuses the wrong guess.
         held[name].type = held[name].type or ir.TensorType(ir.DataType.FLOAT)
         exposed.graph.outputs.append(held[name])
     with scratch_folder() as folder:

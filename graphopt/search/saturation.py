@@ -141,6 +141,8 @@ def _values_of(
             exposed.graph.outputs.append(held[name])
     with scratch_folder() as folder:
         path = save(exposed, Path(folder) / "exposed.onnx")[0]
+        # Optimized, the runtime fuses layers with their quantizers, and the values between are
+        # gone.
         options = SessionOptions(optimization="disabled")
         with worker.load(path, options) as session:
             run = session.run(feed, [name for name in wanted if name not in given])

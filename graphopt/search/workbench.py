@@ -179,6 +179,7 @@ def prepare(
     evaluation, metric = _told_apart(evaluation, metric)
     with load_original(path, options) as session:
         report("checking the samples")
+        # The session has the file, in which sizes that the run fixes are still open.
         specs = session.inputs if sized is model else input_specs(sized)
         calibration_samples = _checked(calibration, specs, sized, home)
         evaluation_samples = _checked(evaluation, specs, sized, home)
@@ -212,6 +213,7 @@ def _judged_before(bench: Workbench) -> Workbench:
     """Return the workbench with the task metric of the original, where there is one."""
     if bench.metric is not None:
         bench.report(f"measuring {bench.metric.name} of the original")
+    # Before anything is built: a metric that cannot be computed is told at once.
     return dataclasses.replace(bench, metric_before=bench.metric_of(bench.source))
 
 
@@ -280,6 +282,7 @@ def latency_feed(
     """Return the input that is timed: the middle one by size, or a generated one of usual size."""
     if real is None:
         return representative_feed(model, seed=seed, session=session)
+    # The middle one: texts differ in length, and the first may be the longest.
     by_size = sorted(real, key=lambda feed: sum(array.size for array in feed.values()))
     return by_size[len(by_size) // 2]
 

@@ -44,6 +44,7 @@ def target_of(document: Mapping[str, Any], path: Path | None = None) -> Target:
         gates={
             name: float(limit)
             for name, limit in document.get("gates", {}).items()
+            # `name = false` takes an inherited gate away: TOML has no null.
             if limit is not False
         },
         package=Package(**{**package, "include": tuple(package.get("include", ()))}),
@@ -68,6 +69,8 @@ def document_of(target: Target) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": target.name,
         "summary": target.summary,
+        # What is as by default is left out, so that a file that is shown says what somebody
+        # decided.
         **({} if target.worth_of_3_db == 1.0 else {"worth_of_3_db": target.worth_of_3_db}),
         **({} if target.enough_db == ENOUGH_DB else {"enough_db": target.enough_db}),
         "runtime": {
@@ -144,6 +147,7 @@ def _inner_table(
     path: tuple[str, ...], table: Mapping[str, Any], reasons: Mapping[tuple[str, ...], str]
 ) -> list[str]:
     inner = _table_lines(table, path, reasons)
+    # A table of tables alone needs no header of its own in TOML.
     if all(isinstance(part, Mapping) for part in table.values()):
         return inner
     named = [key for key in path if not key.isdecimal()]  # a table in one of an array: TOML's way

@@ -279,6 +279,7 @@ def check_gate(name: str, limit: float) -> float:
     """
     gate = _gate(name)
     setting = f"{name}={limit}"
+    # NaN would be met by nothing, and the reports would not say why.
     if isinstance(limit, bool) or not isinstance(limit, int | float) or math.isnan(limit):
         raise _gate_error(setting, f"`{limit}` is not a number", gate)
     if math.isinf(limit) or not gate.minimum <= limit <= gate.maximum:
@@ -334,9 +335,13 @@ def _verdict(
     gate: Gate, limit: float, given: Measured, *, is_demanded: bool
 ) -> tuple[bool | None, GateStatus, str | None]:
     if given.status == "too-noisy":
+        # A gate that noise could pass would be no gate: who measured on a busy machine measures
+        # again.
         return False, "too-noisy", given.reason or "the value cannot be trusted"
     if given.status == "not-requested" and gate.waiver:
         reason = given.reason or gate.waiver
+        # The target's own gates hold for machines and runs that nobody foresaw; who names one for
+        # this run wants its answer.
         if is_demanded:
             return False, "not-measured", f"demanded, and {reason}"
         return None, "not-measured", reason

@@ -97,6 +97,7 @@ def _find(name: str, folder: Path, where: str | None) -> Path:
         if name not in target_names():
             raise UnknownNameError("target", name, target_names(), listing="graphopt targets")
         return _folder() / f"{name}{SUFFIX}"
+    # Relative to the file that names it, so that a folder of targets can be moved.
     path = folder / Path(name).expanduser()
     if not path.is_file():
         raise TargetError(
@@ -109,6 +110,7 @@ def _find(name: str, folder: Path, where: str | None) -> Path:
 
 def _resolve(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     """Return the document of a file merged over everything it extends."""
+    # By the real path: a circle may go through links.
     if path.resolve() in children:
         chain = " -> ".join(child.name for child in (*children, path))
         raise TargetError("target extends itself", where=str(path), why=chain)

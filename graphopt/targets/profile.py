@@ -218,6 +218,7 @@ class Target:
 
     def stage_text(self) -> str:
         """Return the pipeline text of the stages that come first; empty where none is on."""
+        # Sizes are fixed before anything else: what they make constant is folded by the stages.
         first = (stage.passes for stage in self.stages if stage.enabled and not stage.last)
         return _joined((self.dims_text(), *first))
 
@@ -247,6 +248,7 @@ class Target:
                 limits.pop(name, None)
             else:
                 limits[name] = check_gate(name, limit)
+        # One that is taken away is demanded no more, even if it was before.
         demanded = (self.demanded_gates | gates.keys()) & limits.keys()
         return replace(self, gates=limits, demanded_gates=demanded)
 
@@ -299,6 +301,8 @@ class Target:
         Raises:
             OptionError: A text holds what cannot be written in pipeline text.
         """
+        # Written into pipeline text below: a quote in it could end the string and begin another
+        # pass.
         for text in dims:
             if '"' in text or "\\" in text or not text.isprintable():
                 raise OptionError(f"size `{text}` cannot be read", why="expected `SYMBOL=SIZE`")

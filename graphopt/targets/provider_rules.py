@@ -77,6 +77,7 @@ class ProviderRules:
 
     def _is_foreign(self, value: ir.Value | None, shapes: ShapeTable) -> bool:
         """Tell whether a computed operand has a type that the provider lacks."""
+        # A weight is prepared once, when the model is loaded: `lacks_types` is of what flows.
         if value is None or constant_tensor(value) is not None:
             return False
         known = shapes.of(value)
@@ -163,6 +164,7 @@ def _is_restored(value: ir.Value | None) -> bool:
 
 def _has_open_sizes(node: ir.Node, shapes: ShapeTable) -> bool:
     for value in (*node.inputs, *node.outputs):
+        # An output without a name is left out; nobody asks for its size.
         known = shapes.of(value) if value is not None and value.name else None
         if known is not None and not all(isinstance(dim, int) for dim in known.dims or ()):
             return True
@@ -176,6 +178,8 @@ def _is_in_floats(node: ir.Node, shapes: ShapeTable) -> bool:
     known = shapes.of(node.outputs[0])
     if known is None or known.dtype is None or not known.dtype.is_floating_point():
         return False
+    # Between quantizers a node on floats is fused into one on integers: only what stands outside of
+    # them counts.
     readers = [use.node.op_type for use in node.outputs[0].uses()]
     if readers and all(reader == "QuantizeLinear" for reader in readers):
         return False

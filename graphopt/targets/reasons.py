@@ -64,6 +64,7 @@ def _statements(text: str) -> Iterator[tuple[KeyPath, tuple[str, bool]]]:
         if statement.startswith("["):
             table = _keys(statement.strip("[]"))
             if statement.startswith("[["):
+                # Members of an array of tables are headed alike: their order tells them apart.
                 number = counts.get(table, 0)
                 counts[table] = number + 1
                 table = (*table, str(number))

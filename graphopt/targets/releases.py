@@ -56,4 +56,5 @@ def _newest(table: Mapping[str, int], release: str) -> int:
             why=f"the oldest release that was tried is {oldest}",
             hint=f'set `maximum_onnxruntime = "{oldest}"`, or newer, under `[device]`',
         )
+    # By the numbers, not as text: 1.9 came before 1.16.
     return table[max(known, key=release_key)]

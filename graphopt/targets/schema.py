@@ -62,6 +62,7 @@ def check_document(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         TargetError: A key is unknown, missing, or has a wrong value; the first one is named.
     """
+    # In the order of the keys, so that the first fault told is always the same.
     errors = sorted(
         _validator().iter_errors(document), key=lambda error: list(map(str, error.path))
     )
@@ -77,6 +78,8 @@ def _innermost(error: ValidationError) -> ValidationError:
     """Of alternatives, take the one that is not a plain constant: it says what is expected."""
     if error.validator != "oneOf" or not error.context:
         return error
+    # `false` is an alternative of many keys, and "expected false" would help nobody who wrote a
+    # wrong number.
     chosen = [inner for inner in error.context if inner.validator != "const"]
     same_type = [inner for inner in chosen if inner.validator != "type"]
     return _innermost((same_type or chosen or list(error.context))[0])

@@ -65,6 +65,8 @@ class Comparison:
 
     def verdict(self, numerics: Numerics) -> Verdict:
         """Judge by a contract: `equal` bit for bit, `within-budget`, or `broken`."""
+        # Random outputs are not among them: a model that has no others is `equal`, and its notes
+        # say why.
         if all(item.is_identical for item in self.outputs.values()):
             return "equal"
         faults = [contract_fault(item, numerics) for item in self.outputs.values()]
@@ -126,6 +128,9 @@ def compare_models(
         RunError: The candidate fails on inputs with which the reference runs.
         WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
     """
+    # The runtime's own rewrites are not always right: in a default session they merge draws of
+    # random numbers and drop Dropout in training mode. Without them the reference is what its file
+    # says.
     plain = SessionOptions(optimization="disabled")
     original = load(reference)
     unstable = random_outputs(original)
@@ -172,6 +177,8 @@ def compare_sessions(
                 f"{describe_feeds(feeds)}: the reference fails: {error.why or error.message}"
             )
             continue
+        # A second run, on the first inputs that the reference takes, tells what varies on its own
+        # before anything is held against the candidate.
         if not errors.samples:
             noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())
         errors.add(_differences(expected, candidate.run(feeds), random))
@@ -221,6 +228,7 @@ def _differences(
         {name: value for name, value in expected.items() if name not in random},
         {name: value for name, value in found.items() if name not in random},
     )
+    # A random output has no entry where its form is right: its numbers would count as an error.
     for name in random:
         fault = form_fault(expected.get(name), found.get(name))
         if fault:

@@ -40,6 +40,8 @@ class Signature:
                 for dim in value.shape
             )
         kind = None if value.type is None else type_text(value.type)
+        # onnx-ir gives such an input a constant value, too: it is a default, which any caller may
+        # replace.
         is_overridable = value.is_graph_input() and value.is_initializer()
         return cls(value.name or "", kind, dims, is_overridable)
 
@@ -118,6 +120,8 @@ def _signature_differences(
     added = [name for name in names_after if name not in names_before]
     yield from (f"{what} `{name}` is lost" for name in lost)
     yield from (f"{what} `{name}` is new" for name in added)
+    # Callers may feed by position, so that the order is a promise as well; told only where it is
+    # the whole difference.
     if not lost and not added and names_before != names_after:
         yield f"{what}s are in the order {names_after}, were {names_before}"
     found = {signature.name: signature for signature in after}

@@ -56,6 +56,7 @@ def _classes(prediction: Array, labels: Array) -> Array:
         prediction: Scores of shape ``(*labels.shape, classes)``, or classes of labels' shape.
         labels: Integers.
     """
+    # Scores that are integers, as of a model quantized to its end, are told by their axis more.
     if prediction.dtype.kind == "f" or prediction.ndim > labels.ndim:
         _require(
             prediction.ndim >= 1 and prediction.shape[-1] > 1,
@@ -150,6 +151,7 @@ def _token_losses(prediction: Array, labels: Array) -> Array:
         f"labels go from {tokens.min(initial=0)} to {tokens.max(initial=0)}, the vocabulary has"
         f" {prediction.shape[-1]} tokens",
     )
+    # Taken out before the powers of e, which would overflow from about 700 on.
     peak = logits.max(axis=-1, keepdims=True, initial=-math.inf)
     log_total = np.log(np.exp(logits - peak).sum(axis=-1)) + peak[:, 0]
     return np.asarray((log_total - logits[np.arange(len(tokens)), tokens])[None])

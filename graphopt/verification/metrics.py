@@ -167,6 +167,7 @@ def _columns(
             )
         used += rows
         yield chosen.collect(prediction, part)
+    # Labels go with rows by their order alone: one too many means that some sample has another's.
     if used != len(labels):
         raise MetricError(
             "there are more labels than rows", why=f"{len(labels)} labels, {used} rows of output"
@@ -179,6 +180,7 @@ def _prediction(outputs: Mapping[str, Any]) -> Array:
     if not arrays:
         raise MetricError("the model has no tensor among its outputs")
     floats = [item for item in arrays.values() if is_floating(item.dtype)]
+    # By the name that exporters of transformers use: hidden states or a cache may come before it.
     chosen = arrays.get("logits", floats[0] if floats else next(iter(arrays.values())))
     return chosen.astype(np.float32) if chosen.dtype.kind == "V" else chosen
 

@@ -206,6 +206,7 @@ def _arity_faults(
     if len(given) > formals.most:
         yield f"`{rule.label}` takes at most {formals.most} {what}s, got {len(given)}"
     present = len(given)
+    # What is left out at the end may be written as empty names or not at all: both mean the same.
     while present and given[present - 1] == ABSENT:
         present -= 1
     if present < formals.least:
@@ -238,6 +239,7 @@ def _type_faults(
 ) -> Iterator[str]:
     for index, key in enumerate(given):
         parameter = formals.at(index)
+        # An unknown type is no fault: exporters leave most types between nodes out.
         if parameter is None or key is None or key == ABSENT or not parameter.types:
             continue
         text = key if isinstance(key, str) else f"tensor({key.name.lower()})"

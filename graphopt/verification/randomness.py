@@ -33,6 +33,7 @@ def random_outputs(model: ir.Model) -> RandomOutputs:
     """
     spread = _Spread(Operators(model))
     spread.follow(model.graph)
+    # An output may be an input or a weight as it is: what nobody has drawn is pure.
     effects = {value.name or "": spread.effect_of(value) for value in model.graph.outputs}
     return RandomOutputs(
         frozenset(name for name, effect in effects.items() if effect is Effect.RANDOM),

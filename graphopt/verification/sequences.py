@@ -43,6 +43,8 @@ def run_in_turn(
     for number, feed in enumerate(itertools.islice(itertools.cycle(feeds), steps)):
         outputs: list[dict[str, Any]] = []
         for index, (session, state) in enumerate(sides):
+            # Each side its own state, never the reference's: what is measured is how errors add up
+            # in use.
             given = {name: state.get(name) for name in states}
             try:
                 found = session.run({**feed, **given})
@@ -52,6 +54,8 @@ def run_in_turn(
                 return
             outputs.append(found)
             handed = {name: found.get(output) for name, output in states.items()}
+            # By the reference alone: where its state fits, a candidate whose state does not is
+            # wrong, and the runtime says so in the next step.
             if not index and not all(_fits(feed[name], handed[name]) for name in states):
                 return
             state.update(handed)

@@ -57,6 +57,7 @@ def structure_faults(model: ir.Model) -> list[str]:
     """
     functions = frozenset(model.functions)
     faults: list[str] = []
+    # A function sees no name of the main graph: each has a walk of its own.
     for function in model.functions.values():
         title = f"function `{function.domain}::{function.name}`"
         walk = _Walk(function.opset_imports, functions, title)
@@ -245,6 +246,7 @@ class _Walk:
 def _fits(value: ir.Value) -> bool:
     """Tell whether the tensor of an initializer is just what is declared: nearly all are."""
     tensor = value.const_value
+    # By identity where that will do: the shape of an initializer is mostly the tensor's own object.
     if tensor is None or (value.type is not None and value.dtype is not tensor.dtype):
         return False
     shape = value.shape
@@ -262,6 +264,7 @@ def _tensor_faults(value: ir.Value) -> Iterable[str]:
             f" and holds {tensor.dtype.name}"
         )
     declared = value.shape
+    # A symbol stands for any size: no tensor contradicts it.
     if declared is None or not declared.is_static():
         return
     if declared.dims != tensor_dims(tensor):

@@ -161,6 +161,8 @@ def contract_fault(difference: OutputDifference, numerics: Numerics) -> str | No
         case Exact():
             return None if difference.is_identical else f"{found}, expected the same bits"
         case Rounding(bound=bound):
+            # Rounding moves floats; an integer, a boolean or a text that is another one is another
+            # answer.
             allowed = bound if difference.cosine is not None else 0.0
             return None if difference.max_rel <= allowed else f"{found}, allowed {allowed:.3g}"
         case Approximate():

@@ -95,6 +95,8 @@ def _check_index(folder: Path, *, trust: bool) -> None:
             if Path(name).name != name:
                 raise ExportError(f"`{index.name}` names `{name}`, which leads out of the folder")
             is_plain = name.endswith(".safetensors")
+            # An index may name a pickle under the eyes of `use_safetensors`, which looks at the
+            # index alone.
             if ".safetensors" in index.name and not is_plain and not trust:
                 raise ExportError(f"`{index.name}` names `{name}`, which may be pickled")
 

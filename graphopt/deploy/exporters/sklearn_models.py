@@ -109,6 +109,7 @@ def _results(estimator: Any, rows: Any) -> Iterator[Any]:
 def _numbers(values: Any) -> Any:
     import numpy as np
 
+    # Sparse results, as of a vectorizer, are dense in the exported model.
     if hasattr(values, "toarray"):
         values = values.toarray()
     return np.asarray(values, np.float32)
@@ -140,6 +141,7 @@ def _written(estimator: Any, row: Any, opset: Opset) -> Any:
     if is_classifier(estimator):
         # Probabilities as one tensor, not as a sequence of maps; not every classifier has any.
         plain = {id(estimator): {"zipmap": False}}
+        # skl2onnx says so of an option that a converter does not know.
         with contextlib.suppress(NameError):
             return to_onnx(estimator, row, target_opset=versions, options=plain)
     return to_onnx(estimator, row, target_opset=versions)

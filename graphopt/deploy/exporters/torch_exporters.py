@@ -63,6 +63,7 @@ def export_torch(
         try:
             path, doubts = ways[name](out, opset)
         except Exception as error:
+            # Asked for by name there is no other to try, and what is missing can be installed.
             if exporter == name and isinstance(error, ModuleNotFoundError):
                 raise
             failures[name] = _first_line(error)
@@ -131,6 +132,8 @@ def _traced(loaded: Loaded, out: Path, opset: Opset) -> tuple[Path, list[str]]:
             axes[name] = {axis: str(size) for axis, size in dict(shape).items() if size}
     outputs = list(loaded.output_names) or None
     with warnings.catch_warnings(record=True) as caught, traceable_masks():
+        # Python shows a warning once for each line: a second export in this process would hide its
+        # doubts.
         warnings.simplefilter("always", torch.jit.TracerWarning)
         torch.onnx.export(
             loaded.module,

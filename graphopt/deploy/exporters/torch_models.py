@@ -31,6 +31,8 @@ def load_factory(text: str) -> Loaded:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
+        # The module itself, or a package around it; one that it imports is the user's own affair,
+        # and told as it is.
         if error.name and name.startswith(error.name):
             raise ExportError(f"there is no module `{name}`") from error
         raise
