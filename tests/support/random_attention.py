@@ -202,6 +202,33 @@ def repeats(scope):
     return _reshaped(scope, wide, dims)
 
 
+def grouped(scope):
+    """Attention of ONNX Runtime whose queries share keys and values, perhaps those of a past."""
+    count, size = scope.draw(st.sampled_from([(1, 2), (2, 2)]))
+    group, keys = scope.draw(st.integers(2, 3)), 3
+    where = lambda v: len(v.dims) == 3 and v.dims[2] == 4 and not {0, BATCH} & set(v.dims[:2])  # noqa: E731
+    x = scope.pick(FLOAT, where=where) or _stored(scope, (2, 3, 4))
+    batch, length = x.dims[:2]
+    query = _projected(scope, x, count * group * size, 0)
+    if _coin(scope):
+        rows = [_projected(scope, x, count * size, seed) for seed in (1, 2)]
+        key, value = (
+            _continued(scope, _split(scope, one, (batch, count, length, size))) for one in rows
+        )
+        keys = length + 2
+    else:
+        key, value = (_stored(scope, (batch, count, keys, size)) for _ in range(2))
+    places = scope.weight(np.repeat(np.arange(count), group))
+    dims = (batch, count * group, keys, size)
+    key, value = (scope.node("Gather", [one, places], FLOAT, dims, axis=1) for one in (key, value))
+    inputs = [query, key, value]
+    if _coin(scope):
+        rows = scope.draw(st.sampled_from([1, batch]))
+        inputs += [None, None, _stored(scope, (rows, 1, length, keys))]
+    heads = {"domain": "com.microsoft", "num_heads": count * group}
+    return scope.node("MultiHeadAttention", inputs, FLOAT, query.dims, **heads)
+
+
 def split_bias(scope):
     """A constant added to what a row was split into."""
     where = lambda v: v.dims and v.dims[-1] in (4, 6) and 0 not in v.dims  # noqa: E731
@@ -217,6 +244,7 @@ ATTENTION = {
     "collapse-repeats": (repeats,),
     "fuse-attention": (attention,),
     "fuse-rotary-embedding": (rotary,),
+    "group-queries": (grouped,),
     "hoist-biases": (split_bias,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
