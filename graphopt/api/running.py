@@ -88,8 +88,6 @@ def run_pipeline(
     if output is not None:
         refuse_existing(Path(output), force=force)
     model = load(path)
-    # One table for all: the figures before, the passes and the figures after ask for the same
-    # shapes.
     shapes = KeptShapes(model)
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
@@ -106,8 +104,7 @@ def run_pipeline(
     )
     with remembered_graphs(model):
         before = summarise(model, shapes=shapes.renewed(model))
-        # To load the file once more costs only a run that fails; a copy of the structure would cost
-        # every run.
+        # Loaded anew where a run fails: a copy of the structure would cost every run.
         result = manager.run(model, steps, source=path, shapes=shapes, origin=lambda: load(path))
         result.ledger.notes += calibrator.notes if calibrator is not None else []
         files = _saved(result.model, output, report)

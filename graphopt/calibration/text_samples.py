@@ -102,8 +102,8 @@ def _settled(spec: Mapping[str, Any], file: Path, inputs: Sequence[TensorSpec]) 
         tokenizer = load_tokenizer(file)
     own: dict[str, Any] = tokenizer.padding or {}
     tokens = [own.get("pad_token"), *_PADDING_TOKENS]
-    # The file's own first, then the names in use; a model of an older kind pads with the end of
-    # text.
+    # The file's own first, then the names in use; GPT-2 has none, and pads with
+    # the end of a text.
     known = [tokenizer.token_to_id(token) for token in tokens if token is not None]
     length = _fixed(inputs, 1) or (spec["max_length"] if spec["padding"] == "max_length" else None)
     return {

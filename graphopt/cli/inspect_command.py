@@ -147,8 +147,7 @@ def _saturation_text(layers: list[LayerSaturation]) -> str:
 
     pairs = [(layer, layer.saturation) for layer in layers]
     harmed = [(layer, found) for layer, found in pairs if found is not None and found.saturated]
-    # By what is lost of the signal: a layer of small numbers may lose all of them and little in
-    # total.
+    # By the share of the signal that is lost, not by how often a sum saturates.
     harmed.sort(key=lambda pair: -pair[1].lost / max(pair[1].signal, 1e-300))
     rows = [
         (

@@ -65,7 +65,7 @@ def _renameat2() -> Any:
     """Return `renameat2` (Linux 3.15, glibc 2.28), or None."""
     if sys.platform != "linux":
         return None
-    # Python's `os` has no rename with flags; musl and older libraries have no such function either.
+    # Python's `os` has no rename with flags, and older libraries of C have no such function.
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is not None:
         function.argtypes = (

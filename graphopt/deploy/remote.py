@@ -174,8 +174,7 @@ class _Visit:
         free = self._free_bytes(place)
         if free is not None and free < _ROOM * needed:
             raise _Refused(f"the disk is full: {free} bytes are free, {needed} are sent")
-        # To a file: all of a model at once would not fit into memory, and `tar` there wants one
-        # stream.
+        # Into a file, not into memory: a model may be larger than that.
         with tempfile.TemporaryFile() as stream:
             for name, path in self._files.items():
                 with path.open("rb") as source:

@@ -134,6 +134,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def _umask() -> int:
+    # There is no other way to ask for it.
     mask = os.umask(0)
     os.umask(mask)
     return mask

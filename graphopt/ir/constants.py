@@ -74,6 +74,7 @@ def _attribute_tensor(attribute: ir.Attr, name: str) -> ir.TensorProtocol | None
     held = attribute.value
     if attribute.name == "value":
         return held if attribute.type == ir.AttributeType.TENSOR else None
+    # A list makes a vector, a single number a scalar: numpy gives each its rank.
     if attribute.name in ("value_float", "value_floats"):
         return ir.tensor(np.array(held, np.float32), name=name)
     if attribute.name in ("value_int", "value_ints"):

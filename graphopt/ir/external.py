@@ -102,6 +102,7 @@ def _safe_file(name: str, location: str, model_file: Path) -> Path:
     base = model_file.parent
     if not location:
         raise _refusal(name, "names no file (`location` is missing)")
+    # Both ways to read it: a model made to do harm elsewhere is refused here, too.
     windows = PureWindowsPath(location)
     if PurePosixPath(location).is_absolute() or windows.is_absolute() or windows.drive:
         raise _refusal(name, f"lies at the absolute path `{location}`")

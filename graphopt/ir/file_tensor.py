@@ -62,6 +62,7 @@ class SourceFile:
         self._mapping: mmap.mmap | None = None
         self._handle = os.open(path, _READ) if is_held and handle is None else handle
         if self._handle is not None:
+            # At its end the program closes all files itself.
             weakref.finalize(self, os.close, self._handle).atexit = False
         status = path.stat() if self._handle is None else os.fstat(self._handle)
         self.size = status.st_size
@@ -181,6 +182,7 @@ def _read_at(handle: int, buffer: memoryview, offset: int) -> int:
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    # Size and time, too: a file may be overwritten in place.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -262,11 +264,13 @@ class FileTensor(ir.TensorProtocol):
 
     def _read(self) -> Array:
         shape = self.shape.numpy()
+        # Several elements share a byte: numpy has no view of that.
         if self.dtype.bitwidth < _BITS_PER_BYTE:
             packed = onnx.TensorProto(
                 data_type=self.dtype.value, dims=shape, raw_data=self.tobytes()
             )
             return ir.serde.deserialize_tensor(packed).numpy().copy()
+        # ONNX stores little endian whatever the machine is.
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")
         return self.source.array(dtype, self.offset, self.size).reshape(shape)
 

@@ -29,6 +29,7 @@ def _merge_default_domain(model: ir.Model) -> None:
     for imports in (model.opset_imports, *(f.opset_imports for f in model.functions.values())):
         alias = imports.pop("ai.onnx", None)
         if alias is not None:
+            # Two names of one domain; where a file imports both, the usual one counts.
             imports.setdefault("", alias)
 
 

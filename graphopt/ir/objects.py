@@ -142,6 +142,7 @@ def plain_node(
         return Node(domain, op_type, inputs, attributes, outputs=outputs, name=name)
     node: Any = Node.__new__(Node)
     node._name = name
+    # As the IR's own constructor does.
     node._domain = "" if domain == "ai.onnx" else domain
     node._op_type = op_type
     node._inputs = inputs

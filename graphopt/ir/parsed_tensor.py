@@ -72,6 +72,8 @@ class ParsedTensor(ir.TensorProtoTensor):
             array = np.frombuffer(self.tobytes(), plain).reshape(self._dims)
         else:
             array = super().numpy()
+            # Shared by whoever asks: a pass that wrote into it would change the weight of all
+            # others.
             array.flags.writeable = False
         if array.nbytes <= _REMEMBERED_BYTES:  # large ones came as lists of numbers, held already
             self._array = array

@@ -34,6 +34,8 @@ class _ScratchFile(SourceFile):
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile(buffering=0) as stream:
+            # A descriptor of its own, which stays when the stream closes: the file has no name to
+            # open it by.
             handle = os.dup(stream.fileno())
         super().__init__(Path(tempfile.gettempdir()), is_model=False, handle=handle)
 

@@ -38,6 +38,7 @@ def to_text(model: ir.Model, *, max_elements: int = 64) -> str:
     for proto, tensor in structure.weights():
         if tensor.size <= max_elements:
             filled = ir.to_proto(tensor)
+            # A tied tensor has one name, and each initializer its own.
             filled.name = proto.name
             proto.CopyFrom(filled)
     return str(onnx.printer.to_text(structure.proto))

@@ -254,6 +254,7 @@ def _entries(number: int, texts: Mapping[str, str]) -> bytes:
     """Return the field ``number`` of a message, which holds texts by name, in their order."""
     # The dynamo exporter tells of each node where in the source it comes from, in a kilobyte.
     pieces: list[bytes] = []
+    # As a deterministic protobuf would order a map, so that the same model gives the same bytes.
     for key in sorted(texts):
         text = texts[key].encode()
         head = _key_bytes(key) + encode_field(2, len(text))

@@ -98,12 +98,16 @@ def take_over_output(old: ir.Value, new: ir.Value, spare_name: str) -> None:
     producer = old.producer()
     graph = producer.graph if producer is not None else None
     assert graph is not None
+    # The old value first: at no moment do two values have one name.
     public_name, old.name = old.name, spare_name
     new.name = public_name
     new.type, new.shape = old.type, copy_shape(old.shape)
     new.doc_string = old.doc_string
+    # What a file says of an output (denotations, annotations of quantization) is said of what is
+    # returned.
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
+    # A value may be returned more than once.
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new
@@ -123,4 +127,5 @@ def can_replace(old: ir.Value, new: ir.Value) -> bool:
     producer, owner = new.producer(), old.producer()
     if producer is None or owner is None or new.is_graph_output():
         return False
+    # A subgraph cannot return an outer value: ONNX wants its outputs made inside.
     return producer.graph is owner.graph

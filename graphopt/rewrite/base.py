@@ -87,6 +87,8 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         given = [
             f"{spec.name}={format_value(getattr(self, spec.name))}"
             for spec in option_specs(type(self))
+            # Only what differs: the text of a pass stays the same when options are added to it
+            # later.
             if getattr(self, spec.name) != spec.default
         ]
         return f"{self.name}{{{' '.join(given)}}}" if given else self.name

@@ -115,10 +115,12 @@ class GroupDecision:
 
 def _order(scores: Sequence[float]) -> list[int]:
     """Return the indices of units, the one that is missed least first; of equals the first."""
+    # The place decides between equals: the same model must lose the same units twice.
     return sorted(range(len(scores)), key=lambda place: (scores[place], place))
 
 
 def _rounded(scores: Sequence[float]) -> list[float]:
+    # Thousands of scores go into a report; more digits would be noise of the samples.
     return [float(f"{score:.{_DIGITS}g}") for score in scores]
 
 

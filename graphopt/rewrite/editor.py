@@ -41,6 +41,7 @@ class Editor:
                 producer of a value, at the end of a graph.
             because: Why, in a few words.
         """
+        # Before the rewrite: the place may be gone, or be called otherwise, after it.
         where = describe(place)
         change = self._begun(place)
         yield change
@@ -56,6 +57,7 @@ class Editor:
         """Apply a rewrite and record it, unless it is empty or beyond the journal's limit."""
         if not change:
             return
+        # Numbered even where it is discarded: the same rewrite has the same number in every replay.
         number = self.journal.next_number()
         if not self.journal.admits(number):
             return

@@ -127,6 +127,7 @@ class Journal:
 
     def refuse(self, refusal: Refusal) -> None:
         """Record a refusal once, however often a fixpoint meets it."""
+        # Without the details: numbers in them may change from round to round.
         key = (refusal.pass_name, refusal.where, refusal.slug)
         if key not in self._refused:
             self._refused.add(key)

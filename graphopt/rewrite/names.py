@@ -19,6 +19,8 @@ class NamePool:
     def unique(self, hint: str) -> str:
         """Return ``hint``, or ``hint_N`` with the smallest free number; the name is then taken."""
         name = hint
+        # A name is never given out twice, though the value that had it is gone: reports tell values
+        # by their names.
         while name in self._used or not name:
             number = self._next.get(hint, 0) + 1
             self._next[hint] = number
@@ -33,6 +35,8 @@ def _names(model: ir.Model) -> set[str]:
         names.update([value.name for value in graph.inputs])
         names.update(graph.initializers.data)
         walked = node_list(graph)
+        # Of nodes, too, though ONNX tells them apart from values: a node and its output take one
+        # hint.
         names.update([node.name for node in walked])
         names.update([output.name for node in walked for output in node.outputs])
     return {name for name in names if name}

@@ -77,6 +77,7 @@ class OptionSpec:
 
     def _accepts_item(self, value: Any) -> bool:
         number: Any = value
+        # Python counts booleans as integers: `count=true` would be 1.
         if isinstance(value, bool) is not (self.type is bool):
             return False
         allowed = (int, float) if self.type is float else self.type
@@ -175,6 +176,7 @@ def format_value(value: OptionValue) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return "[" + ",".join(format_value(item) for item in value) + "]"
+    # A bare word that reads as a number or a constant would come back as one.
     if _WORD.match(value) and value.lower() not in _RESERVED_WORDS:
         return value
     return json.dumps(value)

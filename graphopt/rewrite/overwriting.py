@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 __all__ = ["is_overwritten", "overwritten_by"]
 
+# Inputs `input_mean` and `input_var`.
 _RUNNING_STATISTICS = slice(3, 5)
 
 

@@ -139,6 +139,8 @@ class Const(Pattern):
             if tensor.size != 1:
                 return False
             array = tensor.numpy()
+            # Rounded to the type of the tensor: 0.7978845608 in 16 bits is another number than in
+            # 32.
             if not bool((array == np.asarray(self.equals).astype(array.dtype)).all()):
                 return False
         return self.where is None or self.where(tensor.numpy())

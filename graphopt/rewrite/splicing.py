@@ -31,6 +31,7 @@ def repeated_names(model: ir.Model) -> frozenset[str]:
 
 
 def _defined_in(graph: ir.Graph) -> Iterator[ir.Value]:
+    # An initializer that may be overridden is both, and one value.
     yield from dict.fromkeys((*graph.inputs, *graph.initializers.values()))
     for node in graph:
         yield from node.outputs
@@ -74,6 +75,7 @@ def adopt_initializers(
     """
     found: dict[ir.Value, ir.Value] = {}
     for value in tuple(weights):
+        # A caller may give another value: it is no constant.
         if value.is_graph_input() or value.const_value is None:
             continue
         if change.can_own_initializers():
@@ -89,6 +91,7 @@ def adopt_initializers(
 def _adopt(model: ir.Model, value: ir.Value) -> None:
     owner = value.graph
     assert owner is not None
+    # By the object: it may have given up the name under which it is registered.
     registered = next(name for name, held in owner.initializers.items() if held is value)
     del owner.initializers[registered]
     model.graph.register_initializer(value)

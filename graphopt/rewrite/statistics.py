@@ -123,6 +123,7 @@ class ChannelMoments:
     @property
     def variance(self) -> Array:
         """``E[x^2] - E[x]^2``, at least 0."""
+        # Where nothing varies, rounding may leave a difference just below 0.
         return np.maximum(self.second - self.mean**2, 0.0)
 
     @property

@@ -179,7 +179,6 @@ def prepare(
     evaluation, metric = _told_apart(evaluation, metric)
     with load_original(path, options) as session:
         report("checking the samples")
-        # The session has the file, in which sizes that the run fixes are still open.
         specs = session.inputs if sized is model else input_specs(sized)
         calibration_samples = _checked(calibration, specs, sized, home)
         evaluation_samples = _checked(evaluation, specs, sized, home)

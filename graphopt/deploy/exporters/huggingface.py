@@ -95,8 +95,7 @@ def _check_index(folder: Path, *, trust: bool) -> None:
             if Path(name).name != name:
                 raise ExportError(f"`{index.name}` names `{name}`, which leads out of the folder")
             is_plain = name.endswith(".safetensors")
-            # An index may name a pickle under the eyes of `use_safetensors`, which looks at the
-            # index alone.
+            # `use_safetensors` looks at the index alone: what it names is loaded by its ending.
             if ".safetensors" in index.name and not is_plain and not trust:
                 raise ExportError(f"`{index.name}` names `{name}`, which may be pickled")
 

@@ -100,8 +100,6 @@ def _generated_with_past(model: Any, _folder: Path, _part: str) -> Call:
             layer.keys = given[f"past_key_values.{number}.key"]
             layer.values = given[f"past_key_values.{number}.value"]
             layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
-            # As if it had been filled by a run before: the cache would make empty tensors
-            # otherwise.
             layer.is_initialized = True
         found = model(
             input_ids=given["input_ids"],

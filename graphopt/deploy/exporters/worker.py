@@ -61,7 +61,7 @@ def _export(kind: str, source: str, out: Path, options: dict[str, Any]) -> dict[
     # A loaded program is what it was saved as, and says so when asked for another mode.
     if kind != "pt2":
         loaded.module.eval()
-    # A model may draw in `forward`; the trace is to hold the same weights each time.
+    # What draws in `forward` draws the same each time: the same source gives the same file.
     torch.manual_seed(0)
     with torch.no_grad():
         for number, args in enumerate(varied(loaded)):
