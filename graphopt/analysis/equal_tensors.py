@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir import FileTensor, blocks, sample_bytes, tensor_dims
+from graphopt.ir.hashing import sha256
 
 __all__ = ["classes_of_equal_tensors"]
 
@@ -106,7 +106,7 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
 
 
 def _digest_of_sample(tensor: ir.TensorProtocol) -> bytes:
-    digest = hashlib.sha256()
+    digest = sha256()
     if tensor.dtype == ir.DataType.STRING:
         for text in _texts(tensor):
             digest.update(len(text).to_bytes(8, "little") + text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import BinaryIO
 import onnx_ir as ir
 
 from graphopt.ir.file_tensor import BLOCK_BYTES, FileTensor, SourceFile, blocks, sample_bytes
+from graphopt.ir.hashing import sha256
 
 __all__ = ["ByteProgress", "TensorWriter", "file_digest", "sampled_digest"]
 
@@ -81,6 +81,7 @@ class TensorWriter:
                     break  # the end of the source: who reads on says so
                 done += count
                 self._advance(count)
+        # The copy moved the descriptor, of which the stream's own count knows nothing.
         self._stream.seek(0, os.SEEK_END)
         return done
 
@@ -96,7 +97,7 @@ def sampled_digest(places: Iterable[tuple[int, ir.TensorProtocol]]) -> str:
     It names data files: versions of one model nearly always differ in it. Whoever relies on it
     must look at the bytes as well; reading them all costs as much as copying them.
     """
-    whole = hashlib.sha256()
+    whole = sha256()
     for offset, tensor in places:
         whole.update(f"{offset} {tensor.nbytes} ".encode())
         if tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES:
@@ -110,5 +111,7 @@ def sampled_digest(places: Iterable[tuple[int, ir.TensorProtocol]]) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file."""
+    import hashlib
+
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

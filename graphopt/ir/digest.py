@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 
 import onnx_ir as ir
 
 from graphopt.ir.file_tensor import blocks
+from graphopt.ir.hashing import blake2b, sha256
 from graphopt.ir.structure import take_structure
 
 __all__ = ["model_digest", "structure_digest", "tensor_digest"]
@@ -21,10 +21,12 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
     """Return the sha256 of a tensor's type, shape and bytes; remembered on the tensor."""
     known = tensor.meta.get(_MEMO_KEY)
     if known is None:
+        # Type and shape, too: equal bytes may be other numbers.
         header = f"{tensor.dtype.name}{tuple(tensor.shape.numpy())}".encode()
-        known = hashlib.sha256(header)
+        known = sha256(header)
         if tensor.dtype == ir.DataType.STRING:
             for text in tensor.numpy().reshape(-1).tolist():
+                # With its length: "ab", "c" and "a", "bc" are not the same.
                 known.update(len(text).to_bytes(8, "little") + bytes(text))
         else:
             for block in blocks(tensor):
@@ -36,7 +38,7 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
 def model_digest(model: ir.Model) -> str:
     """Return a sha256 over structure and weights: equal for equal models, however stored."""
     structure = take_structure(model)
-    whole = hashlib.sha256(structure.proto.SerializeToString(deterministic=True))
+    whole = sha256(structure.proto.SerializeToString(deterministic=True))
     for tensor in structure.tensors:
         whole.update(tensor_digest(tensor).encode())
     return whole.hexdigest()
@@ -48,7 +50,7 @@ def structure_digest(model: ir.Model) -> str:
     Weights count by identity, so that no weight is read.
     """
     structure = take_structure(model)
-    whole = hashlib.sha256(structure.proto.SerializeToString(deterministic=True))
+    whole = blake2b(structure.proto.SerializeToString(deterministic=True))
     whole.update(repr([_serial(tensor) for tensor in structure.tensors]).encode())
     return whole.hexdigest()
 

@@ -9,7 +9,7 @@ the lengths of all messages around each weight.
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -72,7 +72,7 @@ class Stripped:
         return True
 
 
-NOTHING_STRIPPED = Stripped(b"", secrets.token_hex(16))
+NOTHING_STRIPPED = Stripped(b"", os.urandom(16).hex())
 """Of a model that came as text."""
 
 
@@ -82,7 +82,7 @@ def strip_weights(source: SourceFile) -> Stripped:
     What cannot be understood is left as it is, for the protobuf parser to judge: a file that is no
     model at all comes back whole.
     """
-    stripper = _Stripper(source, f"graphopt-{secrets.token_hex(16)}")
+    stripper = _Stripper(source, f"graphopt-{os.urandom(16).hex()}")
     try:
         data = stripper.message(Message.MODEL, 0, source.size, 0)
     except MalformedError:
@@ -141,6 +141,8 @@ class _Stripper:
             tensor.ParseFromString(kept)
         except google.protobuf.message.DecodeError:
             return None
+        # Broken, or in a form that nobody foresaw: the parser and the checks behind it see it as it
+        # is.
         if raw[0].end - raw[0].start != _stored_bytes(tensor):
             return None
         self.found += 1
@@ -183,7 +185,7 @@ class StandIns:
     They are random, so that nothing else in the model is taken for one, and are in no file.
     """
 
-    _token: bytes = field(default_factory=lambda: secrets.token_bytes(_TOKEN_BYTES))
+    _token: bytes = field(default_factory=lambda: os.urandom(_TOKEN_BYTES))
     _sizes: list[int] = field(default_factory=list)
 
     def put(self, proto: onnx.TensorProto, size: int) -> None:

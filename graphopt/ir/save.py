@@ -18,7 +18,7 @@ from graphopt.ir.constants import weight_bytes
 from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled_digest
 from graphopt.ir.file_tensor import FileTensor, stored_bytes
 from graphopt.ir.inline_weights import LARGE_BYTES, Piece, StandIns
-from graphopt.ir.structure import Structure, model_tensor_protos, take_structure
+from graphopt.ir.structure import Structure, drop_notes, model_tensor_protos, take_structure
 from graphopt.ir.writing import plain_pieces
 
 __all__ = ["INLINE_LIMIT_BYTES", "PROTOBUF_LIMIT_BYTES", "model_bytes", "save", "save_referring"]
@@ -84,6 +84,8 @@ def save_referring(
     model: ir.Model,
     path: Path,
     place: Callable[[ir.TensorProtocol], tuple[str, int]],
+    *,
+    has_notes: bool = True,
 ) -> None:
     """Write a model whose large initializers lie in files beside ``path``, for a short time only.
 
@@ -91,11 +93,14 @@ def save_referring(
         model: The model; it is left as it was.
         path: Where to write it.
         place: Puts a weight into a file and returns the name of the file, and the offset.
+        has_notes: With what exporters note down beside nodes, which says nothing to a runtime.
 
     Raises:
         OutputError: The disk is full.
     """
     structure = take_structure(model)
+    if not has_notes:
+        drop_notes(structure.proto.graph)
     try:
         for proto, tensor in structure.weights(initializers_only=True):
             if tensor.nbytes >= LARGE_BYTES and tensor.dtype != ir.DataType.STRING:
@@ -199,6 +204,7 @@ def _save_external(
     with pending_file(file.parent / (name or f"{file.stem}.data")) as data:
         writer = TensorWriter(data.stream, total=total, progress=progress)
         for offset, tensor in places.values():
+            # Zeros up to the next page, so that the same model gives the same bytes.
             writer.write(bytes(offset - writer.position))
             writer.tensor(tensor)
         data.stream.flush()
@@ -241,6 +247,7 @@ def _layout(
 
 def _content_key(tensor: ir.TensorProtocol) -> object:
     if isinstance(tensor, FileTensor):
+        # Two tensors over one range of one file are tied, whatever object holds them.
         return (id(tensor.source), tensor.offset, tensor.nbytes)
     return id(tensor)
 

@@ -47,12 +47,15 @@ class StateFolder:
     def written(self, model: ir.Model) -> Iterator[Path]:
         """Give the path of a file that holds ``model``, until the end of the block.
 
+        The file is without the notes of exporters, and ``model`` is not held meanwhile.
+
         Raises:
             OutputError: The disk is full.
         """
         copies = self._with_room()
         path = self._folder / f"{next(self._numbers)}.onnx"
-        save_referring(model, path, lambda tensor: self._place(tensor, copies))
+        save_referring(model, path, lambda tensor: self._place(tensor, copies), has_notes=False)
+        del model
         copies.stream.flush()
         self._states += 1
         try:

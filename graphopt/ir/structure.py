@@ -16,7 +16,14 @@ import onnx_ir as ir
 from graphopt.ir.constants import initializer_tensors
 from graphopt.ir.walk import nodes
 
-__all__ = ["Checkpoint", "Structure", "clone", "model_tensor_protos", "take_structure"]
+__all__ = [
+    "Checkpoint",
+    "Structure",
+    "clone",
+    "drop_notes",
+    "model_tensor_protos",
+    "take_structure",
+]
 
 _PREFIX = "graphopt-weight:"
 _LARGE_ATTRIBUTE_BYTES = 1 << 12
@@ -61,6 +68,7 @@ def take_structure(model: ir.Model) -> Structure:
             stand_in = _placeholder(index, attr.value.name or "", attr.value)
             node.attributes[attr.name] = ir.AttrTensor(attr.name, stand_in, attr.doc_string)
         proto = ir.to_proto(model)
+    # Whatever happens: a model whose weights are references is no model.
     finally:
         for value, tensor in held:
             value.const_value = tensor
@@ -97,6 +105,21 @@ def _drop_repeated_types(graph: onnx.GraphProto) -> None:
                 _drop_repeated_types(attribute.g)
             for inner in attribute.graphs:
                 _drop_repeated_types(inner)
+
+
+def drop_notes(graph: onnx.GraphProto) -> None:
+    """Drop `metadata_props` and `doc_string` of all nodes of a graph and of its subgraphs.
+
+    Where in the source of a model each node comes from is most of what torch's exporter writes.
+    """
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                drop_notes(attribute.g)
+            for inner in attribute.graphs:
+                drop_notes(inner)
 
 
 def _says_more(info: onnx.ValueInfoProto) -> bool:

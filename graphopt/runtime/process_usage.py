@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
-__all__ = ["involuntary_switches", "memory_usage", "reset_peak", "trim_memory"]
+__all__ = [
+    "collect_memory",
+    "involuntary_switches",
+    "memory_usage",
+    "reset_peak",
+    "trim_memory",
+]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_PEAK = "5"  # proc(5): resets VmHWM
@@ -45,6 +52,16 @@ def reset_peak() -> None:
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text(_CLEAR_PEAK)
+
+
+def collect_memory() -> None:
+    """Return to the system what nothing refers to any more: before a long wait for a worker.
+
+    Nodes and values of a graph refer to one another, so that a copy that is dropped stays until
+    Python looks for such circles.
+    """
+    gc.collect()
+    trim_memory()
 
 
 def trim_memory() -> None:

@@ -1,6 +1,7 @@
 """States of a model that the runtime loads: each weight is written once, or only linked to."""
 
 import gc
+import weakref
 
 import numpy as np
 import onnx_ir as ir
@@ -111,6 +112,32 @@ def test_the_folder_goes_with_its_owner(loaded):
     del folder
     gc.collect()
     assert not parent.exists()
+
+
+def test_notes_of_exporters_are_left_out_and_the_model_is_not_held(tmp_path):
+    model = gir.from_text(
+        """(float[N] x, bool c) => (float[N] z) {
+             y = If(c) <then_branch = g () => (float[N] a) { a = Relu(x) },
+                        else_branch = g () => (float[N] b) { b = Neg(x) }>
+             z = Abs(y)
+           }"""
+    )
+    nodes = list(model.graph.all_nodes())
+    assert len(nodes) == 4
+    for node in nodes:
+        node.metadata_props["stack"] = "a line of source"
+        node.doc_string = "a note"
+    copy = gir.clone(model)
+    alive = weakref.ref(copy)
+    folder = StateFolder()
+    with folder.written(copy) as path:
+        del copy
+        gc.collect()
+        assert alive() is None
+        written = list(gir.load(path).graph.all_nodes())
+        assert not any(node.metadata_props or node.doc_string for node in written)
+        assert [node.op_type for node in written] == [node.op_type for node in nodes]
+    assert all(node.metadata_props and node.doc_string for node in nodes)
 
 
 def test_the_judge_finds_a_changed_weight_of_a_large_model(loaded, tmp_path, monkeypatch):

@@ -579,7 +579,7 @@ def test_a_model_too_large_for_protobuf_is_refused_before_anything_is_written(
 
 def test_a_stand_in_is_in_no_file(whole, tmp_path, monkeypatch):
     token = b"?" * 24
-    monkeypatch.setattr(inline_weights.secrets, "token_bytes", lambda _: token)
+    monkeypatch.setattr(inline_weights.os, "urandom", lambda _: token)
     gir.save(gir.load(whole), tmp_path / "m.onnx")
     assert token not in (tmp_path / "m.onnx").read_bytes()
 

@@ -37,6 +37,16 @@ def test_importing_the_room_does_not_import_onnxruntime():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_worker_imports_little():
+    code = """
+        import sys
+        import graphopt.runtime.worker, graphopt.runtime.hosted_session
+        print(*sorted({"argparse", "difflib", "ml_dtypes", "onnx", "onnx_ir"} & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert not subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def test_using_a_worker_does_not_import_onnxruntime():
     code = """
         import sys
