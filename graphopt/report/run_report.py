@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from graphopt.report.decision_tables import decisions_text, exits_text
 from graphopt.report.figures import format_bytes, format_change
 from graphopt.report.samples_report import warning_lines
 from graphopt.report.text_table import format_table
+from graphopt.rewrite import Refusal
 
-__all__ = ["RunReport", "operator_rows"]
+__all__ = ["RunReport", "operator_rows", "refusals_text"]
 
 Row = tuple[object, object, object, object]
 
@@ -90,6 +93,9 @@ class RunReport:
         for entry in self.ledger.rolled_back():
             reproducer = f"; `graphopt reproduce {entry.reproducer}`" if entry.reproducer else ""
             table.append(f"rolled back: {entry.pass_name}: {entry.reason}{reproducer}")
+        if self.ledger.journal.refusals:
+            # A number alone leaves whoever asked for a pass to guess why it did nothing.
+            table += ["", refusals_text(self.ledger.journal.refusals)]
         return "\n".join(table)
 
     def _rows(self) -> list[Row]:
@@ -117,6 +123,19 @@ class RunReport:
             f"{format_bytes(self.before.weight_bytes)} -> {format_bytes(self.after.weight_bytes)}, "
             f"verified: {self.ledger.verify}, {self.ledger.timing.seconds:.1f} s{place}"
         )
+
+
+def refusals_text(refusals: Sequence[Refusal]) -> str:
+    """Return a table with a row for each pass and reason: how often, and the first place."""
+    first: dict[tuple[str, str], Refusal] = {}
+    for refusal in refusals:
+        first.setdefault((refusal.pass_name, refusal.slug), refusal)
+    counts = Counter((refusal.pass_name, refusal.slug) for refusal in refusals)
+    rows = [
+        (one.pass_name, counts[key], one.slug, f"{one.where}: {one.why}" if one.why else one.where)
+        for key, one in first.items()
+    ]
+    return format_table(("refused by", "times", "reason", "first"), rows, right=(1,))
 
 
 def operator_rows(before: dict[str, int], after: dict[str, int]) -> list[Row]:
