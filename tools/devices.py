@@ -1,4 +1,4 @@
-"""Set up devices that are not here: emulated ARM64, Node.js, a browser, an SSH server, headers.
+"""Set up devices that are not here: emulated ARM64, Node.js, a browser, an SSH server, C++.
 
     python tools/devices.py FOLDER [PART ...]
 
@@ -132,6 +132,11 @@ def set_up_headers(folder: Path) -> None:
     shutil.rmtree(folder / "apt")
 
 
+def set_up_sodium(folder: Path) -> None:
+    """The library that checks signatures in C++, to link with."""
+    _set_up_host(folder, "libsodium-dev")
+
+
 def _set_up_host(folder: Path, *packages: str) -> None:
     release = ""
     for line in Path("/etc/os-release").read_text().splitlines():
@@ -163,6 +168,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "arm64": set_up_arm64,
     "node": set_up_node,
     "headers": set_up_headers,
+    "sodium": set_up_sodium,
     "browser": set_up_browser,
     "sshd": set_up_sshd,
     "minisign": set_up_minisign,

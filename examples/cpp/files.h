@@ -17,8 +17,10 @@
 namespace fs = std::filesystem;
 
 inline std::string read_file(const fs::path& path, uintmax_t limit, const std::string& name) {
-  if (!fs::is_regular_file(fs::symlink_status(path))) throw Broken("`" + name + "` is missing or no regular file");
-  if (fs::file_size(path) > limit) throw Broken("`" + name + "` is larger than it may be");
+  fs::file_status status = fs::symlink_status(path);
+  if (!fs::exists(status)) throw Broken("`" + name + "` is missing");
+  if (!fs::is_regular_file(status) || fs::file_size(path) > limit)
+    throw Broken("`" + name + "` is not a regular file of reasonable size");
   std::ifstream stream(path, std::ios::binary);
   std::ostringstream content;
   content << stream.rdbuf();
@@ -115,6 +117,7 @@ struct Array {
 
   size_t width() const { return type == "|b1" || type == "|i1" || type == "|u1" ? 1 : static_cast<size_t>(type.back() - '0'); }
   bool is_float() const { return type[1] == 'f'; }
+  const char* kind() const { return is_float() ? "floats" : type[1] == 'b' ? "booleans" : "integers"; }
   size_t size() const { return bytes.size() / width(); }
 
   double at(size_t index) const {
@@ -127,6 +130,22 @@ struct Array {
     if (type == "<f8") return as(double{});
     if (type == "<f2") return half(as(uint16_t{}));
     throw Broken("an array of " + type + " is no array of floats");
+  }
+
+  // An integer by its sign and its lowest 64 bits, in which those of all widths can be compared.
+  std::pair<bool, uint64_t> whole(size_t index) const {
+    const char* place = bytes.data() + index * width();
+    bool is_negative = type[1] == 'i' && static_cast<signed char>(place[width() - 1]) < 0;
+    uint64_t bits = is_negative ? ~uint64_t{0} : 0;
+    std::memcpy(&bits, place, width());  // the least byte comes first here and in the file
+    return {is_negative, bits};
+  }
+
+  // The dimensions as Python writes them: `(3,)`.
+  std::string shape() const {
+    std::string text;
+    for (int64_t size : dims) text += (text.empty() ? "" : ", ") + std::to_string(size);
+    return "(" + text + (dims.size() == 1 ? ",)" : ")");
   }
 
   static double half(uint16_t bits) {
@@ -143,7 +162,9 @@ inline Array read_npy(const std::string& content) {
   size_t start = content[6] == 1 ? 10 : 12;
   size_t length = byte(8) | byte(9) << 8;
   if (start == 12) length |= static_cast<size_t>(byte(10)) << 16 | static_cast<size_t>(byte(11)) << 24;
+  constexpr size_t kLongestHeader = 4096;  // what is longer would fill the stack below
   if (start + length > content.size()) throw Broken("an array ends too early");
+  if (length > kLongestHeader) throw Broken("an array has too long a header");
   std::string header = content.substr(start, length);
   std::smatch found;
   Array array;
@@ -166,8 +187,23 @@ inline Array read_npy(const std::string& content) {
 // An entry of an archive's table of contents (the ZIP format's central directory).
 struct Entry {
   std::string name;
-  size_t method = 0, stored_size = 0, unpacked_size = 0, start = 0;
+  size_t method = 0, sum = 0, stored_size = 0, unpacked_size = 0, start = 0;
 };
+
+// The check sum of the ZIP format: CRC-32 with the polynomial 0xedb88320.
+inline uint32_t crc32(const std::string& bytes) {
+  static const std::array<uint32_t, 256> table = [] {
+    std::array<uint32_t, 256> found{};
+    for (uint32_t index = 0; index < 256; ++index) {
+      found[index] = index;
+      for (int bit = 0; bit < 8; ++bit) found[index] = found[index] >> 1 ^ (found[index] & 1 ? 0xedb88320u : 0);
+    }
+    return found;
+  }();
+  uint32_t sum = ~uint32_t{0};
+  for (unsigned char byte : bytes) sum = sum >> 8 ^ table[(sum ^ byte) & 255];
+  return ~sum;
+}
 
 class Archive {
  public:
@@ -176,7 +212,7 @@ class Archive {
     if (end == std::string::npos) throw Broken("it is not a zip file");
     size_t at = number(end + 16, 4);
     for (size_t left = number(end + 10, 2); left > 0; --left) {
-      Entry entry{{}, number(at + 10, 2), number(at + 20, 4), number(at + 24, 4), number(at + 42, 4)};
+      Entry entry{{}, number(at + 10, 2), number(at + 16, 4), number(at + 20, 4), number(at + 24, 4), number(at + 42, 4)};
       size_t name_length = number(at + 28, 2);
       number(at + 46 + name_length, 0);  // it does not end within the name
       entry.name = content.substr(at + 46, name_length);
@@ -187,9 +223,13 @@ class Archive {
 
   // The content of an entry that is stored as it is.
   std::string stored(const Entry& entry) const {
-    size_t from = entry.start + 30 + number(entry.start + 26, 2) + number(entry.start + 28, 2);
+    size_t name_length = number(entry.start + 26, 2);
+    size_t from = entry.start + 30 + name_length + number(entry.start + 28, 2);
     if (from + entry.stored_size > content_.size()) throw Broken("it ends too early");
-    return content_.substr(from, entry.stored_size);
+    std::string found = content_.substr(from, entry.stored_size);
+    if (found.size() != entry.unpacked_size || crc32(found) != entry.sum || content_.substr(entry.start + 30, name_length) != entry.name)
+      throw Broken("`" + entry.name + "` is damaged");
+    return found;
   }
 
   std::vector<Entry> entries;

@@ -1,13 +1,14 @@
-// Check a graphopt bundle with nothing but the C API of ONNX Runtime: validate BUNDLE [--json]
+// Check a graphopt bundle with nothing but the C API of ONNX Runtime:
+// validate BUNDLE [--json] [--latency] [--public-key FILE|KEY]
 //
 //   c++ -std=c++17 -O2 -I INCLUDE validate.cc -o validate LIBRARY/libonnxruntime.so.1 -Wl,-rpath,LIBRARY
 //
 // The checks, the JSON and the exit status are those of the bundle's validate.py: 0 all is well; 1
 // wrong numbers or a missed goal; 2 a damaged bundle, an unknown schema, or a device that does not
-// keep the contract, after which nothing more is checked. Every variant is checked. Latency and
-// signatures are left to the other validators; text is not fed or compared. For Linux.
+// keep the contract, after which nothing more is checked. Every variant is checked. Signatures are
+// checked where it is built with libsodium (signature.h), and refused where not. Text is not fed or
+// compared. Beside the program lies manifest.schema.json. For Linux.
 
-#include <onnxruntime_c_api.h>
 #include <sys/utsname.h>
 
 #include <algorithm>
@@ -19,31 +20,31 @@
 
 #include "files.h"
 #include "json.h"
+#include "model.h"
+#include "numbers.h"
+#include "signature.h"
+#include "stopwatch.h"
 
 namespace {
 
 constexpr uintmax_t kMaxManifestBytes = 64u << 20;
 const char* const kStatus[] = {"ok", "wrong", "broken"};
-using Arrays = std::map<std::string, Array>;
 
-const OrtApi* api() {
-  static const OrtApi* found = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-  if (!found) throw Broken(std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString() + " is older than the header");
-  return found;
-}
-
-void check(OrtStatus* status, const std::string& what) {
-  if (!status) return;
-  std::string why = api()->GetErrorMessage(status);
-  api()->ReleaseStatus(status);
-  throw Broken(what + ": " + why);
-}
+// What the command line asks for.
+struct Wishes {
+  bool json = false, latency = false, has_key = false;
+  std::string bundle, key;
+};
 
 std::vector<int> version_key(const std::string& text) {
   std::vector<int> key;
-  static const std::regex numerals("[0-9]+");
-  for (std::sregex_iterator found(text.begin(), text.end(), numerals), none; found != none && key.size() < 3; ++found)
-    key.push_back(std::stoi(found->str()));
+  bool is_inside = false;  // of a number; the schema says that none has more than six digits
+  for (unsigned char sign : text) {
+    if (std::isdigit(sign) && !is_inside) key.push_back(0);
+    is_inside = std::isdigit(sign);
+    if (is_inside) key.back() = (key.back() * 10 + sign - '0') % 100000000;
+  }
+  key.resize(std::min<size_t>(key.size(), 3));
   return key;
 }
 
@@ -53,22 +54,30 @@ std::string lower_case(std::string text) {
 }
 
 bool is_safe_name(const std::string& name) {
-  static const std::regex unsafe("[\\x01-\\x1f\\\\:*?\"<>|]");
+  auto is_unsafe = [](unsigned char sign) { return sign < 0x20 || std::strchr("\\:*?\"<>|", sign); };
   std::string part;
   std::istringstream parts(name);
   if (name.empty() || name.back() == '/' || name.find('\0') != std::string::npos) return false;
   while (std::getline(parts, part, '/'))
-    if (part.empty() || part.back() == '.' || part.back() == ' ' || std::regex_search(part, unsafe)) return false;
+    if (part.empty() || part.back() == '.' || part.back() == ' ' || std::any_of(part.begin(), part.end(), is_unsafe)) return false;
   return lower_case(name) != "manifest.json" && lower_case(name) != "manifest.json.minisig";
+}
+
+std::string machine() {
+  utsname system{};
+  uname(&system);
+  return system.machine;
 }
 
 std::set<std::string> cpu_features() {
   std::ifstream stream("/proc/cpuinfo");
-  std::string line, word;
+  // An emulator may show the processor that it runs on, which has another word for them.
+  std::string line, word, title = machine() == "aarch64" ? "Features" : "flags";
   std::set<std::string> common;
   bool is_first = true;
   while (std::getline(stream, line)) {
-    if (line.compare(0, 5, "flags") != 0 && line.compare(0, 8, "Features") != 0) continue;
+    if (line.compare(0, title.size(), title) != 0 || line.find(':') == std::string::npos) continue;
+    if (line.find_first_not_of(" \t", title.size()) != line.find(':')) continue;  // as `vmx flags`
     std::set<std::string> here, both;
     std::istringstream words(line.substr(line.find(':') + 1));
     while (words >> word) here.insert(word);
@@ -87,211 +96,94 @@ std::string joined(const std::vector<std::string>& words, const char* by = ", ")
   return text;
 }
 
-struct Difference {
-  double error = INFINITY, cosine = -1, sqnr_db = -INFINITY;
-  std::string mismatch;
-};
-
-Difference difference(const Array& reference, const Array& values) {
-  Difference found;
-  if (reference.dims != values.dims) {
-    found.mismatch = "another shape than recorded";
-    return found;
+// Spell out what a terminal could not show, or would obey.
+std::string plain(const std::string& text) {
+  std::string found;
+  char code[8];
+  for (unsigned char sign : text) {
+    std::snprintf(code, sizeof code, sign >= ' ' && sign <= '~' ? "%c" : "\\x%02x", sign);
+    found += code;
   }
-  size_t size = reference.size();
-  if (!reference.is_float() || !values.is_float()) {
-    size_t equal = 0, width = reference.width();
-    for (size_t i = 0; i < size && width == values.width(); ++i)
-      equal += reference.bytes.compare(i * width, width, values.bytes, i * width, width) == 0;
-    found.cosine = size ? static_cast<double>(equal) / static_cast<double>(size) : 1;
-    found.error = 1 - found.cosine;
-    found.sqnr_db = INFINITY;
-    return found;
-  }
-  double largest = 0, aa = 0, bb = 0, ab = 0, dd = 0;
-  bool same = true;
-  for (size_t i = 0; i < size; ++i) {
-    double a = reference.at(i), b = values.at(i);
-    if (std::isnan(a) != std::isnan(b)) found.mismatch = "NaN at other positions";
-    else if ((std::isinf(a) || std::isinf(b)) && a != b) found.mismatch = "infinity at other positions";
-    if (std::isfinite(a)) largest = std::max(largest, std::fabs(a));
-    same = same && (a == b || !std::isfinite(a));
-  }
-  if (!found.mismatch.empty()) return found;
-  if (same) return {0, 1, INFINITY, ""};
-  if (largest == 0) return {INFINITY, 0, -INFINITY, ""};
-  found.error = 0;
-  for (size_t i = 0; i < size; ++i) {
-    double a = reference.at(i) / largest, b = values.at(i) / largest;  // squares must not overflow
-    if (!std::isfinite(a)) continue;
-    found.error = std::max(found.error, std::fabs(b - a));
-    aa += a * a, bb += b * b, ab += a * b, dd += (b - a) * (b - a);
-  }
-  found.cosine = bb > 0 ? ab / std::sqrt(aa) / std::sqrt(bb) : 0;
-  found.sqnr_db = 10 * std::log10(aa / dd);
-  return found;
-}
-
-struct TypeName {
-  const char* numpy;
-  ONNXTensorElementDataType onnx;
-};
-const TypeName kTypes[] = {
-    {"<f4", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT}, {"<f8", ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE},
-    {"<f2", ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}, {"<i8", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
-    {"<i4", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}, {"<i2", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16},
-    {"|i1", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8}, {"|u1", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8},
-    {"<u2", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16}, {"<u4", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32},
-    {"<u8", ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64}, {"|b1", ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL}};
-
-template <typename T>
-using Owned = std::unique_ptr<T, void(ORT_API_CALL*)(T*)>;
-
-class Model {
- public:
-  Model(const fs::path& path, const Json& settings) {
-    static OrtEnv* env = nullptr;  // one for all models, as long as the program
-    if (!env) check(api()->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "validate", &env), "the runtime does not start");
-    OrtSessionOptions* made = nullptr;
-    check(api()->CreateSessionOptions(&made), "the runtime does not start");
-    Owned<OrtSessionOptions> options(made, api()->ReleaseSessionOptions);
-    const std::map<std::string, GraphOptimizationLevel> levels = {
-        {"disabled", ORT_DISABLE_ALL}, {"basic", ORT_ENABLE_BASIC}, {"extended", ORT_ENABLE_EXTENDED}, {"all", ORT_ENABLE_ALL}};
-    const std::string failure = "the runtime does not load the model";
-    check(api()->SetSessionGraphOptimizationLevel(made, levels.at(settings["optimization"].text)), failure);
-    check(api()->SetIntraOpNumThreads(made, static_cast<int>(settings["threads"].number)), failure);
-    check(api()->SetInterOpNumThreads(made, 1), failure);
-    if (settings.has("order"))  // what `ExecutionOrder.PRIORITY_BASED` is called in a session's configuration
-      note = "; the order of the file is not asked for here";
-    for (const auto& [key, value] : settings["config"].keys)
-      check(api()->AddSessionConfigEntry(made, key.c_str(), value.text.c_str()), failure);
-    for (const Json& provider : settings["providers"].items) append(made, provider, failure);
-    OrtSession* session = nullptr;
-    check(api()->CreateSession(env, path.c_str(), made, &session), failure);
-    session_.reset(session);
-  }
-
-  std::string note;
-
-  Arrays run(const Arrays& feeds, const std::vector<std::string>& outputs) {
-    OrtMemoryInfo* memory = nullptr;
-    check(api()->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "no memory");
-    std::vector<const char*> names, wanted;
-    std::vector<OrtValue*> values, results(outputs.size(), nullptr);
-    for (const auto& [name, array] : feeds) {
-      OrtValue* value = nullptr;
-      check(api()->CreateTensorWithDataAsOrtValue(memory, const_cast<char*>(array.bytes.data()), array.bytes.size(), array.dims.data(),
-                                                  array.dims.size(), onnx_type(array.type), &value),
-            "the input `" + name + "` cannot be made");
-      names.push_back(name.c_str());
-      values.push_back(value);
-    }
-    for (const std::string& name : outputs) wanted.push_back(name.c_str());
-    OrtStatus* status = api()->Run(session_.get(), nullptr, names.data(), values.data(), values.size(), wanted.data(), wanted.size(), results.data());
-    for (OrtValue* value : values) api()->ReleaseValue(value);
-    api()->ReleaseMemoryInfo(memory);
-    check(status, "the runtime does not run the model");
-    Arrays found;
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      found[outputs[i]] = array_of(results[i], outputs[i]);
-      api()->ReleaseValue(results[i]);
-    }
-    return found;
-  }
-
- private:
-  static void append(OrtSessionOptions* options, const Json& provider, const std::string& failure) {
-    std::string name = provider["name"].text;
-    if (name == "CPUExecutionProvider") return;  // there in any case, last
-    if (auto end = name.find("ExecutionProvider"); end != std::string::npos) name.resize(end);
-    std::vector<const char*> keys, values;
-    for (const auto& [key, value] : provider["options"].keys) {
-      keys.push_back(key.c_str());
-      values.push_back(value.text.c_str());
-    }
-    check(api()->SessionOptionsAppendExecutionProvider(options, name.c_str(), keys.data(), values.data(), keys.size()), failure);
-  }
-
-  static ONNXTensorElementDataType onnx_type(const std::string& numpy) {
-    for (const TypeName& type : kTypes)
-      if (numpy == type.numpy) return type.onnx;
-    throw Broken("arrays of " + numpy + " are not known here");
-  }
-
-  static Array array_of(OrtValue* value, const std::string& name) {
-    OrtTensorTypeAndShapeInfo* facts = nullptr;
-    check(api()->GetTensorTypeAndShape(value, &facts), "the output `" + name + "` is no tensor");
-    Owned<OrtTensorTypeAndShapeInfo> owner(facts, api()->ReleaseTensorTypeAndShapeInfo);
-    ONNXTensorElementDataType type;
-    size_t rank = 0, size = 0;
-    void* data = nullptr;
-    check(api()->GetTensorElementType(facts, &type), "the output has no type");
-    check(api()->GetDimensionsCount(facts, &rank), "the output has no shape");
-    check(api()->GetTensorShapeElementCount(facts, &size), "the output has no shape");
-    check(api()->GetTensorMutableData(value, &data), "the output has no values");
-    Array array;
-    array.dims.resize(rank);
-    check(api()->GetDimensions(facts, array.dims.data(), rank), "the output has no shape");
-    for (const TypeName& known : kTypes)
-      if (known.onnx == type) array.type = known.numpy;
-    if (array.type.empty()) throw Broken("the output `" + name + "` has a type that is not known here");
-    array.bytes.assign(static_cast<const char*>(data), size * array.width());
-    return array;
-  }
-
-  Owned<OrtSession> session_{nullptr, api()->ReleaseSession};
-};
-
-Array thinned(const Array& array, size_t stride) {
-  if (stride == 1) return array;
-  Array found;
-  found.type = array.type;
-  for (size_t i = 0; i < array.size(); i += stride) found.bytes += array.bytes.substr(i * array.width(), array.width());
-  found.dims = {static_cast<int64_t>(found.size())};
   return found;
 }
 
 class Validation {
  public:
-  Validation(fs::path folder, fs::path program) : folder_(std::move(folder)), program_(std::move(program)) {}
+  Validation(Wishes wishes, fs::path program)
+      : wishes_(std::move(wishes)), folder_(wishes_.bundle), program_(std::move(program)) {}
 
-  int run(bool as_json) {
+  int run() {
     using Check = std::string (Validation::*)();
     const std::pair<const char*, Check> checks[] = {
-        {"manifest", &Validation::manifest}, {"files", &Validation::files}, {"device", &Validation::device}, {"load", &Validation::load},
-        {"numbers", &Validation::numbers}, {"inputs", &Validation::inputs}, {"memory", &Validation::memory}, {"gates", &Validation::gates}, {"latency", &Validation::latency}};
+        {"signature", &Validation::signature}, {"manifest", &Validation::manifest}, {"files", &Validation::files},
+        {"device", &Validation::device}, {"load", &Validation::load}, {"numbers", &Validation::numbers},
+        {"inputs", &Validation::inputs}, {"memory", &Validation::memory}, {"gates", &Validation::gates},
+        {"latency", &Validation::latency}};
     int code = 0;
-    std::string document, text;
     for (const auto& [name, method] : checks) {
       if (name == std::string("inputs") && !manifest_.has("preprocessing")) continue;
-      std::string status = "passed", detail;
-      try {
-        detail = (this->*method)();
-      } catch (const Skipped& error) {
-        status = "skipped", detail = error.what();
-      } catch (const Wrong& error) {
-        status = "failed", detail = error.what(), code = std::max(code, 1);
-      } catch (const std::exception& error) {  // Broken, and what the filesystem throws
-        status = "failed", detail = error.what(), code = 2;
-      }
-      document += (document.empty() ? "" : ",\n    ") + std::string("{\"name\": ") + json_text(name) + ", \"status\": " + json_text(status) + ", \"detail\": " + json_text(detail) + "}";
-      std::string line = status + "  " + name;
-      text += line + std::string(18 - std::min<size_t>(17, line.size()), ' ') + detail + "\n";
+      if (name == std::string("signature") && !wishes_.has_key) continue;
+      auto [status, detail, more] = outcome(method);
+      code = std::max(code, more);
+      told_.push_back({name, status, detail});
       if (code == 2) break;
     }
-    if (as_json) std::cout << "{\n  \"schema_version\": 1,\n  \"status\": " << json_text(kStatus[code]) << ",\n  \"exit_code\": " << code << ",\n  \"checks\": [\n    " << document << "\n  ],\n  \"outputs\": {" << outputs_json() << "},\n  \"latency\": null" << (digest_.empty() ? "" : ",\n  \"manifest_sha256\": " + json_text(digest_)) << "\n}\n";
-    else std::cout << text << kStatus[code] << "\n";
+    std::cout << (wishes_.json ? document(code) : lines(code)) << std::flush;
     return code;
   }
 
  private:
+  struct Told {
+    std::string name, status, detail;
+  };
+
+  std::tuple<std::string, std::string, int> outcome(std::string (Validation::*method)()) {
+    try {
+      return {"passed", (this->*method)(), 0};
+    } catch (const Skipped& error) {
+      return {"skipped", error.what(), 0};
+    } catch (const Wrong& error) {
+      return {"failed", error.what(), 1};
+    } catch (const std::exception& error) {  // Broken, and what the filesystem throws
+      return {"failed", error.what(), 2};
+    }
+  }
+
+  std::string document(int code) const {
+    std::ostringstream text;
+    text << "{\n  \"schema_version\": 1,\n  \"status\": " << json_text(kStatus[code]) << ",\n  \"exit_code\": " << code << ",\n  \"checks\": [";
+    const char* between = "\n";
+    for (const Told& one : told_) {
+      text << between << "    {\"name\": " << json_text(one.name) << ", \"status\": " << json_text(one.status)
+           << ", \"detail\": " << json_text(one.detail) << "}";
+      between = ",\n";
+    }
+    text << "\n  ],\n  \"outputs\": {" << outputs_json() << "},\n  \"latency\": " << (latency_ ? latency_->json() : "null");
+    if (!digest_.empty()) text << ",\n  \"manifest_sha256\": " << json_text(digest_);
+    text << "\n}\n";
+    return text.str();
+  }
+
+  std::string lines(int code) const {
+    std::string text;
+    auto padded = [](std::string word, size_t width) { return word.resize(std::max(width, word.size()), ' '), word + " "; };
+    for (const Told& one : told_) text += plain(padded(one.status, 7) + padded(one.name, 9) + one.detail) + "\n";
+    return text + kStatus[code] + "\n";
+  }
+
+  std::string signature() {
+    PublicKey key = read_public_key(wishes_.key);
+    std::string manifest = read_file(folder_ / "manifest.json", kMaxManifestBytes, "manifest.json");
+    return check_signature(manifest, read_file(folder_ / "manifest.json.minisig", kMaxSignatureBytes, "manifest.json.minisig"), key);
+  }
+
   std::string manifest() {
     std::string text = read_file(folder_ / "manifest.json", kMaxManifestBytes, "manifest.json");
     std::string schema_text = read_file(program_ / "manifest.schema.json", kMaxManifestBytes, "manifest.schema.json");
     manifest_ = JsonReader(text).whole();
     Json schema = JsonReader(schema_text).whole();
-    if (manifest_.kind == Json::kObject && manifest_.has("schema_version") && manifest_["schema_version"].kind == Json::kInteger && manifest_["schema_version"].number != 1)
-      throw Broken("unknown schema version " + numeral(manifest_["schema_version"].number) + ", expected 1");
+    const Json version = manifest_.has("schema_version") ? manifest_["schema_version"] : Json();
+    if (version.kind == Json::kInteger && version.number != 1) throw Broken("unknown schema version " + numeral(version.number) + ", expected 1");
     check_schema(manifest_, schema, schema["$defs"], "");
     std::set<std::string> lower;
     for (const auto& [name, facts] : manifest_["files"].keys) {
@@ -300,6 +192,7 @@ class Validation {
         throw Broken("`manifest.json` is inconsistent: two names differ in case alone, which is one file on some systems");
     }
     check_variants();
+    check_counts();
     for (const std::string& name : needed_files())
       if (!manifest_["files"].has(name)) throw Broken("`manifest.json` is inconsistent: `" + name + "` is needed and not among the files");
     for (const Json& gate : manifest_["gates"].items)
@@ -317,11 +210,21 @@ class Validation {
       throw Broken("`manifest.json` is inconsistent: the first variant is not the model");
   }
 
+  // A list of the names that a manifest implies could fill the memory.
+  void check_counts() const {
+    std::vector<Json> recorded = {manifest_["golden"]};
+    for (const Json& variant : variants()) recorded.push_back(variant["golden"]);
+    if (manifest_.has("preprocessing")) recorded.push_back(manifest_["preprocessing"]);
+    for (const Json& told : recorded)
+      if (told["samples"].count() > manifest_["files"].keys.size())
+        throw Broken("`manifest.json` is inconsistent: it has more recorded samples than files");
+  }
+
   // What the manifest implies, which a schema cannot say.
   std::vector<std::string> needed_files() const {
     std::vector<std::string> needed = {manifest_["model"]["file"].text};
     auto add_records = [&](const Json& golden, const std::string& prefix) {
-      for (int index = 0; index < samples(golden); ++index)
+      for (size_t index = 0; index < samples(golden); ++index)
         for (const std::string& kind : kinds()) needed.push_back(golden_name(prefix, kind, index));
     };
     add_records(manifest_["golden"], "");
@@ -333,31 +236,34 @@ class Validation {
     const Json& told = manifest_["preprocessing"];
     needed.push_back(told["file"].text);
     needed.push_back("golden/raw.json");
-    for (int index = 0; told["vector"].kind != Json::kNull && index < static_cast<int>(told["samples"].number); ++index)
+    for (size_t index = 0; told["vector"].kind != Json::kNull && index < samples(told); ++index)
       needed.push_back("golden/vectors/" + std::to_string(index) + ".npz");
     return needed;
   }
 
   std::string files() {
-    const auto& known = manifest_["files"].keys;
+    std::map<std::string, const Json*> known;  // in the order of their names
+    for (const auto& [name, facts] : manifest_["files"].keys) known[name] = &facts;
     bool is_signed = false;
     for (const auto& entry : fs::recursive_directory_iterator(folder_)) {
-      std::string name = fs::relative(entry.path().parent_path(), folder_) == "." ? entry.path().filename().string() : (fs::relative(entry.path().parent_path(), folder_) / entry.path().filename()).generic_string();
+      std::string name = entry.path().lexically_relative(folder_).generic_string();
       fs::file_status status = entry.symlink_status();
       if (!fs::is_regular_file(status) && !fs::is_directory(status)) throw Broken("`" + name + "` is a link or a special file");
-      is_signed |= name == "manifest.json.minisig";
+      is_signed |= name == "manifest.json.minisig" && fs::is_regular_file(status);
       if (fs::is_regular_file(status) && !known.count(name) && name != "manifest.json" && name != "manifest.json.minisig")
         throw Broken("`" + name + "` is not in the manifest");
     }
     for (const auto& [name, facts] : known) {
       if (!fs::is_regular_file(folder_ / name)) throw Broken("`" + name + "` is missing");
-      if (static_cast<double>(fs::file_size(folder_ / name)) != facts["size_bytes"].number || file_sha256(folder_ / name) != facts["sha256"].text)
+      bool has_size = static_cast<double>(fs::file_size(folder_ / name)) == (*facts)["size_bytes"].number;
+      if (!has_size || file_sha256(folder_ / name) != (*facts)["sha256"].text)
         throw Broken("`" + name + "` was changed: it is not what the manifest says");
     }
     for (const auto& [name, facts] : known)
       if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npz") == 0)
-        check_record(read_file(folder_ / name, static_cast<uintmax_t>(facts["size_bytes"].number), name), name);
-    return std::to_string(known.size()) + " files are unchanged" + (is_signed ? "; signed, which was not checked: no public key was given" : "");
+        check_record(read_file(folder_ / name, (*facts)["size_bytes"].count(), name), name);
+    bool is_unchecked = is_signed && !wishes_.has_key;
+    return std::to_string(known.size()) + " files are unchanged" + (is_unchecked ? "; signed, which was not checked: no public key was given" : "");
   }
 
   std::string device() {
@@ -377,16 +283,13 @@ class Validation {
     if (!missing.empty()) throw Broken(joined({missing.begin(), missing.end()}) + " is needed, here are only " + joined(known));
     refuse_files(session["config"]);
     for (const Json& provider : session["providers"].items) refuse_files(provider["options"]);
-    utsname system{};
-    uname(&system);
-    if (device.has("architectures") && !device["architectures"].items.empty()) {
-      bool fits = false;
-      for (const Json& one : device["architectures"].items) fits |= one.text == system.machine;
-      if (!fits) throw Broken(std::string("it is for other processors, this machine is ") + system.machine);
-    }
+    std::vector<std::string> wanted = device.has("architectures") ? texts(device["architectures"]) : std::vector<std::string>{};
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), machine()) == wanted.end())
+      throw Broken("it is for " + joined(wanted, " or ") + ", this machine is " + machine());
     features_ = cpu_features();
     for (const Json& one : device["cpu_features"].items)
       if (!features_.empty() && !features_.count(one.text)) lacking.push_back(one.text);
+    std::sort(lacking.begin(), lacking.end());
     if (!lacking.empty()) throw Broken("the CPU lacks " + joined(lacking));
     return "onnxruntime " + version + ", " + joined(names) + (features_.empty() ? "; this system does not tell what its CPU can do" : "");
   }
@@ -394,7 +297,7 @@ class Validation {
   void refuse_files(const Json& options) const {
     for (const auto& [key, value] : options.keys)  // some options name a library, which the runtime then executes
       if (value.text.find_first_of("/\\") != std::string::npos || manifest_["files"].has(value.text))
-        throw Broken("the session option '" + value.text + "' names a file, which is not allowed");
+        throw Broken("the session option " + json_text(value.text) + " names a file, which is not allowed");
   }
 
   std::string load() {
@@ -425,7 +328,7 @@ class Validation {
     std::vector<std::string> names, faults;
     for (const auto& [name, rule] : golden["outputs"].keys)
       if (rule["compare"].text != "nothing") names.push_back(name);
-    for (int index = 0; index < samples(golden); ++index) {
+    for (size_t index = 0; index < samples(golden); ++index) {
       Arrays values = model->run(record(prefix, "inputs", index), names);
       for (const std::string& kind : kinds()) {
         if (kind == "inputs") continue;
@@ -442,6 +345,7 @@ class Validation {
     if (verified.kind == Json::kNull || features_.empty()) return "";
     for (const Json& one : verified["cpu_features"].items)
       if (!features_.count(one.text)) lacking.push_back(one.text);
+    std::sort(lacking.begin(), lacking.end());
     return lacking.empty() ? "" : "; this CPU lacks " + joined(lacking) + " of the one before";
   }
 
@@ -449,12 +353,11 @@ class Validation {
 
   bool has_same_kernels() const {
     const Json& verified = manifest_["verified_on"];
-    utsname system{};
-    uname(&system);
     if (verified.kind == Json::kNull || manifest_["session"]["threads"].number <= 0 || verified["onnxruntime"].text != OrtGetApiBase()->GetVersionString() ||
-        verified["platform"].text != std::string(system.sysname) + "-" + system.machine)
+        verified["platform"].text != "Linux-" + machine())
       return false;
-    static const std::regex kernels("ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*");
+    static const std::regex kernels(  // those by which the runtime chooses its kernels
+        "ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*");
     std::set<std::string> here, there;
     for (const std::string& name : features_)
       if (std::regex_match(name, kernels)) here.insert(name);
@@ -467,14 +370,12 @@ class Validation {
     for (const auto& [name, rule] : rules.keys) {
       if (rule["compare"].text == "nothing") continue;
       if (!values.count(name) || !recorded.count(name)) throw Broken("the output `" + name + "` is missing");
-      Array array = thinned(values.at(name), static_cast<size_t>(rule["stride"].number));
+      Array array = thinned(values.at(name), rule["stride"].count());
       if (rule["compare"].text == "shape" && array.dims == recorded.at(name).dims) continue;
       Difference found = difference(recorded.at(name), array);
-      auto [place, is_new] = worst_[name].emplace(kind, found);
-      Difference& worst = place->second;
-      worst.error = std::max(worst.error, found.error);
-      worst.cosine = std::min(worst.cosine, found.cosine);
-      worst.sqnr_db = std::min(worst.sqnr_db, found.sqnr_db);
+      auto place = std::find_if(worst_.begin(), worst_.end(), [&key = name](const auto& one) { return one.first == key; });
+      if (place == worst_.end()) place = worst_.insert(place, {name, {}});
+      if (auto [worst, is_new] = place->second.emplace(kind, found); !is_new) worst->second.add(found);
       std::string head = "`" + name + "` against the " + kind + ": ";
       auto fault = [&](const std::string& what) { faults.push_back(head + what); };
       if (!found.mismatch.empty()) {
@@ -499,26 +400,41 @@ class Validation {
   std::string memory() {
     std::ifstream stream("/proc/self/status");
     std::string line;
-    double peak = 0, limit = manifest_["device"]["maximum_memory_bytes"].number;
+    size_t peak = 0, limit = manifest_["device"]["maximum_memory_bytes"].count();
     while (std::getline(stream, line))
-      if (line.compare(0, 6, "VmHWM:") == 0) peak = std::strtod(line.c_str() + 6, nullptr) * 1024;
-    if (limit > 0 && peak > limit) throw Broken(shown(peak) + " bytes were resident, the device contract allows " + shown(limit));
-    return peak > 0 ? std::to_string(static_cast<long long>(peak)) + " bytes resident at most" : "this system does not tell";
+      if (line.compare(0, 6, "VmHWM:") == 0) peak = std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+    if (limit && peak > limit)
+      throw Broken(std::to_string(peak) + " bytes were resident, the device contract allows " + std::to_string(limit));
+    return peak ? std::to_string(peak) + " bytes resident at most" : "this system does not tell";
   }
 
   std::string gates() {
     std::vector<std::string> missed, unknown;
     for (const Json& gate : manifest_["gates"].items) {
       if (gate["passed"].kind == Json::kNull) unknown.push_back(gate["name"].text);
-      else if (!gate["passed"].boolean) missed.push_back(gate["name"].text + " is " + shown(gate["value"].number) + ", limit " + shown(gate["limit"].number));
+      else if (!gate["passed"].boolean) missed.push_back(gate["name"].text + " is " + known(gate["value"]) + ", limit " + known(gate["limit"]));
     }
     if (!manifest_["gates_met"].boolean) throw Wrong("made with a missed goal: " + joined(missed, "; "));
     return "met where the bundle was made" + (unknown.empty() ? "" : "; not measured: " + joined(unknown));
   }
 
-  std::string latency() { return "not measured"; }
+  std::string latency() {
+    const Json& golden = manifest_["golden"];
+    if (!wishes_.latency || !samples(golden)) return "not measured";
+    Arrays feeds = record("", "inputs", 0);
+    std::vector<std::string> names;
+    for (const auto& [name, rule] : golden["outputs"].keys) names.push_back(name);
+    latency_ = std::make_unique<Latency>(measure([&] { model_->run_blindly(feeds, names); }));
+    return latency_->sentence();
+  }
 
-  static int samples(const Json& golden) { return static_cast<int>(golden["samples"].number); }
+  static std::vector<std::string> texts(const Json& list) {
+    std::vector<std::string> found;
+    for (const Json& one : list.items) found.push_back(one.text);
+    return found;
+  }
+
+  static size_t samples(const Json& golden) { return golden["samples"].count(); }
 
   std::vector<Json> variants() const { return manifest_.has("variants") ? manifest_["variants"].items : std::vector<Json>{}; }
 
@@ -534,18 +450,20 @@ class Validation {
     return {"inputs", "model", "original"};
   }
 
-  static std::string golden_name(const std::string& prefix, const std::string& kind, int index) {
+  static std::string golden_name(const std::string& prefix, const std::string& kind, size_t index) {
     return prefix + "golden/" + kind + "/" + std::to_string(index) + ".npz";
   }
 
-  Arrays record(const std::string& prefix, const std::string& kind, int index) const {
+  Arrays record(const std::string& prefix, const std::string& kind, size_t index) const {
     std::string name = golden_name(prefix, kind, index);
     try {
-      return read_npz(read_file(folder_ / name, static_cast<uintmax_t>(manifest_["files"][name]["size_bytes"].number), name));
+      return read_npz(read_file(folder_ / name, manifest_["files"][name]["size_bytes"].count(), name));
     } catch (const std::exception& error) {
       throw Broken("`" + name + "` cannot be read: " + error.what());
     }
   }
+
+  static std::string known(const Json& value) { return value.kind == Json::kNull ? "not known" : shown(value.number); }
 
   static std::string shown(double value) {
     char text[32];
@@ -565,29 +483,47 @@ class Validation {
     return text.empty() ? text : text + "\n  ";
   }
 
+  Wishes wishes_;
   fs::path folder_, program_;
   Json manifest_;
   std::string digest_, bound_;
   std::set<std::string> features_;
   std::unique_ptr<Model> model_;
-  std::map<std::string, std::map<std::string, Difference>> worst_;
+  std::unique_ptr<Latency> latency_;
+  std::vector<Told> told_;
+  std::vector<std::pair<std::string, std::map<std::string, Difference>>> worst_;  // in the order of the outputs
 };
+
+// A public key that was given as a file or as its text.
+std::string key_text(const std::string& given) {
+  std::error_code none;
+  return fs::is_regular_file(given, none) ? read_file(given, kMaxSignatureBytes, given) : given;
+}
 
 }  // namespace
 
 int main(int count, char** words) {
-  bool as_json = false;
-  std::string bundle;
+  Wishes wishes;
+  bool is_understood = true, wants_help = false;
   for (int index = 1; index < count; ++index) {
     std::string word = words[index];
-    if (word == "--json") as_json = true;
-    else if (word[0] == '-' || !bundle.empty()) bundle = "-";
-    else bundle = word;
+    if (word == "--json") wishes.json = true;
+    else if (word == "--latency") wishes.latency = true;
+    else if (word == "--help") wants_help = true;
+    else if (word == "--public-key" && index + 1 < count) wishes.has_key = true, wishes.key = words[++index];
+    else if (word.empty() || word[0] == '-' || !wishes.bundle.empty()) is_understood = false;
+    else wishes.bundle = word;
   }
-  if (bundle.empty() || bundle == "-") {
-    std::cerr << "usage: validate BUNDLE [--json]\n";
+  if (wants_help || !is_understood || wishes.bundle.empty()) {
+    (wants_help ? std::cout : std::cerr) << "usage: validate BUNDLE [--json] [--latency] [--public-key FILE|KEY]\n";
+    return wants_help ? 0 : 2;
+  }
+  try {
+    if (wishes.has_key) wishes.key = key_text(wishes.key);
+    // The schema that lies beside this program, whichever bundle is checked.
+    return Validation(wishes, fs::read_symlink("/proc/self/exe").parent_path()).run();
+  } catch (const std::exception& error) {
+    std::cerr << "broken: " << error.what() << "\n";
     return 2;
   }
-  // The schema that lies beside this program, whichever bundle is checked.
-  return Validation(bundle, fs::read_symlink("/proc/self/exe").parent_path()).run(as_json);
 }

@@ -20,6 +20,7 @@ from graphopt.deploy.integrity import (
     Wrong,
     check_files,
     file_sha256,
+    quoted,
     read_manifest,
     version_key,
 )
@@ -68,7 +69,7 @@ def check_device(manifest: dict[str, Any], backend: Any) -> str:
     for text in [text for texts in options for text in texts.values()]:
         # Some options name a library, which the runtime then executes.
         if re.search(r"[/\\]", text) or text in manifest["files"]:
-            raise Broken(f"the session option {text!r} names a file, which is not allowed")
+            raise Broken(f"the session option {quoted(text)} names a file, which is not allowed")
     wanted, here = device.get("architectures", []), architecture()
     if wanted and here not in wanted:
         raise Broken(f"it is for {' or '.join(wanted)}, this machine is {here}")
@@ -230,6 +231,7 @@ class Validation:
                 continue
             found = difference(expected, array)
             worst = self.report["outputs"].setdefault(name, {}).setdefault(kind, dict(found))
+            worst["mismatch"] = worst["mismatch"] or found["mismatch"]
             for _, key, sign in LIMITS:
                 worst[key] = sign * max(sign * worst[key], sign * found[key])
             allowed = {"max_rel_error": 0.0} if kind == "model" else limits
@@ -256,7 +258,7 @@ class Validation:
 
     def _gates(self) -> str:
         gates = self.manifest["gates"]
-        missed = [f"{gate['name']} is {gate['value']}, limit {gate['limit']}"
+        missed = [f"{gate['name']} is {_shown(gate['value'])}, limit {_shown(gate['limit'])}"
                   for gate in gates if gate["passed"] is False]  # fmt: skip
         if not self.manifest["gates_met"]:
             raise Wrong("made with a missed goal: " + "; ".join(missed))
@@ -289,6 +291,10 @@ class Validation:
             note = "; the file beside it has another digest than the one recorded as the original"
         session = self.backend.open(self.reference.absolute(), self.manifest["session"])
         return session, note
+
+
+def _shown(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4g}"
 
 
 def _json_ready(value: Any) -> Any:

@@ -36,6 +36,7 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bundle gives the same bytes at an
 _ZSTD_LEVEL = 10
 _MAX_WINDOW_BYTES = 128 << 20  # what a decompressor must hold in memory
 _BLOCK_BYTES = 1 << 20
+_MOST_PADDING_BYTES = 64 << 10  # zeros behind the last file; other programs fill up to 10 KiB
 _READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 
@@ -96,7 +97,7 @@ def _write_zip(stream: BinaryIO, folder: Path, names: list[str]) -> None:
 
 
 def _write_tar(stream: BinaryIO, folder: Path, names: list[str]) -> None:
-    compressor = _zstandard().ZstdCompressor(level=_ZSTD_LEVEL)
+    compressor = _zstandard().ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
     with compressor.stream_writer(stream, closefd=False) as packed:
         for name in names:
             with (folder / name).open("rb") as source:
@@ -184,8 +185,18 @@ def _tar_members(path: Path) -> Iterator[Iterator[tuple[str, _Readable]]]:
     try:
         with path.open("rb") as packed, decompressor.stream_reader(packed) as stream:
             yield read_members(stream)
+            _read_to_the_end(stream, path)
     except zstandard.ZstdError as error:
         raise Broken(f"`{path.name}` is damaged: {error}") from None
+
+
+def _read_to_the_end(stream: _Readable, path: Path) -> None:
+    """Let the decompressor come to its check sum, which covers the manifest's own bytes, too."""
+    left = _MOST_PADDING_BYTES
+    while block := stream.read(_BLOCK_BYTES):
+        left -= len(block)
+        if left < 0 or any(block):
+            raise Broken(f"something follows the end of `{path.name}`")
 
 
 def _zstandard() -> Any:

@@ -14,6 +14,7 @@ LIMITS = (
     ("min_cosine", "cosine", -1),
     ("min_sqnr_db", "sqnr_db", -1),
 )
+KINDS = {"f": "floats", "i": "integers", "u": "integers", "b": "booleans", "V": "bytes"}
 
 
 def difference(reference: Any, values: Any) -> dict[str, Any]:
@@ -27,6 +28,9 @@ def difference(reference: Any, values: Any) -> dict[str, Any]:
     worst = {"error": math.inf, "cosine": -1.0, "sqnr_db": -math.inf}
     if reference.shape != values.shape:
         return {**worst, "mismatch": f"shape {values.shape}, expected {reference.shape}"}
+    kinds = [KINDS.get(array.dtype.kind, "texts") for array in (values, reference)]
+    if kinds[0] != kinds[1]:  # cast to each other they could agree
+        return {**worst, "mismatch": f"{kinds[0]}, expected {kinds[1]}"}
     if reference.dtype.kind != "f" or values.dtype.kind != "f":
         kind = str if reference.dtype.kind in "OSU" else reference.dtype
         equal = (

@@ -32,6 +32,7 @@ __all__ = [
     "file_sha256",
     "golden_names",
     "is_safe_name",
+    "quoted",
     "read_manifest",
     "schema_faults",
     "version_key",
@@ -65,10 +66,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             path.read_text(encoding="utf-8"),
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
+            parse_float=_number,
         )
         schema = json.loads(Path(__file__).with_name(SCHEMA).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Broken(f"`{Path(error.filename).name}` is missing") from None
     except OSError as error:
-        raise Broken(f"`{error.filename}` cannot be read: {error.strerror}") from None
+        name = Path(error.filename).name
+        raise Broken(f"`{name}` cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise Broken(f"`{MANIFEST}` is not valid JSON: {error}") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
@@ -81,11 +86,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def quoted(value: Any) -> str:
+    """Return a value of JSON as JSON, so that all validators write it alike."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is there twice")
     return found
+
+
+def _number(text: str) -> float:
+    """Read `1.0` as `1`, as JavaScript does: one manifest, one meaning."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _refuse_constant(name: str) -> Any:
@@ -101,9 +117,9 @@ def schema_faults(value: Any, schema: Any, defs: Any, where: str) -> Iterator[st
     if kind not in kinds and not (kind == "integer" and "number" in kinds):
         yield f"{here} has the wrong type ({kind})"
     elif value not in schema.get("enum", [value]) or value != schema.get("const", value):
-        yield f"{here} has the unknown value {value!r}"
+        yield f"{here} has the unknown value {quoted(value)}"
     elif kind == "string" and not re.fullmatch(schema.get("pattern", "(?s).*"), value):
-        yield f"{here} has the malformed value {value!r}"
+        yield f"{here} has the malformed value {quoted(value)}"
     elif kind in ("integer", "number") and not value >= schema.get("minimum", -math.inf):
         yield f"{here} is {value}, below {schema.get('minimum')}"
     elif kind == "array":
@@ -134,7 +150,7 @@ def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
     files = manifest["files"]
     for name in files:
         if not is_safe_name(name):
-            yield f"{name!r} is not a plain relative path"
+            yield f"{quoted(name)} is not a plain relative path"
     if len({name.lower() for name in files}) != len(files):
         yield "two names differ in case alone, which is one file on some systems"
     variants = manifest.get("variants", [])
@@ -142,6 +158,11 @@ def content_faults(manifest: dict[str, Any]) -> Iterator[str]:
         yield "two variants have one name"
     if variants and variants[0]["file"] != manifest["model"]["file"]:
         yield "the first variant is not the model"
+    recorded = [manifest["golden"], *(variant["golden"] for variant in variants)]
+    recorded.append(manifest.get("preprocessing", {"samples": 0}))
+    if any(told["samples"] > len(files) for told in recorded):
+        yield "it has more recorded samples than files"
+        return  # a list of the names that it implies could fill the memory
     needed = [*golden_names(manifest), *_variant_files(manifest), *_raw_names(manifest)]
     for name in [manifest["model"]["file"], *needed]:
         if name not in files:

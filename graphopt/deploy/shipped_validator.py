@@ -20,8 +20,8 @@ _PARTS = (
     "agreement.py", "on_device.py",
 )  # fmt: skip
 _WEB_PARTS = (
-    "integrity.mjs", "blake2b.mjs", "signature.mjs", "arrays.mjs", "agreement.mjs", "runtimes.mjs",
-    "sources.mjs", "on_device.mjs",
+    "integrity.mjs", "blake2b.mjs", "signature.mjs", "arrays.mjs", "stopwatch.mjs", "agreement.mjs",
+    "runtimes.mjs", "sources.mjs", "on_device.mjs",
 )  # fmt: skip
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _NUMPY = """try:

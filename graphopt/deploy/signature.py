@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,15 @@ def _verify_with_nacl(key: bytes, signature: bytes, content: bytes, fault: str) 
 
 def _bytes(path: Path, limit: int) -> bytes:
     # Nothing is known about these files yet: a link or an endless one must not be followed.
-    if path.is_symlink() or not path.is_file():
+    odd = Broken(f"`{path.name}` is not a regular file of reasonable size")
+    if not os.path.lexists(str(path)):
         raise Broken(f"`{path.name}` is missing")
+    if path.is_symlink() or not path.is_file():
+        raise odd
     with path.open("rb") as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        raise Broken(f"`{path.name}` is not a file of reasonable size")
+        raise odd
     return content
 
 

@@ -270,3 +270,20 @@ def test_zip_is_read_by_python_alone(bundle, place):
     command = [sys.executable, "-m", "zipfile", "-e", place / "tiny.zip", place / "out"]
     subprocess.run(command, check=True)
     assert files_of(place / "out") == files_of(bundle.path)
+
+
+def test_a_changed_letter_of_the_manifest_is_found(bundle, place):
+    """Its own bytes are in no list of hashes: the archive's check sum must hold them."""
+    zstandard = pytest.importorskip("zstandard")
+    packed = place / "tiny.tar.zst"
+    bundle.save(packed)
+    whole = packed.read_bytes()
+    assert zstandard.get_frame_parameters(whole).has_checksum
+    content = zstandard.ZstdDecompressor().stream_reader(whole).read()
+    for behind in (b"more", bytes(65 << 10)):
+        packed.write_bytes(zstandard.compress(content + behind))
+        with pytest.raises(BundleError, match="something follows the end"):
+            Bundle.load(packed)
+    packed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(BundleError, match="is damaged"):
+        Bundle.load(packed)

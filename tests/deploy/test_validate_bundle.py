@@ -149,7 +149,7 @@ def test_a_manifest_that_is_none(copy, text, found):
 def test_a_folder_that_is_not_there(tmp_path):
     report = validate(tmp_path / "nowhere")
     assert report.exit_code == 2
-    assert "manifest.json` cannot be read" in str(report)
+    assert "`manifest.json` is missing" in str(report)
 
 
 def test_a_runtime_that_is_too_old(copy):
@@ -213,7 +213,7 @@ def test_an_archive_is_not_unpacked_by_the_program(bundle, tmp_path):
         check=False,
     )
     assert shipped.returncode == 2
-    assert "cannot be read" in shipped.stdout
+    assert "`manifest.json` is missing" in shipped.stdout
     assert [*tmp_path.iterdir()] == [packed]
 
 

@@ -103,7 +103,7 @@ def rewrite_digest(bundle, name):
         (lambda table: table[1].update(file="../m.onnx"), "not among the files"),
         (lambda table: table[1].update(name="two"), "two variants have one name"),
         (lambda table: table.reverse(), "the first variant is not the model"),
-        (lambda table: table[1]["golden"].update(samples=99), "not among the files"),
+        (lambda table: table[1]["golden"].update(samples=99), "more recorded samples than files"),
         (lambda table: table[1].pop("golden"), "is missing"),
         (lambda table: table[1].update(golden={"samples": 1}), "is missing"),
     ],

@@ -3,7 +3,9 @@
 import io
 import zipfile
 
+import numpy as np
 from device_bundles import rewrite
+from minisign_keys import write_keys
 
 
 def flip(folder):
@@ -12,9 +14,22 @@ def flip(folder):
     (folder / "model.onnx").write_bytes(content)
 
 
+FACTS = {"sha256": "0" * 64, "size_bytes": 1}
+
+
 def rename_outside(folder):
-    facts = {"sha256": "0" * 64, "size_bytes": 1}
-    rewrite(folder, lambda manifest: manifest["files"].update({"a/../../b": facts}))
+    rewrite(folder, lambda manifest: manifest["files"].update({"a/../../b": FACTS}))
+
+
+def describe_model(**facts):
+    return lambda folder: rewrite(
+        folder, lambda manifest: manifest["files"]["model.onnx"].update(facts)
+    )
+
+
+def link_manifest(folder):
+    (folder / "manifest.json").rename(folder.parent / "moved.json")
+    (folder / "manifest.json").symlink_to(folder.parent / "moved.json")
 
 
 def link(folder):
@@ -46,7 +61,16 @@ def explode_in_secret(folder):
     rewrite(folder, rehash=[RECORD])
 
 
+def damage_record(folder):
+    """Change a number in a recorded array, so that the archive's own check sum does not fit."""
+    content = (folder / RECORD).read_bytes()
+    at = content.index(b"\n", content.index(b"NUMPY")) + 2
+    (folder / RECORD).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    rewrite(folder, rehash=[RECORD])
+
+
 DAMAGE = {
+    "number": (damage_record, f"`{RECORD}` cannot be read"),
     "bomb": (explode, "unpacks to 68157440 bytes"),
     "secret-bomb": (explode_in_secret, f"`{RECORD}` cannot be read"),
     "flipped": (flip, "`model.onnx` was changed"),
@@ -67,7 +91,28 @@ DAMAGE = {
         lambda folder: (folder / "manifest.json").write_text('{"target": 1, "target": 2}'),
         "a key is there twice",
     ),
-    "none": (lambda folder: (folder / "manifest.json").unlink(), "`manifest.json` cannot be read"),
+    "none": (lambda folder: (folder / "manifest.json").unlink(), "`manifest.json` is missing"),
+    "linked": (link_manifest, "`manifest.json` is not a regular file of reasonable size"),
+    "digest": (describe_model(sha256="zz"), 'sha256` has the malformed value "zz"'),
+    "long": (describe_model(sha256="0" * 300_000), "sha256` has the malformed value"),
+    "negative": (describe_model(size_bytes=-1), "size_bytes` is -1, below 0"),
+    "half": (describe_model(size_bytes=1.5), "size_bytes` has the wrong type (number)"),
+    "level": (
+        lambda folder: rewrite(
+            folder, lambda manifest: manifest["session"].update(optimization="fast")
+        ),
+        '`session.optimization` has the unknown value "fast"',
+    ),
+    "endless": (
+        lambda folder: rewrite(folder, lambda manifest: manifest["golden"].update(samples=10**12)),
+        "it has more recorded samples than files",
+    ),
+    "accent": (
+        lambda folder: rewrite(
+            folder, lambda manifest: manifest["files"].update({"\u00fc\u20ac\U0001f600\n": FACTS})
+        ),
+        '"\u00fc\u20ac\U0001f600\\n" is not a plain relative path',
+    ),
     "runtime": (require(minimum_onnxruntime="99.0"), "onnxruntime 99.0 or newer is needed"),
     "feature": (require(cpu_features=["abacus"]), "the CPU lacks abacus"),
     "architecture": (require(architectures=["mips", "vax"]), "it is for mips or vax, this machine"),
@@ -97,3 +142,47 @@ MISFITS = [
     lambda table: table[1].pop("golden"),
 ]
 """Ways to make a table of variants one that does not fit its bundle."""
+
+SIGNATURE_DAMAGE = [
+    lambda text, key: (text, write_keys(key.parent / "b", identity=b"somebody")[1].read_text()),
+    lambda text, key: (text, write_keys(key.parent / "b", seed=8)[1].read_text()),
+    lambda text, key: (text.replace("version 1.2", "version 9.9"), key.read_text()),
+    lambda text, key: ("", key.read_text()),
+    lambda text, key: (text.replace("RUR", "RU!"), key.read_text()),
+    lambda text, key: (text, "no key"),
+    lambda text, key: (text, ""),
+]
+"""Functions of a signature and the file of its key: what is found in place of both."""
+
+
+def odd(array):
+    """Return other numbers, other answers."""
+    return ~array if array.dtype == bool else array * 3 + array.dtype.type(1)
+
+
+WRONG_RECORDS = {
+    **{name: {name: odd} for name in ("y", "half", "label", "sign")},
+    "shape": {"y": lambda array: array[:-1]},
+    "flat": {"y": lambda array: array.reshape(-1)},
+    "NaN": {"y": lambda array: array + np.nan},
+    "infinite": {"y": lambda array: np.full_like(array, -np.inf)},
+    "kind": {"y": lambda array: array.astype(np.int64)},
+    "boolean": {"label": lambda array: array.astype(bool)},
+    "several": {"sign": odd, "y": odd},
+}
+"""What to make of recorded outputs, by name, so that a model gives others."""
+
+
+def record_wrongly(folder, kind, golden):
+    """Change the last sample of `golden` (`model`, `original`) as one of `WRONG_RECORDS` says."""
+    name = f"golden/{golden}/2.npz"
+    recorded = dict(np.load(folder / name))
+    for output, change in WRONG_RECORDS[kind].items():
+        recorded[output] = change(recorded[output])
+    np.savez(folder / name, **recorded)
+    limits = {"max_rel_error": 0.01, "min_cosine": 0.9}
+    gates = [
+        {"name": gate, "kind": "correctness", "limit": limit, "value": 0.001, "passed": True,
+         "status": "passed", "reason": None} for gate, limit in limits.items()
+    ]  # fmt: skip
+    rewrite(folder, lambda manifest: manifest.update(gates=gates), rehash=[name])

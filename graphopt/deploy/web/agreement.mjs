@@ -3,12 +3,12 @@
 import { Broken, MANIFEST, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA_VERSION, SIGNATURE, Wrong,
   readManifest, sha256 } from "./integrity.mjs";
 import { difference, fromTensor, readNpz, unpackedBytes } from "./arrays.mjs";
+import { readKey } from "./signature.mjs";
+import { measure, short } from "./stopwatch.mjs";
 
 const STATUS = ["ok", "wrong", "broken"]; // by exit status
-const LATENCY_BUDGET_MS = 2000;
 // Twice what graphopt records in one bundle: an array that unpacks to more is a bomb.
 const MAX_RECORD_BYTES = 64 * 2 ** 20;
-const [WARM_UP_RUNS, FEWEST_RUNS, MOST_RUNS] = [3, 10, 1000];
 const LIMITS = [["max_rel_error", "error", 1], ["min_cosine", "cosine", -1], ["min_sqnr_db", "sqnr_db", -1]];
 const KERNEL_FEATURES =
   /^(?:ssse3|sse4_[12]|f16c|fma|avx.*|amx.*|neon|asimd.*|fphp|i8mm|bf16|sve[0-9]*|sme[0-9]*)$/;
@@ -53,6 +53,7 @@ export class Validation {
   }
 
   async checkSignature() {
+    readKey(this.publicKey);
     const manifest = await this.bundle.read(MANIFEST, MAX_MANIFEST_BYTES);
     const signature = await this.bundle.read(SIGNATURE, MAX_SIGNATURE_BYTES);
     return this.device.checkSignature(manifest, signature, this.publicKey);
@@ -191,6 +192,7 @@ export class Validation {
       const found = difference(expected, array);
       this.report.outputs[name] ??= {};
       const worst = (this.report.outputs[name][kind] ??= { ...found });
+      worst.mismatch ??= found.mismatch;
       for (const [, key, sign] of LIMITS) worst[key] = sign * Math.max(sign * worst[key], sign * found[key]);
       if (found.mismatch) {
         yield `\`${name}\` against the ${kind}: ${found.mismatch}`;
@@ -222,7 +224,7 @@ export class Validation {
     const { gates, gates_met: met } = this.contract;
     const missed = gates.filter((gate) => gate.passed === false);
     if (!met)
-      throw new Wrong(`made with a missed goal: ${missed.map((gate) => `${gate.name} is ${gate.value}, limit ${gate.limit}`).join("; ")}`);
+      throw new Wrong(`made with a missed goal: ${missed.map((gate) => `${gate.name} is ${gate.value === null ? "not known" : short(gate.value)}, limit ${short(gate.limit)}`).join("; ")}`);
     const unknown = gates.filter((gate) => gate.passed === null).map((gate) => gate.name).join(", ");
     return `met where the bundle was made${unknown ? `; not measured: ${unknown}` : ""}`;
   }
@@ -230,31 +232,10 @@ export class Validation {
   async checkLatency() {
     if (!this.wantsLatency || !this.contract.golden.samples) return "not measured";
     const arrays = await this.golden("inputs", 0);
-    for (let index = 0; index < WARM_UP_RUNS; index += 1) await this.outputs(this.session, arrays);
-    const taken = [];
-    const end = performance.now() + LATENCY_BUDGET_MS;
-    while (taken.length < FEWEST_RUNS || (taken.length < MOST_RUNS && performance.now() < end)) {
-      const start = performance.now();
-      await this.outputs(this.session, arrays);
-      taken.push(performance.now() - start);
-    }
-    const [p10, median, p99] = [0.1, 0.5, 0.99].map((share) => quantile(taken, share));
-    const tenth = Math.max(1, Math.floor(taken.length / 10));
-    const drift = quantile(taken.slice(-tenth), 0.5) / quantile(taken.slice(0, tenth), 0.5);
-    this.report.latency = { p10_ms: p10, median_ms: median, p99_ms: p99, runs: taken.length, drift_ratio: drift, reference: null };
-    return `median ${short(median)} ms, p99 ${short(p99)} ms, ${taken.length} runs`;
+    const [found, text] = await measure(() => this.outputs(this.session, arrays));
+    this.report.latency = found;
+    return text;
   }
-}
-
-export function quantile(values, share) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const place = share * (sorted.length - 1);
-  const below = Math.floor(place);
-  return sorted[below] + (place - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
-}
-
-export function short(value) {
-  return String(Number(value.toPrecision(4)));
 }
 
 export function isOlder(version, minimum) {

@@ -3,12 +3,26 @@
 /** Return the arrays of an `.npz` file: name to `{kind, type, data, dims}`. */
 export async function readNpz(bytes) {
   const arrays = Object.create(null);
-  for (const { name, method, packed, size } of zipMembers(bytes)) {
+  for (const { name, method, packed, size, sum, local } of zipMembers(bytes)) {
     if (method !== 0 && method !== 8) throw new Error(`its compression ${method} is unknown`);
-    arrays[name.replace(/\.npy$/, "")] = readNpy(method === 8 ? await inflated(packed, size) : packed);
+    const content = method === 8 ? await inflated(packed, size) : packed;
+    if (content.length !== size || crc32(content) !== sum || local !== name) throw new Error(`\`${name}\` is damaged`);
+    arrays[name.replace(/\.npy$/, "")] = readNpy(content);
   }
   return arrays;
 }
+
+/** The check sum of the ZIP format: CRC-32 with the polynomial 0xedb88320. */
+export function crc32(bytes) {
+  let sum = ~0;
+  for (const byte of bytes) sum = (sum >>> 8) ^ CRC_TABLE[(sum ^ byte) & 255];
+  return ~sum >>> 0;
+}
+
+const CRC_TABLE = Int32Array.from({ length: 256 }, (_, index) => {
+  for (let bit = 0; bit < 8; bit += 1) index = index & 1 ? (index >>> 1) ^ 0xedb88320 : index >>> 1;
+  return index;
+});
 
 /** Return what an `.npz` file says that its members unpack to; 0 where it is none, which reading it tells. */
 export function unpackedBytes(bytes) {
@@ -32,8 +46,11 @@ function* zipMembers(bytes) {
     const skip = nameLength + view.getUint16(at + 30, true) + view.getUint16(at + 32, true);
     const start = view.getUint32(at + 42, true);
     const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + nameLength));
-    const from = start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
-    yield { name, method, size, packed: bytes.subarray(from, from + packedSize) };
+    const localLength = view.getUint16(start + 26, true);
+    const local = new TextDecoder().decode(bytes.subarray(start + 30, start + 30 + localLength));
+    const from = start + 30 + localLength + view.getUint16(start + 28, true);
+    const sum = view.getUint32(at + 16, true);
+    yield { name, method, size, sum, local, packed: bytes.subarray(from, from + packedSize) };
     at += 46 + skip;
   }
 }
@@ -106,11 +123,20 @@ export function fromTensor(tensor, stride) {
   return { kind, type: tensor.type, dims: [data.length], data };
 }
 
+const KINDS = { f: "floats", i: "integers", u: "integers", b: "booleans", U: "texts" };
+
+/** The dimensions as Python writes them: `(3,)`. */
+function shape({ dims }) {
+  return `(${dims.join(", ")}${dims.length === 1 ? "," : ""})`;
+}
+
 /** Say how far `values` is from `reference`; see `difference` of validate.py. */
 export function difference(reference, values) {
   const worst = { error: Infinity, cosine: -1, sqnr_db: -Infinity };
   if (reference.dims.join() !== values.dims.join())
-    return { ...worst, mismatch: `shape (${values.dims.join(", ")}), expected (${reference.dims.join(", ")})` };
+    return { ...worst, mismatch: `shape ${shape(values)}, expected ${shape(reference)}` };
+  const [here, there] = [values, reference].map(({ kind }) => KINDS[kind]);
+  if (here !== there) return { ...worst, mismatch: `${here}, expected ${there}` };
   if (reference.kind !== "f" || values.kind !== "f") {
     let equal = 0;
     for (let index = 0; index < values.data.length; index += 1)

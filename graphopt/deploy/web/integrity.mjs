@@ -96,6 +96,11 @@ export function* contentFaults(manifest) {
   if (new Set(variants.map((variant) => variant.name)).size !== variants.length)
     yield "two variants have one name";
   if (variants.length && variants[0].file !== manifest.model.file) yield "the first variant is not the model";
+  const recorded = [manifest.golden, ...variants.map(({ golden }) => golden), manifest.preprocessing ?? { samples: 0 }];
+  if (recorded.some(({ samples }) => samples > names.length)) {
+    yield "it has more recorded samples than files";
+    return; // a list of the names that it implies could fill the memory
+  }
   const needed = [...goldenNames(manifest), ...variantFiles(manifest), ...rawNames(manifest)];
   for (const name of [manifest.model.file, ...needed])
     if (!Object.hasOwn(manifest.files, name)) yield `\`${name}\` is needed and not among the files`;

@@ -13,8 +13,7 @@ const [UNTRUSTED, TRUSTED] = ["untrusted comment: ", "trusted comment: "];
  * `content` by the 32 bytes `key`.
  */
 export async function checkSignature(manifest, signature, keyText, fits) {
-  const key = decoded(keyText.split("\n").filter((line) => line.trim()).at(-1) ?? "", "the public key");
-  if (key.length !== KEY_BYTES || letters(key) !== "Ed") throw new Broken("the public key is not one of minisign");
+  const key = readKey(keyText);
   const lines = asText(signature).replace(/\n+$/, "").split("\n");
   if (lines.length !== LINES || !lines[0].startsWith(UNTRUSTED) || !lines[2].startsWith(TRUSTED))
     throw new Broken(`\`${SIGNATURE}\` is not a signature of minisign`);
@@ -30,6 +29,13 @@ export async function checkSignature(manifest, signature, keyText, fits) {
   const whole = new Uint8Array([...value, ...new TextEncoder().encode(comment)]);
   if (!(await fits(key.slice(10), whole, both))) throw new Broken("the trusted comment was changed");
   return `signed with key ${signer}: ${comment}`;
+}
+
+/** Return the bytes of a `minisign.pub`, or of its second line alone. */
+export function readKey(text) {
+  const key = decoded(text.split("\n").filter((line) => line.trim()).at(-1) ?? "", "the public key");
+  if (key.length !== KEY_BYTES || letters(key) !== "Ed") throw new Broken("the public key is not one of minisign");
+  return key;
 }
 
 function decoded(text, what) {

@@ -1,6 +1,6 @@
 // Where a bundle is: in a folder, or on a web server.
 
-import { Broken, MANIFEST, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA, sha256 } from "./integrity.mjs";
+import { Broken, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SCHEMA, sha256 } from "./integrity.mjs";
 
 const NO_WEIGHTS = /(?:^|\/)golden\/|\.(?:json|html|py|mjs|minisig|npz|onnx|ort)$/;
 
@@ -25,7 +25,7 @@ export class Folder {
 
   async stat(name) {
     const facts = await this.node.fs.promises.lstat(this.at(name)).catch(() => null);
-    if (facts === null) throw new Broken(`\`${name}\` ${name === MANIFEST ? "cannot be read" : "is missing"}`);
+    if (facts === null) throw new Broken(`\`${name}\` is missing`);
     return facts;
   }
 
@@ -79,7 +79,7 @@ export class Served {
 
   async fetch(url, name, limit) {
     const answer = await fetch(url).catch(() => null);
-    if (!answer?.ok) throw new Broken(`\`${name}\` ${name === MANIFEST ? "cannot be read" : "is missing"}`);
+    if (!answer?.ok) throw new Broken(`\`${name}\` is missing`);
     const blocks = [];
     let size = 0;
     for (let reader = answer.body.getReader(), step; !(step = await reader.read()).done; ) {
