@@ -24,7 +24,7 @@ from graphopt.compression.exit_head import (
     fit_head,
     lower_bound,
 )
-from graphopt.compression.exit_proof import exit_fault
+from graphopt.compression.exit_proof import exit_fault, exit_times
 from graphopt.compression.exit_surgery import ExitPlan, emit_exit, exit_obstacle
 from graphopt.compression.layer_removal import channel_axis
 from graphopt.errors import OptionError
@@ -60,6 +60,7 @@ class ExitOptions:
         certainty: One of `graphopt.compression.exit_head.CERTAINTIES`.
         pool: One of `graphopt.compression.exit_features.POOLS`.
         seed: Of the split of the samples.
+        timed: The mean time of a row is measured.
     """
 
     after: str
@@ -67,6 +68,7 @@ class ExitOptions:
     certainty: str
     pool: str
     seed: int
+    timed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,6 +332,12 @@ def _finish(
     if fault is not None:
         edit.refuse(node, "self-test-failed", why=fault)
         return None
+    if options.timed:
+        times = exit_times(model, plan)
+        mean = times.mean(tested.leaving)
+        tested = replace(tested, mean_time=mean)
+        what += f"; a row alone takes {mean:.2f} of the time on average: {times.leaving:.2f} where "
+        what += f"it leaves, {times.staying:.2f} where it stays"
     because = f"exit at {options.certainty} above {plan.rule.threshold:.4g}: {what}"
     with edit.rewrite(model.graph, because=because) as change:
         emit_exit(change, model, plan)
@@ -351,6 +359,7 @@ def _decision(pass_name: str, place: _Place, plan: ExitPlan, tested: _Tested) ->
         agreeing=tested.agreeing,
         bound=tested.bound,
         mean_work=1.0 - tested.leaving * place.share,
+        mean_time=tested.mean_time,
         reason=f"of all places the one that was to spare the most: {spared} on rows held out",
     )
 
@@ -361,6 +370,7 @@ class _Tested:
     agreeing: int
     leaving: float
     bound: float
+    mean_time: float | None = None
 
 
 def _tested(plan: ExitPlan, rows: _Rows) -> _Tested:

@@ -1,22 +1,27 @@
-"""Proving an exit: nobody leaves, and nothing changes; all leave, and the head speaks."""
+"""Proving an exit: nobody leaves, and nothing changes; all leave, and the head speaks.
+
+The same two models tell what an exit saves: what a row takes that leaves, and one that stays.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.compression.exit_head import softmax
 from graphopt.compression.exit_surgery import ExitPlan, emit_exit
+from graphopt.compression.latency_share import latency_share, timed_feed
 from graphopt.errors import RunError, SessionLoadError
 from graphopt.ir import clone, save, scratch_folder
 from graphopt.rewrite import Editor, Journal, Measure
 from graphopt.runtime import generate_feed_sets, shared_worker
 from graphopt.verification import compare_models
 
-__all__ = ["exit_fault"]
+__all__ = ["ExitTimes", "exit_fault", "exit_times"]
 
 _HEAD_ERROR = 1e-3
 """Of the scores that the graph computes, relative to the largest: summed in another order."""
@@ -54,6 +59,38 @@ def exit_fault(model: ir.Model, plan: ExitPlan, measure: Measure) -> str | None:
         if not is_same:
             return f"where nobody leaves, output `{name}` is not the same"
     return _head_fault(model, leaves, plan, measure)
+
+
+class ExitTimes(NamedTuple):
+    """CPU time of a row alone in its batch, over that of the model without the exit.
+
+    Attributes:
+        leaving: Where it leaves.
+        staying: Where it stays: more than 1 by what the exit costs.
+    """
+
+    leaving: float
+    staying: float
+
+    def mean(self, share: float) -> float:
+        """Return the mean over rows of which a share leaves."""
+        return share * self.leaving + (1.0 - share) * self.staying
+
+
+def exit_times(model: ir.Model, plan: ExitPlan) -> ExitTimes:
+    """Measure what a row takes that leaves, and one that stays, on generated inputs.
+
+    Args:
+        model: The model without the exit, which stays so.
+        plan: The exit.
+
+    Raises:
+        UnsupportedModelError: The model runs at no size that was tried.
+        WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The worker ended.
+    """
+    feed = timed_feed(model, None)
+    leaves, stays = (_with_exit(model, plan, level) for level in (-math.inf, math.inf))
+    return ExitTimes(latency_share(model, leaves, feed), latency_share(model, stays, feed))
 
 
 def _with_exit(model: ir.Model, plan: ExitPlan, threshold: float) -> ir.Model:

@@ -94,6 +94,9 @@ class ExitEarly(Pass):
         "both", help="what the head sees of a sequence: mean, first position", choices=POOLS
     )
     seed: int = option(0, help="seed of the split of the samples", minimum=0)
+    timed: bool = option(
+        False, help="measure what a row takes on average: eight seconds, and by a clock"
+    )
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
         """Ask for samples."""
@@ -107,5 +110,6 @@ class ExitEarly(Pass):
             certainty=self.certainty,
             pool=self.pool,
             seed=self.seed,
+            timed=self.timed,
         )
         exit_early(model, edit, facts, options)

@@ -157,6 +157,8 @@ class ExitDecision:
             alone in its batch, in [0, 1].
         reason: Why this place.
         places: Every place that was tried, in the order of the graph.
+        mean_time: Time of a row alone in its batch over that without the exit, on average;
+            ``None``: it was not measured.
     """
 
     pass_name: str
@@ -171,6 +173,7 @@ class ExitDecision:
     mean_work: float
     reason: str
     places: tuple[ExitPlace, ...] = ()
+    mean_time: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

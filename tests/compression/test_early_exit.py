@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.calibration import SampleMeasure, load_samples
-from graphopt.compression import early_exit
+from graphopt.compression import early_exit, exit_proof
 from graphopt.ir import clone, from_text, save
 from graphopt.pipeline import Pipeline
 from graphopt.runtime import SessionOptions, shared_worker
@@ -80,6 +80,17 @@ def test_the_record_tells_who_leaves_and_what_is_spared(made):
     (place,) = record.places
     assert record.mean_work == 1.0 - record.leaving * place.spared
     assert made[1].to_dict()["journal"]["exits"] == [record.to_dict()]
+
+
+def test_the_mean_time_is_that_of_those_that_leave_and_stay(made, monkeypatch):
+    (record,) = made[1].journal.exits
+    assert record.mean_time is None  # a clock is asked on request
+    times = iter((0.25, 1.5))
+    monkeypatch.setattr(exit_proof, "latency_share", lambda *_: next(times))
+    _, ledger = exited(options="after=block-0 agreement=0.9 timed=true")
+    (timed,) = ledger.journal.exits
+    assert timed.mean_time == timed.leaving * 0.25 + (1.0 - timed.leaving) * 1.5
+    assert any("0.25 where it leaves, 1.50 where it stays" in note for note in ledger.notes)
 
 
 def test_one_row_that_is_not_sure_keeps_the_batch(made, tmp_path):
