@@ -18,7 +18,7 @@ from graphopt.calibration.padding import padded_positions
 from graphopt.calibration.reductions import Reduced, Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
-from graphopt.ir import StateFolder, clone, operators_of
+from graphopt.ir import StateFolder, clone, operators_of, release_files
 from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
 from graphopt.runtime.process_usage import collect_memory
 
@@ -35,6 +35,7 @@ _OPTIONS = SessionOptions(
     threads=0,
     config={"session.intra_op.allow_spinning": "0"},
     memory_pattern=False,
+    arena="exact",
     order="priority",
 )
 # Packed weights are copies as well. Convolutions are as fast without, and the layer behind them
@@ -282,7 +283,9 @@ class Observer:
     def _counter(self, group: _Group) -> Iterator[_Counter]:
         with ExitStack() as stack:
             path, reduced = self._written(stack, group)
-            collect_memory()  # the copy, and what was there to write it
+            # The copy, what was there to write it, and what was read of weights.
+            collect_memory()
+            release_files(self.model)
             with self.worker.load(path, _options(self.model)) as session:
                 if self._is_reduced:
                     yield Reductions(session, group.inputs, reduced)

@@ -18,6 +18,7 @@ from graphopt.ir.file_tensor import (
     SourceFile,
     blocks,
     external_files,
+    release_files,
     sample_bytes,
 )
 from graphopt.ir.forms import is_text_file
@@ -92,6 +93,7 @@ __all__ = [
     "ordered_nodes",
     "output_error",
     "patient_collection",
+    "release_files",
     "remembered_graphs",
     "sample_bytes",
     "save",

@@ -23,7 +23,15 @@ import onnx_ir as ir
 
 from graphopt.errors import ExternalDataError, InputError, ModelLoadError
 
-__all__ = ["BLOCK_BYTES", "FileTensor", "SourceFile", "blocks", "external_files", "sample_bytes"]
+__all__ = [
+    "BLOCK_BYTES",
+    "FileTensor",
+    "SourceFile",
+    "blocks",
+    "external_files",
+    "release_files",
+    "sample_bytes",
+]
 
 BLOCK_BYTES = 1 << 20
 _RELEASED_BYTES = 1 << 16
@@ -371,3 +379,16 @@ def external_files(model: ir.Model) -> frozenset[Path]:
     return frozenset(
         named | {source.path for source in held if not (source.is_model or source.is_scratch)}
     )
+
+
+def release_files(model: ir.Model) -> None:
+    """Give back the memory of what was read of the files that hold weights of a model.
+
+    A page that was touched, and those that the system maps around it, count for this process as
+    long as it lives, also where a weight was looked at once.
+    """
+    from graphopt.ir.constants import initializer_tensors
+
+    tensors = [tensor for _, tensor in initializer_tensors(model)]
+    for source in {item.source for item in tensors if isinstance(item, FileTensor)}:
+        source.release()

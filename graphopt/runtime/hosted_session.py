@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from graphopt.runtime.ort_values import array_of, dtype_name, needs_ort_value, o
 from graphopt.runtime.process_usage import involuntary_switches
 from graphopt.runtime.values import Feeds, Values
 
-__all__ = ["HostedSession", "observe_array"]
+__all__ = ["HostedSession", "observe_array", "renew_exact_arena"]
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -27,6 +28,7 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+_AS_REQUESTED = 1  # kSameAsRequested, `onnxruntime_c_api.h`
 _FATAL_ONLY = 4  # errors are raised; printed too, they would only repeat themselves
 
 
@@ -36,9 +38,15 @@ class HostedSession:
     Args:
         model: Path of a model, or its bytes.
         options: `SessionOptions.to_json()`, and `profile_prefix` (a path, or None).
+
+    Attributes:
+        has_exact_arena: Who closes it calls `renew_exact_arena` then.
     """
 
     def __init__(self, model: str | bytes, options: dict[str, Any]) -> None:
+        self.has_exact_arena = options.get("arena") == "exact"
+        if self.has_exact_arena:
+            renew_exact_arena()
         start = time.perf_counter_ns()
         self._session = _create_session(model, options)
         self.load_ns = time.perf_counter_ns() - start
@@ -141,6 +149,25 @@ class HostedSession:
         ]
 
 
+def renew_exact_arena() -> None:
+    """Register an arena that grows by what is asked for; sessions loaded from now on may share it.
+
+    Arenas of a kind that a session cannot have of its own belong to the whole process, which holds
+    them. The new one takes the place of the one before, and that goes with its last session.
+    """
+    import onnxruntime as ort
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
+
+    place = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    # Versions that refuse a second one go on with the first: it is as exact, but stays.
+    with suppress(Fail, InvalidArgument):
+        ort.create_and_register_allocator(
+            place, ort.OrtArenaCfg({"arena_extend_strategy": _AS_REQUESTED})
+        )
+
+
 def observe_array(array: Any) -> list[float]:
     """Return minimum and maximum of the finite elements, elements, and non-finite elements.
 
@@ -205,6 +232,8 @@ def _native_options(ort: Any, options: dict[str, Any]) -> Any:
     native.enable_mem_pattern = options.get("memory_pattern", True)
     if options.get("order") == "priority":
         native.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if options.get("arena") == "exact":
+        native.add_session_config_entry("session.use_env_allocators", "1")
     for key, value in options["config"].items():
         native.add_session_config_entry(key, value)
     if options["optimized_model_path"]:

@@ -29,6 +29,8 @@ class SessionOptions:
         optimized_model_path: Where the runtime writes the model as it runs it, or None.
         memory_pattern: Runs of known sizes take one block of memory, beside what the first run took
             piece by piece; without, they go on with those pieces: less memory, and hardly slower.
+        arena: How the memory for values grows: in the runtime's ``default`` way, by twice as much
+            each time, or by ``exact`` needs: up to a sixth less, and no slower.
         order: In which order operators run: the runtime's ``default`` keeps values for readers that
             could have run at once, ``priority`` runs what is ready in the order of the file.
         profile: Record which provider runs each node and for how long; see `Session.profile`.
@@ -40,6 +42,7 @@ class SessionOptions:
     config: Mapping[str, str] = field(default_factory=dict)
     optimized_model_path: Path | None = None
     memory_pattern: bool = True
+    arena: Literal["default", "exact"] = "default"
     order: Literal["default", "priority"] = "default"
     profile: bool = False
 
@@ -52,6 +55,7 @@ class SessionOptions:
             "providers": [[name, dict(options)] for name, options in self.providers],
             "config": dict(self.config),
             "memory_pattern": self.memory_pattern,
+            "arena": self.arena,
             "order": self.order,
             "optimized_model_path": None if path is None else str(Path(path).absolute()),
         }

@@ -44,9 +44,17 @@ class Host:
     def handle(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Carry out one request and return the reply."""
         for session in header.get("close", ()):
-            self._sessions.pop(session, None)
+            self._close(session)
         command: Callable[..., tuple[Header, list[Buffer]]] = getattr(self, header["command"])
         return command(header, buffers)
+
+    def _close(self, number: int) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None and session.has_exact_arena:
+            from graphopt.runtime.hosted_session import renew_exact_arena
+
+            del session  # the arena that is replaced goes with it
+            renew_exact_arena()
 
     def info(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """Return version and providers of the runtime, and the memory in use."""

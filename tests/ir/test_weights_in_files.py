@@ -634,3 +634,23 @@ def test_writing_a_tensor_counts_its_bytes(tmp_path):
         writer.tensor(ir.tensor(np.arange(3, dtype=np.int16)))
         assert writer.position == 8
     assert (tmp_path / "f").read_bytes() == b"ab\0\0\1\0\2\0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_read_of_weights_is_given_back_and_read_again(tmp_path):
+    values = np.arange(1 << 20, dtype=np.float32)
+    gir.save(model_with(w=values), tmp_path / "m.onnx", external_data="w.data")
+    model = gir.load(tmp_path / "m.onnx")
+    # A view that is alive: its pages stay until somebody releases them.
+    view = model.graph.initializers["w"].const_value.numpy()
+    assert view.sum() > 0
+
+    def resident():
+        text = Path("/proc/self/smaps").read_text(encoding="utf-8")
+        (part,) = [part for part in text.split("VmFlags") if str(tmp_path / "w.data") in part]
+        return int(part.rpartition("Rss:")[2].split()[0]) << 10
+
+    assert resident() >= values.nbytes
+    gir.release_files(model)
+    assert resident() == 0
+    np.testing.assert_array_equal(view, values)

@@ -236,6 +236,29 @@ def test_release_frees_what_was_closed_at_once(model_bytes):
 
 
 @ONLY_LINUX
+def test_an_exact_arena_goes_with_its_last_session(model_bytes):
+    graph = (
+        "g (float[N] x) => (float[1] y) { a = Exp(x)  b = Cos(x)  c = Add(a, b)  y = ReduceMax(c) }"
+    )
+    exact = SessionOptions(arena="exact", optimization="disabled")
+    feed = {"x": np.linspace(-1, 1, 1 << 22, dtype=np.float32)}
+    with Worker(timeout_s=60) as worker:
+        expected = worker.evaluate(model_bytes(graph), feed)["y"]
+        worker.release()
+        before = resident_bytes(worker)
+        first = worker.load(model_bytes(graph), exact)
+        np.testing.assert_array_equal(first.run(feed)["y"], expected)
+        assert resident_bytes(worker) > before + (24 << 20)
+        second = worker.load(model_bytes(graph), exact)
+        np.testing.assert_array_equal(second.run(feed)["y"], expected)
+        first.close()
+        np.testing.assert_array_equal(second.run(feed)["y"], expected)
+        second.close()
+        worker.release()
+        assert resident_bytes(worker) < before + (8 << 20)
+
+
+@ONLY_LINUX
 def test_runs_without_a_memory_pattern_hold_less(model_bytes):
     graph = "g (float[2097152] x) => (float[1] y) <int64[1] s = {1}> { a = Exp(x)  b = Cos(x)  c = Sin(x)  d = Max(a, b, c)  e = Add(d, c)  f = MatMul(e, e)  y = Reshape(f, s) }"
     held = {}
