@@ -151,6 +151,7 @@ class ClusterWeights(Pass):
         tables = [
             item.node.inputs[0] for weight in weights for item in weight.readings if item.is_lookup
         ]
+        smaller = 0
         for weight, inputs in self._with_inputs(model, weights, facts):
             clustered, because = self._clustered(weight, inputs)
             if clustered.nbytes >= weight.tensor.nbytes:
@@ -161,8 +162,14 @@ class ClusterWeights(Pass):
             place = home[0] if home is not model.graph else weight.place
             with edit.rewrite(place, because=because) as change:
                 _put(change, weight, clustered, home[0])
+            smaller += weight.tensor.nbytes - clustered.nbytes
         originals = [weight.origin for weight in weights]
         remove_unread(model, edit, [*originals, *filter(None, tables)])
+        if smaller:
+            edit.note(
+                f"the file is {smaller / 1e6:.2f} MB smaller; ONNX Runtime restores the weights of "
+                "layers when it loads the model, which runs as fast as with floats, no faster"
+            )
 
     def _allowed(self, weights: Iterable[ReadWeight], edit: Editor) -> Iterator[ReadWeight]:
         for weight in weights:
