@@ -27,12 +27,21 @@ EVERY_S = 0.01
 
 
 def descendants(process: int) -> list[int]:
-    """Return the numbers of a process and of all that it started, as far as they are alive."""
+    """Return the numbers of a process and of all that it started, as far as they are alive.
+
+    A child that is about to become another program (`vfork`) has its parent's memory, not its own.
+    """
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+        words = Path(f"/proc/{process}/cmdline").read_bytes()
+        own = [
+            int(child)
+            for child in children.split()
+            if Path(f"/proc/{child}/cmdline").read_bytes() != words
+        ]
     except OSError:
         return [process]
-    return [process, *(one for child in children.split() for one in descendants(int(child)))]
+    return [process, *(one for child in own for one in descendants(child))]
 
 
 def totals(process: int) -> tuple[int, int]:

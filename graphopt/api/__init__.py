@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from graphopt.api.comparing import bench as bench
     from graphopt.api.comparing import verify as verify
     from graphopt.api.exporting import export as export
+    from graphopt.api.inspecting import inspect as inspect
+    from graphopt.api.inspecting import inspect_layers as inspect_layers
+    from graphopt.api.inspecting import inspect_samples as inspect_samples
+    from graphopt.api.inspecting import inspect_saturation as inspect_saturation
+    from graphopt.api.inspecting import inspect_structure as inspect_structure
     from graphopt.api.optimizing import Optimization as Optimization
     from graphopt.api.optimizing import default_output as default_output
     from graphopt.api.optimizing import optimize as optimize
@@ -20,11 +25,6 @@ if TYPE_CHECKING:
     from graphopt.api.placing import inspect_placement as inspect_placement
     from graphopt.api.racing import race as race
     from graphopt.api.running import explain as explain
-    from graphopt.api.running import inspect as inspect
-    from graphopt.api.running import inspect_layers as inspect_layers
-    from graphopt.api.running import inspect_samples as inspect_samples
-    from graphopt.api.running import inspect_saturation as inspect_saturation
-    from graphopt.api.running import inspect_structure as inspect_structure
     from graphopt.api.running import run_pipeline as run_pipeline
     from graphopt.api.sensitivities import inspect_sensitivities as inspect_sensitivities
     from graphopt.api.variants import Variants as Variants
@@ -38,6 +38,13 @@ __getattr__, __dir__, __all__ = attach(
             "verify",
         ),
         "exporting": ("export",),
+        "inspecting": (
+            "inspect",
+            "inspect_layers",
+            "inspect_samples",
+            "inspect_saturation",
+            "inspect_structure",
+        ),
         "optimizing": (
             "Optimization",
             "default_output",
@@ -48,11 +55,6 @@ __getattr__, __dir__, __all__ = attach(
         "racing": ("race",),
         "running": (
             "explain",
-            "inspect",
-            "inspect_layers",
-            "inspect_samples",
-            "inspect_saturation",
-            "inspect_structure",
             "run_pipeline",
         ),
         "sensitivities": ("inspect_sensitivities",),
