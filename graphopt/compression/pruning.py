@@ -186,13 +186,20 @@ class _Trials:
         assert self.facts.measure is not None
         return self.facts.measure.hold(self.model, names) if names else None
 
-    def error(self, options: PruningOptions) -> tuple[float, bool]:
-        """Return what the outputs of a pruned copy are off by, and whether it lost any units."""
+    def error(self, options: PruningOptions, *, is_alone: bool = False) -> tuple[float, bool]:
+        """Return what the outputs of a pruned copy are off by, and whether it lost any units.
+
+        Args:
+            options: What goes.
+            is_alone: Fit what this cuts alone, to the model as it is: what earlier passes cut is
+                none of its loss, and is not fitted again in each of many trials.
+        """
         measure = self.facts.measure
         assert measure is not None
         copy = clone(self.model)
         editor = Editor(copy, pass_name="trial", journal=Journal())  # noqa: S106 - no secret
-        facts = replace(self.facts, shapes=infer_shapes(copy))
+        original = None if is_alone else self.facts.original
+        facts = replace(self.facts, shapes=infer_shapes(copy), original=original)
         prune(copy, editor, facts, replace(options, rankings=self.rankings, compare=()))
         error = math.sqrt(output_error(measure, copy, self.model, self._outputs))
         return error, bool(editor.journal.decisions)
@@ -208,7 +215,8 @@ class _Trials:
             # By name, not by pattern: brackets are not rare in names.
             alone = replace(selection, ratio=ratio, count=None, units=(), allocation="uniform")
             alone = replace(alone, groups=(one.group.name,), exclude=())
-            error, is_cut = self.error(replace(options, selection=alone, budget=None, curves=False))
+            tried = replace(options, selection=alone, budget=None, curves=False)
+            error, is_cut = self.error(tried, is_alone=True)
             # Nothing may be cut because a test failed, which is no error of zero.
             is_told = math.isfinite(error) and (is_cut or not alone.alone(one.ranking, ratio))
             found.append((ratio, error if is_told else None))

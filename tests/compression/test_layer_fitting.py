@@ -171,6 +171,24 @@ def test_a_later_pass_fits_again_what_an_earlier_one_cut() -> None:
     assert error(BLOCKS, result.model, samples) < error(BLOCKS, off.model, samples)
 
 
+def test_curves_of_a_later_pass_are_of_what_it_cuts_alone() -> None:
+    samples = feeds((2, 30, 4))
+    first, later = (
+        "prune-neurons{ratio=0.5 multiple=1 compensation=off}",
+        "prune-neurons{ratio=0.25 multiple=1 curves=true}",
+    )
+    cut = pruned(BLOCKS, first, samples).model
+    provider = Calibrator(samples=load_samples(samples))
+    alone = Pipeline.parse(later).run(cut, statistics_provider=provider, reproducer_dir=None)
+    both = pruned(BLOCKS, f"{first},{later}", samples)
+    found, wanted = (
+        [error for one in result.ledger.journal.decisions[-2:] for _, error in one.curve]
+        for result in (both, alone)
+    )
+    assert len(wanted) == 6
+    assert found == pytest.approx(wanted, rel=1e-3)
+
+
 def test_the_record_says_which_rows_a_fit_was_judged_by() -> None:
     samples = feeds((2, 30, 4))
     result = pruned(BLOCKS, "prune-neurons{ratio=0.5 multiple=1 compensation=best}", samples)
