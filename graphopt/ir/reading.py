@@ -62,11 +62,12 @@ class _UnusualError(Exception):
 
 
 class _Reader:
-    """Reads graphs; equal types are decoded once, and frozen shapes are shared."""
+    """Reads graphs; equal types are decoded once, and frozen shapes and equal notes are shared."""
 
     def __init__(self, read_tensor: TensorReader) -> None:
         self._read_tensor = read_tensor
         self._types: dict[bytes, tuple[ir.DataType, ir.Shape | None]] = {}
+        self._texts: dict[str, str] = {}
 
     def graph(self, proto: onnx.GraphProto, outer: tuple[_Values, ...]) -> ir.Graph:
         """Return a graph; ``outer`` are the values around it, the nearest first."""
@@ -178,7 +179,10 @@ class _Reader:
         if proto.HasField("doc_string"):
             node.doc_string = proto.doc_string
         if entries := proto.metadata_props:
-            node.metadata_props.update(_entries(entries) or {})
+            # Exporters note the same source and module beside many nodes: two thirds of the text.
+            share = self._texts.setdefault
+            pairs = ((entry.key, entry.value) for entry in entries)
+            node.metadata_props.update({share(key, key): share(text, text) for key, text in pairs})
         return node
 
     def _attribute(self, proto: onnx.AttributeProto, scopes: tuple[_Values, ...]) -> ir.Attr:
