@@ -80,6 +80,8 @@ class LatencyComparison:
         rounds: Pairs of samples.
         seconds: Time spent, loading included.
         load_average: Of the last minute, before and after; empty where the system does not tell.
+        cpu_interval: Ends of the 95 % confidence interval of `cpu_ratio`; None where CPU time is no
+            measure of speed: of several threads, or of a clock that stood still.
     """
 
     verdict: Verdict
@@ -95,6 +97,20 @@ class LatencyComparison:
     rounds: int
     seconds: float
     load_average: tuple[float, ...] = ()
+    cpu_interval: tuple[float, float] | None = None
+
+    @property
+    def surest(self) -> Interval:
+        """The ratio of wall or of CPU time, whichever is known better.
+
+        Where other work waits for the same cores, wall time says as much of it as of the models;
+        of one thread, CPU time then measures the same thing with less noise.
+        """
+        wall = Interval(self.ratio, self.ratio_low, self.ratio_high)
+        if self.cpu_interval is None:
+            return wall
+        cpu = Interval(self.cpu_ratio, *self.cpu_interval)
+        return cpu if cpu.width < wall.width else wall
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -211,7 +227,16 @@ def _comparison(
         rounds=len(samples.pairs),
         seconds=seconds,
         load_average=load_average,
+        cpu_interval=_cpu_interval(samples, seed) if threads == 1 else None,
     )
+
+
+def _cpu_interval(samples: _Samples, seed: int) -> tuple[float, float] | None:
+    before, after = samples.cpu(0), samples.cpu(1)
+    if not before.min() > 0 or not after.min() > 0:  # a clock that ticks slowly shows nothing
+        return None
+    found = ratio_interval(before, after, seed=seed)
+    return found.low, found.high
 
 
 def _sample(

@@ -29,9 +29,9 @@ def choose(
 ) -> Measured | None:
     """Return the best candidate that passes the correctness gates, or ``None``.
 
-    Candidates that meet every gate come first. Among equals the fastest wins; where the fastest
-    are within 5 % of each other, or the intervals of their ratios overlap, or nothing was timed
-    without noise, the smallest of them does.
+    Candidates that meet every gate come first. Among equals the fastest wins, by wall or CPU time,
+    whichever is known better; where the fastest are within 5 % of each other, or the intervals of
+    their ratios overlap, or nothing was timed without noise, the smallest of them does.
     Of those within 1 % of the smallest, the target names the better one first.
 
     Args:
@@ -84,11 +84,11 @@ def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
     mine, best = item.latency, fastest.latency
     if mine is None or best is None or "too-noisy" in (mine.verdict, best.verdict):
         return False
-    return mine.ratio_low * handicap <= best.ratio_high
+    return mine.surest.low * handicap <= best.surest.high
 
 
 def _latency_ratio(candidate: Measured) -> float:
     """Return the ratio that is known; that of an untimed or noisily timed candidate is not."""
     latency = candidate.latency
     # 1, the original's own: a candidate of which nothing is known is no faster.
-    return 1.0 if latency is None or latency.verdict == "too-noisy" else latency.ratio
+    return 1.0 if latency is None or latency.verdict == "too-noisy" else latency.surest.ratio

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from graphopt.errors import RunError, SessionLoadError
+from graphopt.runtime import SessionOptions, measure_cold_start, measure_latency
 from graphopt.runtime import latency as module
-from graphopt.runtime import measure_cold_start, measure_latency
 from graphopt.runtime.session import Timing
 
 RELU = "g (float[N] x) => (float[N] y) { y = Relu(x) }"
@@ -92,10 +92,21 @@ def test_compares_real_models(model_bytes):
     assert result.verdict in {"faster", "same", "slower", "too-noisy"}
     assert result.ratio_low <= result.ratio <= result.ratio_high
     assert result.rounds >= 3
+    assert result.cpu_interval[0] <= result.cpu_ratio <= result.cpu_interval[1]
     for side in (result.before, result.after):
         assert 0 < side.p10_ms <= side.median_ms <= side.p99_ms
         assert side.runs >= result.rounds
     assert result.to_dict()["before"]["runs"] == result.before.runs
+
+
+def test_cpu_time_that_is_no_measure_has_no_interval(model_bytes):
+    feeds = {"x": np.ones(10, np.float32)}
+    several = measure_latency(
+        model_bytes(RELU), model_bytes(NEG), feeds, budget_s=0.1, options=SessionOptions(threads=2)
+    )
+    assert several.cpu_interval is None
+    still = module._Samples((1, 1), [(Timing(2.0, 0.0, 0), Timing(1.0, 0.0, 0))] * 3)
+    assert module._cpu_interval(still, 0) is None
 
 
 def test_models_that_fail_are_errors(model_bytes):
