@@ -161,9 +161,11 @@ class Observer:
         saved = time.monotonic()
         feeds = itertools.islice(self.samples, group.start, None)
         done = group.start
-        for done, feed in enumerate(feeds, start=group.start + 1):
+        for feed in feeds:
+            done += 1
             with self._naming(done):
                 counter.add(feed)
+            del feed  # before the next one is read
             tell()
             if self.checkpoint and time.monotonic() - saved >= self.checkpoint_s:
                 self._enter(state, names, earlier, counter.found(), done)
