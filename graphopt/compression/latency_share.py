@@ -17,8 +17,8 @@ from graphopt.runtime import Feeds, SessionOptions, measure_latency, representat
 
 __all__ = ["latency_share", "timed_feed"]
 
-_SECONDS = 4.0
-"""For each comparison; eight of them find a ratio."""
+_LOOKS, _SECONDS = 2, 3.0
+"""How often each copy is compared, and for how long: eight copies find a ratio."""
 
 
 def timed_feed(model: ir.Model, measure: Measure | None) -> Feeds:
@@ -39,9 +39,11 @@ def timed_feed(model: ir.Model, measure: Measure | None) -> Feeds:
 
 
 def latency_share(model: ir.Model, cut: ir.Model, feed: Feeds) -> float:
-    """Return the CPU time of a run of ``cut`` over that of ``model``.
+    """Return the CPU time of a run of ``cut`` over that of ``model``: the larger of two figures.
 
-    Both are run as they are: in floats, where integers come later.
+    Of many copies that are compared with a limit, the one that meets it is likely one whose time
+    came out too short: one that has to meet it twice is less so. Both are run as they are: in
+    floats, where integers come later.
 
     Args:
         model: The model.
@@ -57,5 +59,8 @@ def latency_share(model: ir.Model, cut: ir.Model, feed: Feeds) -> float:
         for one, path in zip((model, cut), paths, strict=True):
             save(clone(one), path)
         options = SessionOptions(threads=1)
-        found = measure_latency(*paths, feed, options=options, budget_s=_SECONDS)
-    return found.cpu_ratio if math.isfinite(found.cpu_ratio) else found.ratio
+        looks = [
+            measure_latency(*paths, feed, options=options, budget_s=_SECONDS, seed=seed)
+            for seed in range(_LOOKS)
+        ]
+    return max(one.cpu_ratio if math.isfinite(one.cpu_ratio) else one.ratio for one in looks)

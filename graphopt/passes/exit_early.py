@@ -95,7 +95,7 @@ class ExitEarly(Pass):
     )
     seed: int = option(0, help="seed of the split of the samples", minimum=0)
     timed: bool = option(
-        False, help="measure what a row takes on average: eight seconds, and by a clock"
+        False, help="measure what a row takes on average: twelve seconds, and by a clock"
     )
 
     def needs(self, model: ir.Model) -> Needs:  # noqa: ARG002 - whatever the model
