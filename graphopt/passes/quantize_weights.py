@@ -63,7 +63,7 @@ class QuantizeWeights(Pass):
         `Gather` from a constant table reads integer rows; a table that an output layer is tied to,
         also as a transposed copy, is stored once. Layers named by `eight_bits` keep 8 bits, and
         with `eight_bits_share` those that cost most for their size when each is rounded alone and
-        the outputs are compared.
+        the outputs are compared: in blocks of their own, as those cost them no accuracy.
 
     When it refuses
         `weight-not-constant`  both operands are computed at run time.
@@ -122,6 +122,12 @@ class QuantizeWeights(Pass):
         minimum=0.0,
         maximum=1.0,
     )
+    eight_bits_block_size: int | None = option(
+        None,
+        help="inputs that share a scale in layers that keep 8 bits; `block_size` by default",
+        unit="elements",
+        choices=(0, 16, 32, 64, 128, 256),
+    )
     table_bits: int = option(
         8, help="of a table, and at least of a layer tied to one", unit="bits", choices=(4, 8)
     )
@@ -177,7 +183,7 @@ class QuantizeWeights(Pass):
         choice = choose_finer(model, facts.measure, sizes, rounded, self.eight_bits_share)
         alone = {tried[name].layer: f", alone {db:.1f} dB" for name, db in choice.alone_db.items()}
         wide = {tried[name].layer for name in choice.wide}
-        eight = BlockFormat(_BYTE, self.block_size, symmetric=True)
+        eight = BlockFormat(_BYTE, self._size_of_eight, symmetric=True)
         return [
             _Planned(
                 item.layer, eight if item.layer in wide else item.form, alone.get(item.layer, "")
@@ -228,10 +234,18 @@ class QuantizeWeights(Pass):
             return self.table_bits
         return _BYTE if _matches(layer.node, self.eight_bits) else self.bits
 
+    @property
+    def _size_of_eight(self) -> int:
+        """Inputs that share a scale in a layer of 8 bits: rounding is 40 dB below either way."""
+        size = self.eight_bits_block_size
+        return self.block_size if size is None else size
+
     def _form(self, layer: WeightLayer, tables: list[WeightLayer], opset: int) -> BlockFormat:
         bits, size = self._bits(layer), self.block_size if opset >= BLOCKS_OPSET else 0
         if layer.is_table:
             size = 0 if bits == _BYTE else size
+        elif bits == _BYTE and opset >= BLOCKS_OPSET:
+            size = self._size_of_eight
         elif any(_is_tied(layer, table) for table in tables):
             bits = max(bits, self.table_bits)
         return BlockFormat(bits, size, self.symmetric or bits == _BYTE)

@@ -229,6 +229,14 @@ def grouped(scope):
     return scope.node("MultiHeadAttention", inputs, FLOAT, query.dims, **heads)
 
 
+def side_by_side(scope):
+    """Two or three linear layers of one value, with and without biases."""
+    x = _tokens(scope)
+    widths = scope.draw(st.lists(st.integers(1, 3), min_size=2, max_size=3))
+    parts = [_projected(scope, x, width, seed) for seed, width in enumerate(widths)]
+    return scope.node("Tanh", [parts[-1]], FLOAT, parts[-1].dims)
+
+
 def split_bias(scope):
     """A constant added to what a row was split into."""
     where = lambda v: v.dims and v.dims[-1] in (4, 6) and 0 not in v.dims  # noqa: E731
@@ -246,5 +254,6 @@ ATTENTION = {
     "fuse-rotary-embedding": (rotary,),
     "group-queries": (grouped,),
     "hoist-biases": (split_bias,),
+    "join-products": (side_by_side,),
 }
 """By pass: the operators to draw often, so that there are places for it."""
