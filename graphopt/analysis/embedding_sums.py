@@ -102,7 +102,7 @@ def _is_counting(indices: ir.Value, length: int | str | None, shapes: SymbolicTa
     """Tell whether ``indices`` are 0, 1, ... up to ``length``, in one row."""
     array = constant_array(indices, _MAX_POSITIONS)
     if array is not None:
-        is_row = array.ndim == 1 or array.shape[0] == 1
+        is_row = array.ndim == 1 or (array.ndim > 1 and array.shape[0] == 1)
         return is_row and array.size == length and _counts(array)
     node = indices.producer()
     if node is None or node.domain or node.op_type != "Slice":

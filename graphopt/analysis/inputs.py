@@ -17,6 +17,8 @@ from graphopt.ir import constant_array, constant_tensor, graphs, subgraphs_of
 
 __all__ = ["compared_values", "index_ranges", "mask_inputs"]
 
+_NUMBERS = "biuf"
+
 # Operators that hand on the values of one input, moved, repeated or selected.
 _MOVES_FIRST = frozenset(
     {"Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile"}
@@ -116,6 +118,7 @@ def compared_values(model: ir.Model) -> dict[str, tuple[int, ...]]:
             for node, index in reach.value.uses()
             if node.op_type == "Equal" and not node.domain
             for element in _few_elements(node.inputs[1 - index])
+            if element.is_integer()
         }
         for value in _fed_inputs(model)
         if value.dtype is not None and value.dtype.is_integer()
@@ -125,7 +128,9 @@ def compared_values(model: ir.Model) -> dict[str, tuple[int, ...]]:
 
 def _few_elements(value: ir.Value | None) -> list[float]:
     array = constant_array(value, max_elements=16)
-    return [] if array is None else [float(element) for element in array.reshape(-1)]
+    if array is None or array.dtype.kind not in _NUMBERS:  # numbers as text are compared, too
+        return []
+    return [float(element) for element in array.reshape(-1)]
 
 
 def _fed_inputs(model: ir.Model) -> list[ir.Value]:
@@ -257,7 +262,9 @@ def _compares_with_bit(node: ir.Node, index: int) -> bool:
     if node.op_type not in _COMPARISONS:
         return False
     other = constant_array(node.inputs[1 - index], max_elements=1)
-    return other is not None and other.size == 1 and float(other.reshape(-1)[0]) in (0.0, 1.0)
+    if other is None or other.size != 1 or other.dtype.kind not in _NUMBERS:
+        return False
+    return float(other.reshape(-1)[0]) in (0.0, 1.0)
 
 
 def _penalises(node: ir.Node, index: int) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "ints_attribute",
     "ints_operand",
     "is_training",
+    "numbered_type",
     "operand",
     "pad_amounts",
     "reshape_target",
@@ -134,7 +135,15 @@ def cast_target(node: ir.Node) -> ir.DataType | None:
         return None
     if attribute.type == ir.AttributeType.STRING:
         return ir.DataType.__members__.get(attribute.as_string())
-    return ir.DataType(attribute.as_int())
+    return numbered_type(attribute.as_int())
+
+
+_NUMBERED = {kind.value: kind for kind in ir.DataType if kind != ir.DataType.UNDEFINED}
+
+
+def numbered_type(number: int) -> ir.DataType | None:
+    """Return the element type of a number that a file gives; ``None`` where it is none's."""
+    return _NUMBERED.get(number)
 
 
 def pad_amounts(node: ir.Node) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphopt.analysis.operands import cast_target, int_attribute, operand
+from graphopt.analysis.operands import cast_target, int_attribute, numbered_type, operand
 
 __all__ = ["RESULT_TYPES", "TypeOf", "types_of_results"]
 
@@ -48,7 +48,7 @@ def _named(attribute: str, default: ir.DataType | None) -> _Rule:
             number = int_attribute(node, attribute, 0)
             # 0 is no type: the attribute counts as absent then.
             if number != 0:
-                return None if number is None else (ir.DataType(number),)
+                return None if number is None else (numbered_type(number),)
         return (type_of(operand(node, 0)) if default is None else default,)
 
     return rule
@@ -70,7 +70,7 @@ def _quantized(node: ir.Node, type_of: TypeOf) -> _Types | None:
     if operand(node, 2) is not None:
         return (type_of(operand(node, 2)),)
     number = int_attribute(node, "output_dtype", 0)
-    return None if number is None else (ir.DataType(number) if number else _UINT8,)
+    return None if number is None else (numbered_type(number) if number else _UINT8,)
 
 
 def _dequantized(node: ir.Node, type_of: TypeOf) -> _Types | None:
@@ -78,7 +78,7 @@ def _dequantized(node: ir.Node, type_of: TypeOf) -> _Types | None:
     number = int_attribute(node, "output_dtype", 0)
     if number is None:
         return None
-    return (ir.DataType(number) if number else type_of(operand(node, 1)),)
+    return (numbered_type(number) if number else type_of(operand(node, 1)),)
 
 
 def _first_and(*others: ir.DataType | None) -> _Rule:
@@ -100,7 +100,7 @@ def _layer_normalization(node: ir.Node, type_of: TypeOf) -> _Types | None:
     number = int_attribute(node, "stash_type", _FLOAT.value)
     if number is None:
         return None
-    return (type_of(operand(node, 0)), ir.DataType(number), ir.DataType(number))
+    return (type_of(operand(node, 0)), numbered_type(number), numbered_type(number))
 
 
 def _embedding(node: ir.Node, type_of: TypeOf) -> _Types:

@@ -52,6 +52,8 @@ def _window_sizes(
     padding = "NOTSET" if mode is None else mode.as_string()
     pads = _numbers(node, "pads", (0,) * 2 * rank) if padding == "NOTSET" else (0,) * 2 * rank
     strides, dilations = (_numbers(node, key, (1,) * rank) for key in ("strides", "dilations"))
+    if any(step < 1 for step in strides):
+        return [None] * rank  # the runtime refuses to load it
     if padding in ("SAME_UPPER", "SAME_LOWER") and len(strides) == rank:
         pairs = zip(sizes, strides, strict=True)
         return [-(-size // step) if isinstance(size, int) else None for size, step in pairs]

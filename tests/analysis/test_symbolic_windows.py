@@ -103,3 +103,18 @@ def test_windows_rounded_up_and_whole_images_are_known_without_inference(length,
     # The rest begin in the padding, or do not fit.
     assert told >= len(windows) // 2
     assert [known.dims(value)[-1] for value in values[-3:]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        "Conv<strides = [0]>(x, w)",
+        'Conv<auto_pad = "SAME_UPPER", strides = [0]>(x, w)',
+        "MaxPool<kernel_shape = [3], strides = [-1]>(x)",
+    ],
+)
+def test_of_windows_that_go_nowhere_nothing_is_said(window):
+    model = from_text(
+        f"(float[1,1,8] x) => (float z) <float[1,1,3] w = {{1, 2, 3}}> {{ z = {window} }}"
+    )
+    assert not isinstance(TypedShapes(model).dims(model.graph.outputs[0])[-1], int)

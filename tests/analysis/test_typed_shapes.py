@@ -23,7 +23,7 @@ from graphopt.analysis.shapes import infer_shapes
 from graphopt.analysis.symbolic_dims import DIMS
 from graphopt.analysis.symbolic_expressions import Expression
 from graphopt.analysis.typed_shapes import TypedShapes, is_covered
-from graphopt.ir import graphs
+from graphopt.ir import from_text, graphs
 from graphopt.ir.normalise import normalise
 
 SUITES = {
@@ -171,3 +171,20 @@ def test_rules_agree_with_inference_on_random_models(model):
     if is_covered(model):
         found = [*contradictions(model, TypedShapes(model), infer_shapes(model))]
         assert not found, found
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Cast<to = 99>(x)",
+        "Cast<to = 0>(x)",
+        "EyeLike<dtype = 99>(x)",
+        "QuantizeLinear<output_dtype = 99>(x, x)",
+        "DequantizeLinear<output_dtype = 99>(x, x)",
+    ],
+)
+def test_a_type_that_there_is_not_is_not_known(node):
+    model = from_text(
+        f'<ir_version: 10, opset_import: ["" : 23]> g (float[2,2] x) => (z) {{ z = {node} }}'
+    )
+    assert TypedShapes(model).dtype(model.graph.outputs[0]) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from graphopt.analysis import compared_values, index_ranges, mask_inputs
@@ -153,3 +155,25 @@ def test_what_is_no_mask(body, inputs):
 def test_compared_values():
     body = "k = Constant<value = int64 {16000}>() e = Constant<value = int64 {8000}>() c = Equal(m, k) d = Equal(e, m) o = Or(c, d) y = Cast<to=1>(o)"
     assert compared_values(model(f"g (int64 m) => (y) {{ {body} }}")) == {"m": (8000, 16000)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant"),
+    [(8, 'string {"one"}'), (1, "float {0.5}"), (1, "float {1}")],
+    ids=["text", "no whole number", "a whole number"],
+)
+def test_values_compared_as_another_type(kind, constant):
+    body = f"t = Cast<to = {kind}>(m) k = Constant<value = {constant}>() y = Equal(t, k)"
+    compared = model(f"g (int64 m) => (y) {{ {body} }}")
+    assert compared_values(compared) == ({"m": (1,)} if constant == "float {1}" else {})
+    assert mask_inputs(compared) == set()
+
+
+def test_values_compared_with_what_is_no_number():
+    compared = model(
+        "g (int64 m) => (y) { t = Cast<to = 1>(m) k = Constant<value = float {1}>() y = Equal(t, k) }"
+    )
+    (constant,) = [node for node in compared.graph if node.op_type == "Constant"]
+    for number in (np.inf, np.nan):
+        constant.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.float32(number)))
+        assert compared_values(compared) == {}
