@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -280,6 +279,8 @@ def _has_rows(feed: Feed, labels: npt.NDArray[Any]) -> bool:
 def _check_names(feed: Feed, expected: Sequence[str], where: str) -> None:
     for name in feed:
         if name not in expected:
+            import difflib
+
             near = difflib.get_close_matches(name, expected, n=1)
             raise CalibrationDataError(
                 f"samples have an unknown input `{name}`",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -90,6 +89,8 @@ def _explain(error: ValidationError, key: str) -> tuple[str, str | None]:
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
         name = next(name for name in error.instance if name not in known)
+        import difflib  # for errors alone
+
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(known)
         return f"unknown key `{_join(key, name)}`", hint
