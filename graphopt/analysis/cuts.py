@@ -46,6 +46,7 @@ def cuts_of(node: ir.Node, shape: ValueShape | None) -> dict[int, Cut] | None:
         bounds.starts, bounds.ends, bounds.axes, bounds.steps, strict=True
     ):
         place = axis + rank if axis < 0 else axis
+        # ONNX leaves undefined what a Slice does that names an axis twice.
         if place in found or not 0 <= place < rank:
             return None
         found[place] = Cut(start, TO_THE_END if end >= _OPEN_END else end, step)
@@ -76,10 +77,12 @@ def _after(first: Cut, second: Cut) -> Cut | None:
     end = first.end
     if second.end != TO_THE_END:
         limit = first.start + second.end * first.step
+        # An end counted from the back does not compare with one counted from the front.
         if first.end < 0:
             return None
         end = min(first.end, limit)
     step = first.step * second.step
+    # What fits no int64 could not be written back.
     return Cut(start, end, step) if max(start, step) < TO_THE_END else None
 
 

@@ -162,6 +162,8 @@ def _in_order(
     quantizer = _dynamic_quantizer(integers)
     own = None if quantizer is None else quantizer.outputs[_SCALE_OUTPUT]
     first, second = factors
+    # Both orders are written. The quantizer of the left operand tells which scale is whose; without
+    # one, only that of the right operand may be a vector.
     if second is own or (own is None and not _is_one(first, shapes)):
         first, second = second, first
     known = shapes.of(first)
@@ -181,6 +183,7 @@ def _bias(
     except NoDynamicProduct:
         return None, scaled
     value = _other(reader, scaled.outputs[0])
+    # Another Add, such as of a residual stream, is none that the fused operator takes.
     if columns is None or _dims(value, shapes) != (columns,):
         return None, scaled
     return value, reader

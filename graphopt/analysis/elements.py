@@ -180,6 +180,7 @@ def _same(node: ir.Node, elements: IntegerElements) -> Elements | None:
 
 def _cast(node: ir.Node, elements: IntegerElements) -> Elements | None:
     known = elements.of(operand(node, 0))
+    # In a narrower type numbers may wrap around.
     return known if cast_target(node) == ir.DataType.INT64 else None
 
 

@@ -17,6 +17,7 @@ __all__ = ["Embedding", "EmbeddingSum", "find_embedding_sum"]
 
 _MATRIX_RANK = 2
 _MAX_POSITIONS = 1 << 20
+# Words, positions and token types: what the fused operator has inputs for.
 _MAX_TERMS = 3
 
 

@@ -106,6 +106,7 @@ def sizes_forced_equal(model: ir.Model, shapes: SymbolicTable) -> EqualSizes:
     return found
 
 
+# Those that put masks and positions, cut from longer tables, beside what they are for.
 _BROADCASTING = frozenset({"Add", "And", "Div", "Mul", "Sub", "Where"})
 
 

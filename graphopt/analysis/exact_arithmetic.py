@@ -57,6 +57,7 @@ def _result(node: ir.Node, inputs: Sequence[Array]) -> Array | None:
 
 def _pair(operator: str, first: Array, second: Array) -> Array | None:
     kind = first.dtype.kind
+    # NumPy adds booleans as `or`, and divides integers into floats.
     is_unusual = (kind == "b" and operator != "Equal") or (kind == "i" and operator == "Div")
     is_remainder = operator == "Mod" and (kind != "i" or not (second > 0).all())
     if first.dtype != second.dtype or is_unusual or is_remainder:

@@ -58,6 +58,7 @@ def flat_region(seed: ir.Node, known: SymbolicShapes) -> FlatRegion | None:
         pending.extend(user for user, _ in node.outputs[0].uses())
         producers = (value.producer() for value in operands)
         pending.extend(producer for producer in producers if producer is not None)
+    # A region that was left half explored has borders with no Reshape.
     if seed not in region.nodes or pending:
         return None
     for node in region.nodes:
@@ -87,6 +88,8 @@ def _is_matrix_by_matrix(
     if node.op_type == "MatMul":
         return len(flat) == len(data)
     if node.op_type == "Softmax":
+        # Before opset 13 a Softmax was over all axes from `axis` on: over the last one alone it is
+        # the same.
         default = -1 if known.version >= _LAST_AXIS_SINCE else 1
         return int_attribute(node, "axis", default) in (-1, _FLAT_RANK - 1)
     if node.op_type in _UNARY:

@@ -172,9 +172,11 @@ class FoldableNodes:
         array = constant_array(operand(node, 0), _MAX_CHECKED_ELEMENTS)
         if array is None or target is None or array.dtype.kind != "f":
             return True
+        # NumPy tells no limits of types that it does not bring itself.
         if not target.is_integer() or target.bitwidth < _BITS_PER_BYTE:
             return True
         limits = np.iinfo(target.numpy())
+        # Strictly less: the largest int64 as a float is 2**63, which is out of range.
         return not bool(((array > limits.min) & (array < limits.max)).all())
 
     def _has_safe_divisor(self, node: ir.Node) -> bool:

@@ -27,6 +27,7 @@ _MATRICES = 3  # the rank of (B * H, S, d)
 _PARTED = 5  # the rank of (B, S, 3, H, d)
 _PARTS = 3
 _MAX_STEPS = 8
+# A factor of more dimensions would add some to what it multiplies.
 _MAX_FACTOR_RANK = 3
 _SPLIT = (0, 2, 1, 3)
 _BATCH_SECOND = (1, 0, 2)
@@ -315,6 +316,7 @@ def _with_past(node: ir.Node, path: _Path, shapes: SymbolicTable, steps: int) ->
     if past is None or new is None or split is None or earlier is None or not earlier.dims:
         return None
     heads = _follow(replace(path, value=new, scale=1.0), shapes, steps - 1)
+    # A factor of what is new alone has not been applied to the past.
     if isinstance(heads, str) or heads.past is not None or heads.scale != 1.0:
         return None
     if heads.is_time_first or (heads.count, heads.size) != (split.count, split.size):

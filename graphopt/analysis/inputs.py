@@ -99,6 +99,7 @@ def mask_inputs(model: ir.Model) -> frozenset[str]:
         value.name or ""
         for value in _fed_inputs(model)
         if value.name not in indices
+        # A condition without dimensions chooses a mode for the whole run.
         and not _is_scalar(value)
         and ("mask" in (value.name or "").lower() or _decides(value, links))
     )

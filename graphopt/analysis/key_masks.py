@@ -14,6 +14,7 @@ from graphopt.ir import constant_array
 
 __all__ = ["KeyMask", "find_key_mask"]
 
+# `exp(-1000)` is 0 in every type of floats: what is masked gets no share.
 _LEAST_PENALTY = 1e3
 _MAX_STEPS = 16
 _RANK = 4
@@ -56,6 +57,7 @@ def find_key_mask(
         number, holds = chosen
         pair = np.where(pair.astype(bool) == holds, number, 0.0)
     masked, kept = (float(number) for number in pair)
+    # Written so that NaN, which 0 times infinity is, is no mask.
     if kept != 0 or not masked <= -_LEAST_PENALTY or not np.isfinite(masked):
         return None
     return KeyMask(found.base, masked)

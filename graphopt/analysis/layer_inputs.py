@@ -152,6 +152,7 @@ def _gemm(node: ir.Node) -> Uptake | None:
         summed=(inner,),
         channels=shape[inner],
         trailing=0,
+        # With a beta of 0 the bias is left out.
         takes_summands=beta != 0,
         bias_factor=alpha / beta if beta else 0.0,
     )

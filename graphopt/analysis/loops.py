@@ -13,6 +13,7 @@ from graphopt.rewrite import ShapeTable
 
 __all__ = ["Loop", "certainly_runs", "is_loop", "is_scan"]
 
+# Scan of opset 8 has an axis of batches, and lengths of sequences as its first input.
 _SCAN_WITHOUT_BATCH_SINCE = 9
 
 
@@ -88,6 +89,7 @@ class Loop:
             return 0
         if first is None or (limit is None and self.has_limit()):
             return None
+        # What the body returns is asked before the second trip only.
         if limit == 1 or further is False:
             return 1
         return limit if further else None

@@ -77,6 +77,7 @@ def find_rms_normalization(root: ir.Node, shapes: ShapeTable) -> Normalization |
     ``x / sqrt(mean(x ** 2) + epsilon) * scale``, the last step optional.
     """
     found = _find(root, _RMS, shapes, takes_bias=False)
+    # Each layer normalization holds this pattern, too: of the deviations.
     is_centred = found is not None and match(_MEAN_FREE, found.result) is not None
     return None if is_centred else found
 
@@ -86,6 +87,7 @@ def _find(
 ) -> Normalization | None:
     if root.domain or root.op_type not in ("Sqrt", "Pow"):
         return None
+    # Divided by the root at once, or multiplied by its inverse, which is a node of its own.
     for core in _readers(root.outputs[0], steps=2):
         found = match(pattern, core)
         if found is not None and found.nodes["root"] is root:

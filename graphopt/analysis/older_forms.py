@@ -131,6 +131,7 @@ def _new_type(node: ir.Node, old: onnx.defs.OpSchema, shapes: ShapeTable) -> str
             # The last parameter stands for all further ones where it is variadic.
             formal = formals[min(index, len(formals) - 1)]
             kind = _type_string(value, shapes)
+            # A type that is not known may be one that the older version does not take.
             if kind is None or kind not in formal.types:
                 return kind or f"value of unknown type (`{value.name}`)"
     return None

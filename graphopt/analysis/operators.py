@@ -98,6 +98,7 @@ class Operators:
         """Return the opset version that ``node`` is written in; ``None`` where none is imported."""
         imports: Mapping[str, int] = self._model.opset_imports
         if self._function_imports and isinstance(node.graph, ir.Graph):
+            # A function has opset imports of its own, which may be others than the model's.
             imports = self._function_imports.get(node.graph, imports)
         return imports.get(node.domain)
 

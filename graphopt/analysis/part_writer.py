@@ -358,6 +358,7 @@ def reads(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _is_small(tensor: ir.TensorProtocol) -> bool:
+    # Text has no raw data in ONNX's format.
     return tensor.dtype != ir.DataType.STRING and tensor.size <= _MAX_ELEMENTS
 
 

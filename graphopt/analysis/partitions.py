@@ -69,6 +69,8 @@ def cut(
             sides[node] = any(readers) if readers else is_supported(node)
     depths: dict[ir.Node, int] = {}
     for node in nodes:
+        # The depth counts how often the longest way to a node changes sides: pieces of one depth
+        # wait for none of each other.
         before = [
             depths[maker] + (sides[maker] != sides[node])
             for maker in _makers(node)

@@ -37,6 +37,7 @@ def _at(
 ) -> int:
     called = node.op_identifier()
     body = model.functions.get(called)
+    # ONNX forbids functions that call themselves; a file that has some must not keep us for ever.
     if body is not None:
         return 0 if called in within else _in_graph(body, model, operators, within | {called})
     inner = list(subgraphs_of(node))

@@ -129,6 +129,7 @@ def _part(value: ir.Value | None, shapes: SymbolicTable) -> tuple[ir.Value, int]
     bounds = slice_bounds(node) if node.op_type == "Slice" else None
     if bounds is None or len(bounds.axes) != 1 or bounds.axes[0] not in last:
         return None
+    # A range clamps its bounds as Slice does, and ranges compare by what they hold.
     taken = range(size)[slice(bounds.starts[0], bounds.ends[0], bounds.steps[0])]
     halves_ = (range(size // 2), range(size // 2, size))
     return (source, halves_.index(taken)) if taken in halves_ else None

@@ -73,6 +73,7 @@ def absorbed_above(
     if node is None or node.domain or not steps:
         return None
     if not is_private(value):
+        # One step tells whether its readers alone are in the way, which is worth saying.
         found = absorbed_by(node, value, factors, shapes, 1)
         return Refused("read-elsewhere") if found is not None else None
     return absorbed_by(node, value, factors, shapes, steps)

@@ -83,6 +83,7 @@ def _read(value: ir.Value | None, shapes: SymbolicTable, steps: int) -> Iterator
     inner, factor = unscaled(value)
     if inner is not value:
         for found in _read(inner, shapes, steps - 1):
+            # A factor behind a mask would scale the mask as well.
             if factor == 1.0 or not (found.masks or found.choices):
                 yield found._replace(scale=found.scale * factor)
     elif node.op_type in _READERS:

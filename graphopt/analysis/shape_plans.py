@@ -132,6 +132,7 @@ class Recipes:
             while end < len(items) and isinstance(items[end], int):
                 end += 1
             return Recipe(constant=tuple(_numbers(items[place:end]))), end - place
+        # A value that stays anyway comes first: reading the shape of another would keep it alive.
         for is_spare in (False, True):
             best, length = None, 0
             for source in self._sources.of(item, is_spare=is_spare):

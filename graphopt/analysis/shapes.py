@@ -96,6 +96,7 @@ class Inference:
 
     def _infer(self, proto: bytes) -> onnx.ModelProto | None:
         """Return the inferred model, or ``None`` where inference gives up on it."""
+        # Some operators fail where elements are followed, and infer types and shapes without them.
         for data_prop in (True, False):
             try:
                 return onnx.shape_inference.infer_shapes(proto, data_prop=data_prop)

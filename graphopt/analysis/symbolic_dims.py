@@ -263,6 +263,7 @@ def _gather(node: ir.Node, known: SymbolicShapes) -> _Found:
     if data is None or indices is None or axis is None or not -len(data) <= axis < len(data):
         return None
     axis %= len(data)
+    # A constant index points to an element: without any the run fails.
     if known.numbers(operand(node, 1)):
         known.assume_positive(node, data[axis])
     return [(*data[:axis], *indices, *data[axis + 1 :])]
@@ -302,6 +303,7 @@ def _pad(node: ir.Node, known: SymbolicShapes) -> _Found:
     data = known.dims(operand(node, 0))
     attribute = ints_attribute(node, "pads")
     amounts = attribute if attribute is not None else items_of(known, operand(node, 1))
+    # Input 3 names axes (opset 18), whose amounts are fewer.
     if data is None or amounts is None or operand(node, 3) is not None:
         return None
     if len(amounts) != 2 * len(data):

@@ -82,6 +82,7 @@ def _constant_of_shape(node: ir.Node, known: SymbolicShapes) -> _Found:
     if sizes is None or min(sizes, default=0) < 0 or math.prod(sizes) > _MAX_ELEMENTS:
         return None
     attribute = node.attributes.get("value")
+    # Without a value it makes floats, whose elements are not followed.
     if attribute is None or attribute.is_ref():
         return None
     value = attribute.as_tensor().numpy()
@@ -245,6 +246,7 @@ def _split(node: ir.Node, known: SymbolicShapes) -> _Found:
 
 def _each(compute: Callable[..., Integer], *operands: _Elements) -> _Elements:
     """Apply ``compute`` to each element, after broadcasting."""
+    # NumPy returns the bare element where no operand has a dimension.
     return _array(np.frompyfunc(compute, len(operands), 1)(*operands))
 
 
@@ -280,6 +282,7 @@ def _reduce(combine: Callable[..., Integer], *, empty: int | None) -> _Rule:
         if not axes and int_attribute(node, "noop_with_empty_axes", 0) != 0:
             return None
         every = range(data.ndim)
+        # A scalar has no axes to count by, and none named are all.
         reduced = sorted({axis % data.ndim for axis in axes} if every else every) or list(every)
         kept = [axis for axis in range(data.ndim) if axis not in reduced]
         shape = [data.shape[axis] for axis in kept]

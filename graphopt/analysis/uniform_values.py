@@ -87,6 +87,7 @@ def _converted(node: ir.Node, element: Scalar) -> Scalar | None:
     return converted if float(converted) == float(element) else None
 
 
+# Whole numbers up to here are exact in 32-bit floats.
 _EXACT = 2.0**24
 _REGISTERED = 2
 """What `isbuiltin` says of types that numpy does not bring itself, such as bfloat16."""

@@ -152,6 +152,7 @@ def _normalization(node: ir.Node) -> WeightedLayer | None:
     shape = _shape(node, 1)
     if shape is None or len(shape) != 1 or int_attribute(node, "axis", -1) != -1:
         return None
+    # Mean and deviation do not grow with the weight.
     if len(node.outputs) > 1:
         return None
     return WeightedLayer(node, 1, 2, shape[0], 0, shape, shape)

@@ -43,6 +43,7 @@ class ComparisonReport:
     def _faults_of(self, difference: OutputDifference) -> list[str]:
         if difference.mismatch:
             return [difference.mismatch]
+        # "No limit" cannot mean "anything passes": a script that forgot one would never notice.
         if not self.limits:
             return [] if difference.is_identical else ["differs, and no limit was given"]
         faults = []

@@ -15,7 +15,10 @@ from graphopt.rewrite import GroupDecision
 __all__ = ["heat_map", "sensitivity_curves"]
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 260, 40
+# More columns than this fit no screen, and groups of channels come by the hundred.
 _MOST_HEADS = 64
+# Lines differ by their dashes and by a number at their end: colours are lost in print, and to some
+# eyes everywhere.
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 
@@ -48,6 +51,7 @@ def _heat_row(decision: GroupDecision, widest: int) -> str:
         text = f"<s>{rank}</s><span> gone</span>" if head in removed else str(rank)
         style = f"background: color-mix(in srgb, var(--bar) {shade}%, transparent)"
         cells.append(f'<td class="number" title="{title}" style="{style}">{text}</td>')
+    # Layers may have fewer heads than others; a short row would end in the middle of the table.
     cells += ["<td></td>"] * (widest - len(cells))
     return f'<tr><th scope="row">{escape(decision.group)}</th>{"".join(cells)}</tr>'
 
@@ -83,6 +87,7 @@ def _place(ratio: float, error: float, most: float) -> tuple[float, float]:
 
 
 def _line(decision: GroupDecision, number: int, most: float) -> str:
+    # Nothing cut is no error: that point was not measured, and is known.
     points = [_place(0.0, 0.0, most)]
     points += [_place(ratio, error, most) for ratio, error in decision.curve if error is not None]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

@@ -73,6 +73,7 @@ class ExportReport:
             + (item.mismatch or f"{item.max_rel:.2g} of its largest value")
             for case in self.cases
             for name, item in case.outputs.items()
+            # Not `>`: a NaN is greater than no limit.
             if item.mismatch or not item.max_rel <= limit
         ]
 

@@ -17,7 +17,6 @@ __all__ = ["changes_by_pass", "details_figures"]
 _WIDTH, _HEIGHT, _MARGIN = 640, 240, 64
 _BEST_DB = 80.0  # a full bar; beyond it errors are those of 32-bit floats
 _REASONS_SHOWN = 8
-_MOST_SHOWN_EDITS = 2000
 
 
 def details_figures(details: ReportDetails | None) -> str:
@@ -178,7 +177,7 @@ def changes_by_pass(journal: Mapping[str, Any] | None) -> str:
     if not journal:
         return ""
     by_pass: dict[str, dict[str, int]] = {}
-    for edit in journal.get("edits", ())[:_MOST_SHOWN_EDITS]:
+    for edit in journal.get("edits", ()):
         reasons = by_pass.setdefault(str(edit["pass_name"]), {})
         reasons[str(edit["because"])] = reasons.get(str(edit["because"]), 0) + 1
     if not by_pass:

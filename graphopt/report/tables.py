@@ -138,6 +138,7 @@ def closing_line(result: OptimizeResult) -> str:
 
 def _pass_rows(result: OptimizeResult) -> Iterator[Row]:
     for entry in result.passes:
+        # Passes without an anchor in the model are most of a preset, and say nothing about it.
         if entry.status != "skipped":
             nodes = f"{entry.nodes.before} -> {entry.nodes.after}"
             yield (
@@ -151,6 +152,7 @@ def _pass_rows(result: OptimizeResult) -> Iterator[Row]:
 
 
 def _candidate_row(candidate: CandidateResult) -> Row:
+    # Outputs of whole numbers have no cosine; the worst of the rest stands for the candidate.
     cosines = [item.get("cosine") for item in candidate.error.values()]
     known = [float(cosine) for cosine in cosines if cosine is not None]
     return (
@@ -193,6 +195,7 @@ def _error_rows(result: OptimizeResult) -> Iterator[Row]:
             _number(item.get("max_abs")),
             _number(item.get("max_rel")),
             _cosine(item.get("cosine")),
+            # JSON has no infinity, so that the ratio of equal outputs is missing in the result.
             "inf" if is_identical and sqnr == "-" else sqnr,
             _number(item.get("top1_agreement"), ".1%"),
         )
@@ -201,6 +204,7 @@ def _error_rows(result: OptimizeResult) -> Iterator[Row]:
 def _gate_row(gate: GateResult) -> Row:
     result = "not measured" if gate.passed is None else ("passes" if gate.passed else "FAILS")
     reason = f" ({gate.reason})" if gate.reason else ""
+    # Of ratios the name says the unit; of decibels nobody would guess it.
     unit = GATES[gate.name].unit
     shown = f" {unit}" if unit == "dB" else ""
     value = format_number(gate.value, ".5g")
@@ -266,6 +270,7 @@ def _cosine(value: float | bool | str | None) -> str:
     """Return a cosine rounded down: only what is 1 may read as 1."""
     if value is None or isinstance(value, str):
         return "-"
+    # Rounded to nearest, 0.9999997 would be printed as a perfect match.
     return f"{math.floor(value * 1e6) / 1e6:.6f}"
 
 

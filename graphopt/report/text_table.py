@@ -15,10 +15,13 @@ def format_table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()
 ) -> str:
     """Return aligned columns, two spaces apart; columns in ``right`` are right-aligned."""
+    # Here, not above: most commands that import reports print none, and this is slow to import.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    # Cells are `Text`, never strings: names of nodes hold brackets, which would be taken for
+    # markup.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headers))
     for column, header in enumerate(headers or rows[0]):
         justify = "right" if column in right else "left"
@@ -27,6 +30,7 @@ def format_table(
         table.add_row(*(Text(str(cell)) for cell in row))
     sheet = io.StringIO()
     Console(file=sheet, width=_NO_WRAPPING, no_color=True, color_system=None).print(table)
+    # Padding at the ends of lines shows as noise in diffs and in issues.
     return "\n".join(line.rstrip() for line in sheet.getvalue().rstrip().splitlines())
 
 

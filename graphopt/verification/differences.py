@@ -26,6 +26,8 @@ __all__ = ["OutputDifference", "compare_outputs", "compare_values", "is_floating
 Array: TypeAlias = np.ndarray[Any, Any]
 
 MIN_CLASSES = 2
+# (batch, classes) and (batch, positions, classes); the last axis of higher ranks, as of images,
+# holds no classes.
 CLASS_RANKS = (2, 3)
 
 
@@ -155,10 +157,14 @@ def least(values: Any) -> float | None:
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
     """Tell whether a type holds floating-point numbers, those of `ml_dtypes` included."""
+    # All types of `ml_dtypes` are of kind V to numpy: the name alone tells their floats from their
+    # 2- and 4-bit integers.
     return dtype.kind in "fc" or (dtype.kind == "V" and "float" in dtype.name)
 
 
 def _compare_arrays(reference: Array, candidate: Array) -> OutputDifference:
+    # The runtime gives text as objects, recorded samples as text of a fixed width: the same to a
+    # caller.
     text = reference.dtype.kind in "OUST" and candidate.dtype.kind in "OUST"
     if reference.dtype != candidate.dtype and not text:
         return OutputDifference.broken(f"type {candidate.dtype}, expected {reference.dtype}")
@@ -189,6 +195,7 @@ def _compare_discrete(reference: Array, candidate: Array) -> OutputDifference:
         # Python integers: the difference of two 64-bit numbers fits no 64-bit type.
         pairs = zip(reference[~is_equal].tolist(), candidate[~is_equal].tolist(), strict=True)
         max_abs = float(max(abs(int(left) - int(right)) for left, right in pairs))
+        # Of Python integers, again: numpy's `abs` of the least 64-bit integer is negative.
         largest = float(max(abs(int(item)) for item in (reference.max(), reference.min())))
         max_rel = max_abs / largest if largest else math.inf
     return OutputDifference(
@@ -221,6 +228,7 @@ def _compare_floats(reference: Array, candidate: Array) -> OutputDifference:
     return OutputDifference(
         max_abs=max_abs,
         max_rel=_ratio(max_abs, largest),
+        # The product of a vector with itself, over its norm, is 1 only up to rounding.
         cosine=_cosine(left, right, signal_norm, other_norm) if max_abs else 1.0,
         sqnr_db=_decibels(signal_norm, noise_norm),
         top1_agreement=agreement,

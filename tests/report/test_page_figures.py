@@ -56,3 +56,8 @@ def test_changes_are_counted_by_reason():
     assert "<li>a constant (3 times)</li>" in page
     assert "and 13 more, in journal.json" in page
     assert changes_by_pass(None) == changes_by_pass({"edits": []}) == ""
+
+
+def test_changes_of_large_models_are_counted_to_the_last():
+    page = changes_by_pass({"edits": [{"pass_name": "fold", "because": "a constant"}] * 2500})
+    assert "fold: 2500 edits" in page
