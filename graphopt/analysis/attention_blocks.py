@@ -162,7 +162,9 @@ def _around(
         return f"keys, input 1 of {where}: {key}"
     if known is None or known.dims is None or ranks != [len(known.dims)] * 2:
         return f"the shapes of {where} are not known, or broadcast"
+    # The operators take a past of keys and values alone.
     query = query.without_past()
+    # The operators join both or none, in caches of one shape.
     if key.past is None or value.past is None or key.size != value.size:
         key, value = key.without_past(), value.without_past()
     return Attention(
@@ -187,6 +189,7 @@ def _dims_of(node: ir.Node, index: int, shapes: SymbolicTable) -> Dims | None:
 
 
 def _is_over_last_axis(softmax: ir.Node, version: int, rank: int) -> bool:
+    # Before opset 13 a Softmax was over all axes from `axis` on, 1 by default.
     default = -1 if version >= _PER_ELEMENT_AXIS_SINCE else 1
     return int_attribute(softmax, "axis", default) in (-1, rank - 1)
 
@@ -238,6 +241,7 @@ def _merged(context: ir.Value, value: Heads, shapes: SymbolicTable) -> tuple[ir.
         if (after[1], after[3]) != (value.count, value.size):
             return None
         context = parted.outputs[0]
+    # With one head there is nothing to move before it is merged.
     elif value.count == 1 and (merge := _only_reader(context, "Reshape")) is not None:
         return merge, False
     transpose = _only_reader(context, "Transpose")
@@ -264,6 +268,7 @@ def _following(product: ir.Node) -> str:
 def _obstacle(value: ir.Value | None) -> str:
     """Say what stands between the Softmax and a MatMul."""
     seen = 0
+    # For a message alone: far enough for every chain of masks there is, and no farther.
     while value is not None and seen < _RANK * _RANK:
         node = value.producer()
         if node is None or node.domain or node.op_type not in _PASSED:
@@ -286,6 +291,7 @@ def _settled(
     if not query.count == key.count == value.count or query.size != key.size:
         split = ", ".join(f"{one.count} x {one.size}" for one in (query, key, value))
         return Mismatch("heads-differ", f"queries, keys and values are split into {split}")
+    # A factor of the values would have to be applied to the result, which nobody here does.
     if value.scale != 1.0:
         return Mismatch("heads-differ", f"the values are scaled by {value.scale:g}")
     if (key.is_split or value.is_split) and key.size != value.size:

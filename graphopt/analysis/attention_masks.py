@@ -89,6 +89,7 @@ def plan_masks(
             return addend
         added.append(addend)
     masks = Masks(key, tuple(added))
+    # What is the same for all keys masks none, and the operators do not broadcast over keys.
     if added and masks.dims[3] == 1 != found.scores[3]:
         return Mismatch("mask-shape", "no mask tells one key from another")
     return masks
@@ -99,6 +100,7 @@ def _refused_choice(choice: Choice, found: Attention) -> Mismatch | None:
     if choice.number > _ABSORBING:
         why = f"scores are replaced by {choice.number:g}, to which they would be added"
         return Mismatch("mask-form", why)
+    # Infinity absorbs whatever was added before.
     if not choice.is_after_mask or np.isinf(choice.number):
         return None
     for mask in found.masks:

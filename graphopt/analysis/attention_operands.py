@@ -78,6 +78,7 @@ class AttentionOperands:
         values = [self._laid_out(one) for one in masks.added]
         total = reduce(lambda one, other: self._node("Add", [one, other]), values)
         length = self._found.scores[2]
+        # The operators broadcast over batch and heads, and not over queries.
         if masks.dims[2] != 1 or length == 1:
             return total
         one = self._numbers([1])
@@ -106,6 +107,7 @@ class AttentionOperands:
         dtype = self._shapes.of(self._found.softmax.inputs[0])
         assert dtype is not None
         assert dtype.dtype is not None
+        # An Add takes two of one type, and this is added to scores, or to other masks of them.
         kind = dtype.dtype.numpy()
         number = self._change.initializer(np.array(addend.choice.number, kind), name="masked")
         zero = self._change.initializer(np.array(0, kind), name="kept")

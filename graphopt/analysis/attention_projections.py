@@ -42,6 +42,7 @@ def packable_layers(found: Attention, removed: Collection[ir.Node]) -> tuple[Lin
         return None
     if whole is not None:
         return tuple(layers)
+    # A weight with another reader would stay beside the packed copy of it.
     is_own = all(len(layer.weight.uses()) == 1 for layer in layers)
     is_plain = not any(layer.weight.is_graph_output() for layer in layers)
     return tuple(layers) if is_own and is_plain else None
@@ -143,6 +144,7 @@ def _split_again(
 
 
 def _thirds(model: ir.Model) -> dict[str, Any]:
+    # Since opset 18 a Split has to be told one way or the other how many parts there are.
     count = {"num_outputs": 3} if opset_version(model) >= _SPLIT_COUNT_SINCE else {}
     return {"axis": _ROWS_RANK - 1, **count}
 

@@ -181,6 +181,7 @@ def _product(node: ir.Node, shapes: ShapeTable) -> Step | None:
         if found is None or source is None or not _keeps_shape(source, found.array, shapes):
             continue
         is_product = node.op_type == "Mul"
+        # A division by zero has no factor.
         if is_product or found.array.all():
             factors = found.array if is_product else 1.0 / found.array
             return Step(node, source, normalized(factors), None)
@@ -227,9 +228,11 @@ def _batch_normalization(node: ir.Node, shapes: ShapeTable, version: int) -> Ste
         return None
     scale, bias, mean, variance = parameters
     stable = variance + (1e-5 if epsilon is None else epsilon.as_float())
+    # Its root would be NaN, or the inverse of that infinite.
     if not (stable > 0).all():
         return None
     factors = scale / np.sqrt(stable)
+    # Channels are axis 1, and broadcasting counts from the last one.
     layout = (-1,) + (1,) * (len(known.dims) - 2)
     summands = (bias - mean * factors).reshape(layout)
     return Step(node, source, normalized(factors.reshape(layout)), normalized(summands))

@@ -162,6 +162,7 @@ def find_joined(
         places: Where each node of the graph stands in the order of execution.
     """
     heads = [_continued(one, found, shapes) for one in (found.key, found.value)]
+    # The operator keeps two caches, of one shape.
     is_one = found.key is found.value or found.size != found.value_size
     if heads[0] is None or heads[1] is None or is_one:
         return None

@@ -87,6 +87,8 @@ def _product_after(softmax: ir.Node) -> ir.Node | None:
                 is_weight = any(
                     item is not None and item.is_initializer() for item in reader.inputs
                 )
+                # Values of an attention are computed: a Softmax before a weight of the model is
+                # something else.
                 return None if is_weight else reader
             if reader.op_type in _CARRIERS and reader.outputs[0] not in seen:
                 seen.add(reader.outputs[0])

@@ -146,7 +146,9 @@ def _group(
     producers, contractions = chosen("computes"), chosen("contracts")
     normalized = chosen("normalizes")
     pins = [coupling.units.pin(unit) for unit in units]
+    # A group of which a part can go is no pinned one.
     pin = next((pin for pin in pins if pin is not None), None) if all(pins) else None
+    # Without an index the statistic is another number for all the others.
     if normalized and pin is None:
         where = normalized[0].node.name or normalized[0].node.op_type
         pin = Pin("normalized-over", "a statistic is taken over it", where)

@@ -98,6 +98,7 @@ def tie_axes(first: Axis, second: Axis, ties: Ties, where: str) -> Axis:
         for a, b in zip(first, second, strict=True):
             ties.tie(a, b, where)
         return first
+    # Only a run tells how long one of them is: what meets what is not known.
     if length(first) != length(second):
         pin_all((*first, *second), ties, where)
         return first
@@ -112,6 +113,7 @@ def tie_axes(first: Axis, second: Axis, ties: Ties, where: str) -> Axis:
         else:
             ties.split(whole, _labelled(digits, ties, where), where)
         return digits
+    # Two products cut in different places meet index by index, as one long axis each.
     ties.tie(flat(first, ties, where), flat(second, ties, where), where)
     return first
 

@@ -24,6 +24,7 @@ def _matmul(node: ir.Node, walk: Walk) -> Found:
 
 def _fused_matmul(node: ir.Node, walk: Walk) -> Found:
     """com.microsoft FusedMatMul, with operands that may be transposed."""
+    # These move an axis of the batch between rows and columns.
     if int_attribute(node, "transBatchA", 0) or int_attribute(node, "transBatchB", 0):
         return None
     flips = int_attribute(node, "transA", 0), int_attribute(node, "transB", 0)
@@ -45,6 +46,7 @@ def _product(node: ir.Node, walk: Walk, flips: tuple[bool, bool]) -> Found:
     walk.note("computes" if any(weights) else "carries", node, right[columns], 1, columns)
     if weights[0]:
         walk.note("computes", node, left[rows], 0, rows)
+    # A product of two activations is made once for each head.
     if not any(weights):
         for axis in batches:
             walk.note("batches", node, axis)

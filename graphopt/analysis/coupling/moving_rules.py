@@ -133,6 +133,7 @@ def _split(node: ir.Node, walk: Walk) -> Found:
     whole, start, found = flat(data[axis], walk.ties, name_of(node)), 0, []
     for size in numbers:
         part: Axis = () if size == 1 else (whole.part(start, start + size),)
+        # An axis of length 1 has no factors, so that nothing else would hold the index.
         if size == 1:
             _pin_indices(walk, whole.part(start, start + 1), node)
         found.append((*data[:axis], part, *data[axis + 1 :]))
@@ -165,6 +166,7 @@ def _slice(node: ir.Node, walk: Walk) -> Found:
             continue
         whole = flat(data[axis], walk.ties, name_of(node))
         chosen = indices(whole, *slice(start, end, step).indices(size))
+        # Which indices are taken would depend on how many went before them.
         if step != 1:
             walk.pin_axis((whole,), "cut", "it is cut in strides", name_of(node))
         if chosen.size == 1:

@@ -73,6 +73,7 @@ class Ties:
 
     def tie(self, first: Factor, second: Factor, where: str) -> None:
         """Let equal indices of two dimensions of equal length stand or fall together."""
+        # An axis that meets itself, as in `x + x`.
         if first is second:
             return
         if first.atoms is not None and second.atoms is not None:
@@ -131,6 +132,7 @@ def _chosen(
     place = next(number for number, digit in enumerate(digits) if digit is chosen)
     grid = flat.reshape([int(str(digit.size)) for digit in digits])
     rows = np.moveaxis(grid, place, 0).reshape(grid.shape[place], -1)
+    # One tie for each combination of the other digits: the index goes from all of them at once.
     pairs = [(chosen.atoms, column) for column in rows.T]
     pin = Pin("inner-index", "its index is the place within another unit", split.where)
     return pairs, [(d.atoms, pin) for d in digits if d is not chosen and d.atoms is not None]
@@ -175,6 +177,7 @@ class Units:
         self._pins: dict[int, Pin] = {}
         for atoms, pin in pins:
             for root in np.unique(roots[atoms]).tolist():
+                # Of several reasons the first one that was met is told.
                 self._pins.setdefault(root, pin)
 
     def of(self, factor: Factor) -> Atoms:
