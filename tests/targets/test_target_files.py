@@ -68,10 +68,10 @@ def test_the_targets_load():
         "pruned",
     ]
     assert [item.name for item in int4.enabled_candidates()] == [
+        "mixed",
         "compensated",
         "blocks",
         "long-blocks",
-        "mixed",
         "fused",
         "eight-bits",
         "float",
