@@ -38,6 +38,6 @@ def forget_annotations(model: ir.Model) -> None:
 def _values(model: ir.Model) -> Iterator[ir.Value]:
     for graph in graphs(model):
         yield from graph.inputs
-        yield from graph.initializers.values()
+        yield from graph.initializers.data.values()
         for node in graph:
             yield from node.outputs

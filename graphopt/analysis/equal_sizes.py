@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.operands import operand
 from graphopt.analysis.symbolic_expressions import (
-    Expression,
     Integer,
     Symbol,
     divide,
+    polynomial,
     product,
     single_symbol,
 )
@@ -67,7 +67,7 @@ class EqualSizes:
             return size
         total: Integer = 0
         for factors, coefficient in size.terms.items():
-            own = [self._meanings.get(one, Expression({(one,): 1})) for one in factors]
+            own = [self._meanings.get(one, polynomial({(one,): 1})) for one in factors]
             total = total + product(own) * coefficient
         return self._substituted(total)
 

@@ -126,9 +126,13 @@ class _Counter:
     def _numbers(self, dims: Sequence[object] | None) -> Dims | None:
         if dims is None:
             return None
-        found = (self._sizes.get(dim) if isinstance(dim, str) else dim for dim in dims)
-        sizes = tuple(size for size in found if isinstance(size, int))
-        return sizes if len(sizes) == len(dims) else None
+        sizes: list[int] = []
+        for dim in dims:
+            size = self._sizes.get(dim) if isinstance(dim, str) else dim
+            if not isinstance(size, int):
+                return None
+            sizes.append(size)
+        return tuple(sizes)
 
 
 def _matmul(first: int, second: int) -> Callable[[ir.Node, _Counter], int | None]:

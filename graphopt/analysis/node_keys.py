@@ -69,7 +69,7 @@ class NodeKeys:
         for value in graph.inputs:
             scope[value] = len(scope)
         initializers = []
-        for value in graph.initializers.values():
+        for value in graph.initializers.data.values():
             scope.setdefault(value, len(scope))
             initializers.append((scope[value], _tensor(value.const_value)))
         body = []

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.operands import is_training
+from graphopt.analysis.operator_table import operator_rule
 from graphopt.ir import operators_of, subgraphs_of
 
 __all__ = ["Effect", "Operators", "is_deterministic", "is_pure", "operator_counts"]
@@ -69,14 +70,13 @@ def _own_effect(op_type: str, version: int, domain: str) -> Effect:
     """Return the effect of a node of its own, its subgraphs and its mode apart."""
     if domain == "com.microsoft":
         return Effect.PURE if op_type in _PURE_CONTRIB else Effect.UNKNOWN
-    schema = _schema(op_type, version, domain)
-    if schema is None:
+    rule = operator_rule(domain, op_type, version)
+    if rule is None:
         return Effect.UNKNOWN
     if not domain and op_type in _CONTAINERS | _MISLABELLED:
         return Effect.PURE
-    kinds = onnx.defs.OpSchema.NodeDeterminism
-    known = {kinds.Deterministic: Effect.PURE, kinds.NonDeterministic: Effect.RANDOM}
-    return known.get(schema.node_determinism, Effect.UNKNOWN)  # type: ignore[attr-defined]
+    known = {True: Effect.PURE, False: Effect.RANDOM, None: Effect.UNKNOWN}
+    return known[rule.is_deterministic]
 
 
 class Operators:

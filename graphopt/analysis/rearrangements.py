@@ -34,23 +34,26 @@ class Step:
     permutation: tuple[int, ...] | None = None
 
 
+_STEPS_BETWEEN = 3
+
 Move = tuple[str, _Dims]
 """``Transpose`` with a permutation, or ``Reshape`` with the dimensions of its result."""
 
 
-def plans_of(dims: _Dims, moves: Iterable[Move]) -> list[list[Step]]:
+def plans_of(dims: _Dims, moves: Iterable[Move], at_most: int) -> list[list[Step]]:
     """Return operators that do the same as a chain, shortest plans first; none: not to be told.
 
     Args:
         dims: Dimensions of the value at the start of the chain.
         moves: What the chain does, in order.
+        at_most: How many operators help.
     """
     moved = Rearrangement(dims)
     for kind, given in moves:
         is_clear = moved.transpose(given) if kind == "Transpose" else moved.reshape(given)
         if not is_clear:
             return []
-    return list(moved.plans())
+    return moved.plans(at_most)
 
 
 class Rearrangement:
@@ -117,10 +120,13 @@ class Rearrangement:
 
     # -- how to do the same ------------------------------------------------------------------
 
-    def plans(self) -> Iterator[list[Step]]:
-        """Yield operators that do the same as the chain, shortest plans first."""
-        found = (self._reshaped(), self._moved_last(), self._moved_first(), self._moved_between())
-        yield from sorted((plan for plan in found if plan is not None), key=len)
+    def plans(self, at_most: int) -> list[list[Step]]:
+        """Return operators that do the same as the chain, shortest plans first."""
+        found = [self._reshaped(), self._moved_last(), self._moved_first()]
+        if at_most >= _STEPS_BETWEEN:  # with fewer, it is one of the others
+            found.append(self._moved_between())
+        plans = [plan for plan in found if plan is not None and len(plan) <= at_most]
+        return sorted(plans, key=len)
 
     def _dims_of(self, groups: Iterable[Sequence[int]]) -> _Dims:
         sizes = self._sizes

@@ -79,8 +79,10 @@ class ShapeArithmetic:
         self._planned_count = 0
         self._written: dict[ir.Value, Recipe] = {}
         self.replacements: list[Replacement] = []
-        if self._nodes:
-            self._plan(model.graph, None)
+        # Most arithmetic is read by nobody any more once parameters are constants.
+        if not any(self._is_root(value) for node in self._nodes for value in node.outputs):
+            return
+        self._plan(model.graph, None)
         before, kept = self._closure(self._roots), self._closure(self._kept)
         if len(kept) + self._planned_count >= len(before):
             self.replacements = []

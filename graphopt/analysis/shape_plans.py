@@ -14,7 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.operands import int_attribute, ints_attribute, operand
-from graphopt.analysis.symbolic_expressions import Expression, Integer, Symbol, single_symbol
+from graphopt.analysis.symbolic_expressions import (
+    Expression,
+    Integer,
+    Symbol,
+    polynomial,
+    single_symbol,
+)
 from graphopt.ir import constant_array
 
 __all__ = ["Recipe", "Recipes", "Source", "SourceTable", "recipe_of"]
@@ -171,7 +177,7 @@ class Recipes:
     def _term(self, factors: tuple[Symbol, ...], coefficient: int) -> Recipe | None:
         result: Recipe | None = None
         for symbol in factors:
-            factor = self.vector((Expression({(symbol,): 1}),))
+            factor = self.vector((polynomial({(symbol,): 1}),))
             if factor is None:
                 return None
             result = factor if result is None else Recipe("Mul", (result, factor))

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis.macs import count_macs
 from graphopt.analysis.operators import operator_counts
 from graphopt.analysis.quantized_forms import quantized_forms
-from graphopt.ir import initializer_tensors, tensor_dims, weight_bytes
+from graphopt.ir import initializer_tensors, tensor_dims
 from graphopt.rewrite import ShapeTable
 
 __all__ = ["ModelSummary", "PortSummary", "summarise"]
@@ -80,13 +80,11 @@ def summarise(
         shapes: Those of ``model``, where they are known already.
     """
     operators = operator_counts(model)
-    distinct = {
-        id(tensor): math.prod(tensor_dims(tensor)) for _, tensor in initializer_tensors(model)
-    }
+    distinct = {id(tensor): tensor for _, tensor in initializer_tensors(model)}
     return ModelSummary(
         nodes=sum(operators.values()),
-        parameters=sum(distinct.values()),
-        weight_bytes=weight_bytes(model),
+        parameters=sum(math.prod(tensor_dims(tensor)) for tensor in distinct.values()),
+        weight_bytes=sum(tensor.nbytes for tensor in distinct.values()),
         macs=count_macs(model, shapes, bindings),
         operators=operators,
         quantized=quantized_forms(model),

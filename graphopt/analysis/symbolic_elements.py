@@ -128,6 +128,8 @@ def _gather(node: ir.Node, known: SymbolicShapes) -> _Found:
     count = data.shape[axis]
     if any(not -count <= number < count for number in numbers):
         return None
+    if data.ndim == 1 and not indices.ndim:  # one size of a shape: nearly always
+        return [_array(data[numbers[0]])]
     return [_array(np.take(data, indices.astype(np.int64), axis=axis))]
 
 
@@ -156,6 +158,8 @@ def _concat(node: ir.Node, known: SymbolicShapes) -> _Found:
         or not all(part.ndim and -part.ndim <= axis < part.ndim for part in found)
     ):
         return None
+    if all(part.ndim == 1 for part in found):
+        return [np.concatenate(found)]
     around = {(*part.shape[:axis], *part.shape[axis:][1:]) for part in found}
     if len(around) != 1 or len({part.ndim for part in found}) != 1:
         return None
@@ -169,8 +173,8 @@ def _squeeze(node: ir.Node, known: SymbolicShapes) -> _Found:
     axes = axes or tuple(axis for axis, size in enumerate(data.shape) if size == 1)
     if any(not -data.ndim <= axis < data.ndim or data.shape[axis] != 1 for axis in axes):
         return None
-    axes = tuple({axis % data.ndim for axis in axes})
-    return [_array(np.squeeze(data, axis=axes))]
+    gone = {axis % data.ndim for axis in axes}
+    return [data.reshape([size for axis, size in enumerate(data.shape) if axis not in gone])]
 
 
 def _unsqueeze(node: ir.Node, known: SymbolicShapes) -> _Found:
@@ -178,9 +182,11 @@ def _unsqueeze(node: ir.Node, known: SymbolicShapes) -> _Found:
     if data is None or not axes:
         return None
     rank = data.ndim + len(axes)
-    if any(not -rank <= axis < rank for axis in axes) or len({a % rank for a in axes}) < len(axes):
+    new = {axis % rank for axis in axes}
+    if any(not -rank <= axis < rank for axis in axes) or len(new) < len(axes):
         return None
-    return [_array(np.expand_dims(data, axes))]
+    sizes = iter(data.shape)
+    return [data.reshape([1 if axis in new else next(sizes) for axis in range(rank)])]
 
 
 def _reshape(node: ir.Node, known: SymbolicShapes) -> _Found:

@@ -23,6 +23,7 @@ __all__ = [
     "equality",
     "is_nonnegative",
     "is_positive",
+    "polynomial",
     "product",
     "single_symbol",
     "vanishes_with",
@@ -62,25 +63,18 @@ _Term = tuple[Symbol, ...]
 
 
 class Expression:
-    """A polynomial that holds at least one symbol; immutable.
+    """A polynomial that holds at least one symbol; immutable; `polynomial` makes them.
+
+    There is one of each, so that they are compared and hashed, all the time, as what they are.
 
     Attributes:
         terms: Coefficient of each product of symbols; the empty product is the constant.
     """
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("terms",)
 
     def __init__(self, terms: Mapping[_Term, int]) -> None:
         self.terms = terms
-        self._hash = hash(frozenset(terms.items()))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Expression) and self.terms == other.terms
 
     def __add__(self, other: Integer) -> Integer:
         return _normal(_sum(self.terms, _terms(other), 1))
@@ -116,6 +110,16 @@ class Expression:
 Integer = int | Expression
 
 
+def polynomial(terms: Mapping[_Term, int]) -> Expression:
+    """Return the expression of these terms, one of which holds a symbol, none of them zero."""
+    made = next(factors for factors in terms if factors)[0].home.made
+    key = frozenset(terms.items())
+    found = made.get(key)
+    if found is None:
+        found = made[key] = Expression(terms)
+    return found
+
+
 def _by_index(symbol: Symbol) -> int:
     return symbol.index
 
@@ -141,7 +145,7 @@ def _normal(terms: Mapping[_Term, int]) -> Integer:
         return 0
     if len(kept) == 1 and () in kept:
         return kept[()]
-    return Expression(kept)
+    return polynomial(kept)
 
 
 def _term_text(factors: _Term, coefficient: int) -> str:
@@ -153,6 +157,7 @@ class Symbols:
     """Makes the symbols of one model.
 
     Attributes:
+        made: The expressions of them.
         positive: Those that are known to be above zero.
         doubts: How often it was asked of a number whether it is above zero, and not known.
         reliances: How often the answer was yes because of what is demanded of a symbol.
@@ -160,6 +165,7 @@ class Symbols:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Expression] = {}
+        self.made: dict[frozenset[tuple[_Term, int]], Expression] = {}
         self.positive: set[Symbol] = set()
         self.doubts = 0
         self.reliances = 0
@@ -175,7 +181,7 @@ class Symbols:
         known = self._known.get((key, is_size))
         if known is None:
             symbol = Symbol(self, len(self._known), key, is_size=is_size)
-            known = self._known[key, is_size] = Expression({(symbol,): 1})
+            known = self._known[key, is_size] = polynomial({(symbol,): 1})
         return known
 
     def named(self, name: str) -> Expression:

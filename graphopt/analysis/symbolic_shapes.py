@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -80,7 +81,7 @@ class SymbolicShapes:
         self.memo: dict[Hashable, Any] = {}
         if self.version < _BROADCASTING_SINCE:
             return
-        self._always_run = always_run(model.graph, ordered_nodes(model))
+        self._always_run: frozenset[ir.Node] | None = None  # looked for where it matters
         nodes = self._nodes()
         for node in nodes:
             self._visit(node)
@@ -118,15 +119,22 @@ class SymbolicShapes:
                 self._elements.pop(value, None)
         positive = set(self.symbols.positive)
         self.symbols.forget_positive()
-        self._always_run = always_run(self._model.graph, ordered_nodes(self._model))
-        work = Worklist(self._nodes())
-        visited = self._follow(work, _around(news), is_anew=True)
+        self._always_run = None
+        due = _around(news)
+        if due:
+            visited = self._follow(Worklist(self._nodes()), due, is_anew=True)
+        else:  # there is no order to find for what nobody has to look at
+            visited = set()
+            for node, sizes in self._assumed.items():
+                for size in sizes:
+                    self._assume(node, size)
         again = self._doubtful.intersection(visited)
         if positive - self.symbols.positive:
             again |= self._reliant
         if self.symbols.positive - positive:
             again |= self._doubtful
-        self._settle(work, again)
+        if again:
+            self._settle(Worklist(self._nodes()), again)
         return True
 
     def _follow(
@@ -242,6 +250,8 @@ class SymbolicShapes:
         self._assume(node, size)
 
     def _assume(self, node: ir.Node, size: Integer) -> None:
+        if self._always_run is None:
+            self._always_run = always_run(self._model.graph, ordered_nodes(self._model))
         if node in self._always_run:
             assume_positive(size)
 
@@ -315,6 +325,8 @@ class SymbolicShapes:
         if is_numbers and (not items or (-limit <= min(items) and max(items) < limit)):
             return elements  # most are
         flat = [self._bounded_item(item, dtype) for item in items]
+        if all(map(operator.is_, flat, items)):
+            return elements
         found = np.empty(len(flat), object)
         found[:] = flat
         return found.reshape(elements.shape)
@@ -394,4 +406,4 @@ def _around(news: News) -> set[ir.Node]:
         producer = value.producer()
         if producer is not None:
             found.add(producer)
-    return found
+    return {node for node in found if node.graph is not None}  # the others are there no more

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from graphopt.analysis.kept_table import News
-from graphopt.analysis.part_writer import Part
+from graphopt.analysis.part_writer import Part, is_held_alike
 from graphopt.analysis.result_types import types_of_results
 from graphopt.analysis.shapes import Inference, declared_shapes
 from graphopt.analysis.size_names import SizeNames
 from graphopt.analysis.symbolic_expressions import Integer
 from graphopt.analysis.symbolic_shapes import Dims, SymbolicShapes
-from graphopt.ir import CONTAINERS, opset_version, ordered_nodes, subgraphs_of
+from graphopt.ir import CONTAINERS, constant_tensor, opset_version, ordered_nodes, subgraphs_of
 from graphopt.rewrite import ShapeTable, Touched, ValueShape
 
 __all__ = ["TypedShapes", "has_uncovered", "is_covered"]
@@ -127,7 +127,9 @@ class TypedShapes(SymbolicShapes):
         if touched.everything or has_uncovered(touched.nodes):
             return False
         news = News(set(touched.nodes), set(touched.values))
-        news.nodes.update(user for user, _, _ in touched.replaced)
+        news.nodes.update(
+            user for user, old, new in touched.replaced if not self._stands_for(old, new)
+        )
         if any(value.is_graph_input() for value in touched.values):
             self._table = ShapeTable(dict(declared_shapes(self._model.graph.inputs)))
         for value in touched.values:
@@ -138,6 +140,26 @@ class TypedShapes(SymbolicShapes):
                 news.values.update(node.outputs)
                 self._forget(node.outputs)
         return self.follow(news)
+
+    def _stands_for(self, old: ir.Value, new: ir.Value) -> bool:
+        """Tell whether ``new`` is a constant of which no rule tells more than of ``old``.
+
+        Most edits put such ones in the place of Constants, and of what computes sizes: to visit
+        all their readers again is half of what following takes.
+        """
+        after = constant_tensor(new)
+        if after is None:
+            return False
+        before = constant_tensor(old)
+        if before is not None:
+            return is_held_alike(before, after)
+        known = self._elements.get(old)
+        return (
+            known is not None
+            and self._types.get(old) is self.dtype(new)
+            and self._dims.get(old) == self.dims(new)
+            and self._holds(new, known)
+        )
 
     def _forget(self, values: Iterable[ir.Value]) -> None:
         for value in values:

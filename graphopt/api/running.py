@@ -73,7 +73,7 @@ def run_pipeline(
         seed=seed,
         target=facts,
         statistics_provider=calibrator,
-        progress=_pass_progress(report),
+        progress=_pass_progress(report) if progress is not None else None,
         report=report,
         print_after=print_after,
     )

@@ -100,7 +100,7 @@ def constant_array(
 def initializer_tensors(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     """Yield every initializer of every graph with its tensor."""
     for graph in graphs(model):
-        for value in graph.initializers.values():
+        for value in graph.initializers.data.values():  # whose own walk looks each up by its name
             if value.const_value is not None:
                 yield value, value.const_value
 

@@ -86,7 +86,7 @@ def _hiding_values(graph: ir.Graph, outer: tuple[frozenset[str | None], ...]) ->
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     """Yield the values that a graph defines, each once, unnamed ones excepted."""
-    yield from dict.fromkeys((*graph.inputs, *graph.initializers.values()))
+    yield from dict.fromkeys((*graph.inputs, *graph.initializers.data.values()))
     for node in graph:
         yield from (value for value in node.outputs if value.name)
 

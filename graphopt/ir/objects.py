@@ -22,6 +22,7 @@ __all__ = [
     "node_list",
     "plain_attribute",
     "plain_node",
+    "plain_value",
     "take_out",
     "use_count",
 ]
@@ -160,6 +161,19 @@ def plain_node(
     return node  # type: ignore[no-any-return]
 
 
+def plain_value(name: str) -> ir.Value:
+    """Make a value of which nothing but the name is known yet."""
+    if not _IS_KNOWN_VALUE:
+        return Value(name=name)
+    value: Any = Value.__new__(Value)
+    value._name = name
+    value._uses = {}
+    value._producer = value._index = value._shape = value._type = value._const_value = None
+    value._metadata = value._metadata_props = value._graph = value.doc_string = None
+    value._is_graph_input = value._is_graph_output = value._is_initializer = False
+    return value  # type: ignore[no-any-return]
+
+
 def plain_attribute(name: str, kind: ir.AttributeType, held: Any) -> ir.Attr:
     """Make an attribute of what the IR would hold: numbers of Python, tuples of these, a tensor."""
     if not _IS_KNOWN_FORM:
@@ -206,6 +220,13 @@ _IS_KNOWN_FORM = (
     and vars(ir.Node("", "", []).attributes).keys() == {"_owner", "data"}
 )
 """Whether this release of the IR holds what the functions above know of."""
+
+_IS_KNOWN_VALUE = frozenset(ir.Value.__slots__) == {
+    *("_const_value", "_graph", "_index", "_is_graph_input", "_is_graph_output", "_is_initializer"),
+    *("_metadata", "_metadata_props", "_name", "_producer", "_shape", "_type", "_uses"),
+    "doc_string",
+}
+"""Whether a value of this release of the IR has the slots that `plain_value` fills."""
 
 _IS_KNOWN_LIST = frozenset(type(ir.Graph([], [], nodes=[])._nodes).__slots__) == {
     *("_length", "_root", "_value_ids_to_boxes")

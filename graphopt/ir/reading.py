@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from graphopt.ir.objects import Attr, Value, plain_attribute, plain_node
+from graphopt.ir.objects import Attr, Value, plain_attribute, plain_node, plain_value
 
 __all__ = ["HAS_NO_ANNOTATIONS", "holds_a_map", "read_model"]
 
@@ -81,12 +81,12 @@ class _Reader:
         initializers = [self._initializer(item, values, declared) for item in proto.initializer]
         written = list(proto.node)  # each is an object made when it is asked for
         # A subgraph may use what a later node around it computes: all are declared first.
-        for node in written:
-            for name in node.output[:]:
-                if name:
-                    self._declare_output(name, values, declared)
+        computed = [self._outputs(node, values, declared) for node in written]
         scopes = (values, *outer)
-        nodes = [self._node(node, scopes) for node in written]
+        nodes = [
+            self._node(node, scopes, outputs)
+            for node, outputs in zip(written, computed, strict=True)
+        ]
         outputs = []
         for info in proto.output:
             if info.name not in values:
@@ -127,14 +127,21 @@ class _Reader:
             raise _UnusualError
         return tensor
 
-    def _declare_output(
-        self, name: str, values: _Values, declared: Mapping[str, onnx.ValueInfoProto]
-    ) -> None:
-        if name in values:
-            raise _UnusualError
-        value = values[name] = Value(name=name)
-        if (info := declared.get(name)) is not None:
-            self._declare(value, info)
+    def _outputs(
+        self, proto: onnx.NodeProto, values: _Values, declared: Mapping[str, onnx.ValueInfoProto]
+    ) -> tuple[ir.Value, ...]:
+        found: list[ir.Value] = []
+        for name in proto.output[:]:
+            value = plain_value(name)
+            found.append(value)
+            if not name:
+                continue
+            if name in values:
+                raise _UnusualError
+            values[name] = value
+            if (info := declared.get(name)) is not None:
+                self._declare(value, info)
+        return tuple(found)
 
     def _declare(self, value: ir.Value, info: onnx.ValueInfoProto) -> None:
         """Give a value the type and the shape that the file declares."""
@@ -158,7 +165,9 @@ class _Reader:
         if info.metadata_props:
             value.metadata_props.update(_entries(info.metadata_props) or {})
 
-    def _node(self, proto: onnx.NodeProto, scopes: tuple[_Values, ...]) -> ir.Node:
+    def _node(
+        self, proto: onnx.NodeProto, scopes: tuple[_Values, ...], outputs: tuple[ir.Value, ...]
+    ) -> ir.Node:
         if proto.device_configurations:
             raise _UnusualError
         values = scopes[0]
@@ -171,9 +180,8 @@ class _Reader:
         attributes: dict[str, ir.Attr] = {}
         if held := proto.attribute:
             attributes = {item.name: self._attribute(item, scopes) for item in held}
-        outputs = [values[name] if name else Value(name="") for name in proto.output[:]]
         kind, name = proto.op_type, proto.name
-        node = plain_node(proto.domain, kind, tuple(inputs), attributes, tuple(outputs), name=name)
+        node = plain_node(proto.domain, kind, tuple(inputs), attributes, outputs, name=name)
         if overload := proto.overload:
             node.overload = overload
         if proto.HasField("doc_string"):

@@ -98,7 +98,7 @@ def large_fields(data: Buffer, start: int, end: int, minimum: int) -> Iterator[F
     try:
         while position < end:
             key = position
-            # Nearly every key and most lengths are one byte: a call for each would double the time.
+            # Nearly every key is one byte, and a length one or two: calls would double the time.
             tag = data[position]
             position += 1
             if tag >= 0x80:  # noqa: PLR2004 - the bit that says more bytes follow
@@ -108,7 +108,12 @@ def large_fields(data: Buffer, start: int, end: int, minimum: int) -> Iterator[F
                 size = data[position]
                 position += 1
                 if size >= 0x80:  # noqa: PLR2004
-                    size, position = _varint(data, position - 1, end)
+                    more = data[position]
+                    if more < 0x80:  # noqa: PLR2004
+                        size += (more << 7) - 0x80
+                        position += 1
+                    else:
+                        size, position = _varint(data, position - 1, end)
                 stop = position + size
                 if stop > end:
                     raise MalformedError(f"a field at {key} ends after its message")

@@ -102,12 +102,18 @@ _RESHAPE_HAS_INPUT_SINCE = 5
 def _may_be_less(node: ir.Node, shapes: ShapeTable) -> bool:
     """Tell whether a Transpose is worth a closer look: it moves a 1, or is no chain of one node."""
     data = operand(node, 0)
-    producer, known = (None, None) if data is None else (data.producer(), shapes.of(data))
-    if producer is not None and producer.op_type in _LINKS:
+    if _follows_a_link(node):
         return True
+    known = shapes.of(data)
     if known is not None and known.dims is not None and 1 in known.dims:
         return True
     return any(user.op_type in _LINKS for user, _ in node.outputs[0].uses())
+
+
+def _follows_a_link(node: ir.Node) -> bool:
+    data = operand(node, 0)
+    producer = None if data is None else data.producer()
+    return producer is not None and producer.op_type in _LINKS
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,8 @@ class _Run:
 
     def collapse(self, last: ir.Node) -> None:
         """Collapse the chain that ends in ``last``, where that saves something."""
+        if last.op_type != "Transpose" and not _follows_a_link(last):
+            return  # of a lone one that moves nothing there is nothing to say
         refusals: list[str] = []
         plans = [plan for plan in self._plans(last, refusals) if plan.gain > (0, 0)]
         if not plans:
@@ -226,7 +234,7 @@ class _Run:
         dims = self.known.dims(source)
         if dims is None or (len(moves) == 1 and _moves_sizes(dims, *moves[0])):
             return
-        for steps in self._step_plans(dims, moves):
+        for steps in self._step_plans(dims, moves, len(dead)):
             if len(steps) > len(dead) or (steps and not _saves(steps, dead)):
                 return
             operators = self._operators(dims, steps, last)
@@ -244,12 +252,12 @@ class _Run:
             given = transpose_permutation(node, self.known.rank(node.inputs[0]))
         return None if given is None else (kind, given)
 
-    def _step_plans(self, dims: Dims, moves: tuple[Move, ...]) -> list[list[Step]]:
+    def _step_plans(self, dims: Dims, moves: tuple[Move, ...], at_most: int) -> list[list[Step]]:
         """Return `plans_of` a chain; layers repeat, and so do runs of this pass."""
-        key = (plans_of, dims, moves)
+        key = (plans_of, dims, moves, at_most)
         found: list[list[Step]] | None = self.known.memo.get(key)
         if found is None:
-            found = self.known.memo[key] = plans_of(dims, moves)
+            found = self.known.memo[key] = plans_of(dims, moves, at_most)
         return found
 
     # -- operators for the steps ---------------------------------------------------------------

@@ -125,14 +125,13 @@ class EliminateDeadNodes(Pass):
                 elif value.name in referred:
                     edit.refuse(value, "annotated")
                 else:
-                    with edit.rewrite(value, because="nobody reads this weight") as change:
-                        change.remove_initializer(value)
+                    edit.remove_initializer(value, because="nobody reads this weight")
 
 
 def _unread(graph: ir.Graph) -> list[ir.Value]:
     return [
         value
-        for value in graph.initializers.values()
+        for value in graph.initializers.data.values()
         if not use_count(value) and not value.is_graph_output()
     ]
 

@@ -170,7 +170,7 @@ class Execution:
         first, dropped = self.journal.transactions, self.journal.weights_dropped
         skip = self._reason_to_skip(pass_)
         start = perf_counter()
-        facts, facts_seconds = (Facts(), 0.0) if skip else self._run_once(pass_, place, iteration)
+        facts, facts_seconds = (None, 0.0) if skip else self._run_once(pass_, place, iteration)
         seconds = perf_counter() - start
         edits = len(self.journal.edits) - edits_before
         # A skipped pass is noted as well: it would have left the model as it is.
@@ -194,7 +194,7 @@ class Execution:
             facts_seconds=facts_seconds,
         )
         self.entries.append(entry)
-        if not skip:
+        if facts is not None:
             last = self.journal.transactions
             self.steps.append(
                 Step(pass_=pass_, place=place, facts=facts, first=first, last=last, entry=entry)

@@ -219,8 +219,11 @@ class GroupRun:
         own.seconds += entry.seconds
         if entry.facts_seconds:
             own.part("facts").seconds += entry.facts_seconds
+        progress, print_after = self.whole.manager.progress, self.whole.manager.print_after
+        if progress is None and print_after is None:
+            return
         event = PassEvent.of(entry)
-        if self.whole.manager.progress is not None:
-            self.whole.manager.progress(event)
-        if self.whole.manager.print_after is not None:
-            self.whole.manager.print_after(event, self.model)
+        if progress is not None:
+            progress(event)
+        if print_after is not None:
+            print_after(event, self.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ class Ledger:
         # The journal of each group counts from 1.
         offset = self.journal.transactions
         self.journal.edits += (
-            [replace(edit, number=edit.number + offset) for edit in journal.edits]
+            [edit._replace(number=edit.number + offset) for edit in journal.edits]
             if offset
             else journal.edits
         )

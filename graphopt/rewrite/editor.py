@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import onnx_ir as ir
 
-from graphopt.ir import Node, Value
+from graphopt.ir import Node, Value, forget_graphs, forget_nodes, may_hold_graphs
+from graphopt.rewrite.attachment import detach_subgraphs, remove_node
 from graphopt.rewrite.change import Change, Place
 from graphopt.rewrite.journal import Edit, Journal, Refusal
 from graphopt.rewrite.names import NamePool
@@ -78,12 +79,42 @@ class Editor:
             )
         )
 
+    # Half of all edits remove one thing that nobody reads: nothing is collected for those first.
+
     def remove(self, node: ir.Node, *, because: str) -> None:
         """Remove one node whose outputs nobody reads."""
-        where = describe(node)
-        change = self._begun(node)
-        change.remove(node)
-        self._finish(change, where, because)
+        where, number = describe(node), self.journal.next_number()
+        if not self.journal.admits(number):
+            return
+        detach_subgraphs(node)
+        remove_node(node)
+        if may_hold_graphs(node):
+            forget_graphs(self.model)
+        else:
+            forget_nodes(self.model)
+        self.journal.touched.nodes[node] = None
+        self._record_removal(number, where, because, node.name or node.op_type)
+
+    def remove_initializer(self, value: ir.Value, *, because: str) -> None:
+        """Remove one initializer that nobody reads."""
+        where, number = describe(value), self.journal.next_number()
+        if not self.journal.admits(number):
+            return
+        assert value.graph is not None
+        del value.graph.initializers[value.name or ""]
+        self.journal.weights_dropped += 1
+        self._record_removal(number, where, because, value.name or "")
+
+    def _record_removal(self, number: int, where: str, because: str, name: str) -> None:
+        self.journal.edits.append(
+            Edit(
+                number=number,
+                pass_name=self.pass_name,
+                where=where,
+                because=because,
+                removed=(name,),
+            )
+        )
 
     def refuse(self, place: Place, slug: str, *, why: str = "") -> None:
         """Record that the pass matched at ``place`` and did not act.

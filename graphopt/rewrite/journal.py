@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -13,8 +13,7 @@ from graphopt.rewrite.names import NamePool
 __all__ = ["Edit", "Journal", "Refusal", "Touched"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Edit:
+class Edit(NamedTuple):
     """One applied rewrite.
 
     Attributes:
@@ -141,7 +140,7 @@ class Journal:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; notes stand beside it in the ledger."""
         return {
-            "edits": [asdict(edit) for edit in self.edits],
+            "edits": [edit._asdict() for edit in self.edits],
             "refusals": [asdict(refusal) for refusal in self.refusals],
             "decisions": [decision.to_dict() for decision in self.decisions],
             "exits": [found.to_dict() for found in self.exits],

@@ -239,7 +239,7 @@ def explain(
     for number, edit in enumerate(journal.edits):
         name = next((item for item in (*edit.removed, *edit.changed) if item in costs), None)
         if name is not None:
-            journal.edits[number] = replace(edit, because=f"{edit.because}; {costs[name]}")
+            journal.edits[number] = edit._replace(because=f"{edit.because}; {costs[name]}")
 
 
 def _named(where: str, names: Iterable[str]) -> str | None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache, lru_cache
 
 import onnx
 import onnx_ir as ir
+
+from graphopt.analysis.operator_table import RUNTIME_DOMAIN, Formals, OperatorRule, operator_rule
 
 __all__ = [
     "ABSENT",
     "OperatorRule",
     "Signature",
     "ValueKey",
-    "operator_rule",
+    "rule_or_fault",
     "signature_faults",
     "signature_of",
     "value_key",
 ]
-
-_Schema = onnx.defs.OpSchema
-_Option = _Schema.FormalParameterOption
 
 AttributeKey = tuple[str, ir.AttributeType]
 ValueKey = ir.DataType | str | None
@@ -35,116 +33,26 @@ unknown, and ``ABSENT`` for an optional input or output that is left out.
 ABSENT = "absent"
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One formal input or output.
-
-    Attributes:
-        name: Name in the specification.
-        variable: Type variable that all parameters of this name share, or a fixed type string.
-        types: Accepted type strings, for example ``tensor(float)``.
-        is_required: It cannot be left out.
-    """
-
-    name: str
-    variable: str
-    types: frozenset[str]
-    is_required: bool
-
-
-@dataclass(frozen=True)
-class Formals:
-    """The formal inputs, or the formal outputs, of an operator.
-
-    Attributes:
-        parameters: In order; the last one repeats where `is_variadic`.
-        least: Smallest number that may be given.
-        most: Largest number that may be given.
-        is_variadic: The last parameter stands for any number.
-    """
-
-    parameters: tuple[Parameter, ...]
-    least: int
-    most: int
-    is_variadic: bool
-
-    def at(self, index: int) -> Parameter | None:
-        """Return the parameter at `index`, the variadic one for every index beyond the last."""
-        if index < len(self.parameters):
-            return self.parameters[index]
-        return self.parameters[-1] if self.is_variadic and self.parameters else None
-
-
-@dataclass(frozen=True, eq=False)
-class OperatorRule:
-    """The parts of one operator's schema that can be checked without running it.
-
-    Attributes:
-        label: ``domain::Name`` and the version the schema is of, for messages.
-        inputs: Formal inputs.
-        outputs: Formal outputs.
-        attributes: Type and necessity by name.
-        is_deprecated: The operator must not be used at this version.
-    """
-
-    label: str
-    inputs: Formals
-    outputs: Formals
-    attributes: dict[str, tuple[ir.AttributeType, bool]]
-    is_deprecated: bool
-
-
 @cache
 def _known_domains() -> frozenset[str]:
     return frozenset(schema.domain for schema in onnx.defs.get_all_schemas())
 
 
 @cache
-def operator_rule(domain: str, op_type: str, version: int) -> OperatorRule | str | None:
+def rule_or_fault(domain: str, op_type: str, version: int) -> OperatorRule | str | None:
     """Return the rule of an operator at an opset version.
 
     Returns:
         The rule; a text that says what is wrong where a standard domain has no such operator;
         ``None`` for a domain without published schemas, of which nothing can be said.
     """
+    rule = operator_rule(domain, op_type, version)
+    if rule is not None or domain == RUNTIME_DOMAIN:
+        return rule
+    # All schemas are asked for only here: that takes milliseconds.
+    is_known = not domain or domain in _known_domains()
     label = f"{domain}::{op_type}" if domain else op_type
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        # All schemas are asked for only here: that takes milliseconds.
-        is_known = not domain or domain in _known_domains()
-        return f"`{label}` is no operator of opset {version}" if is_known else None
-    return OperatorRule(
-        label=f"{label}-{schema.since_version}",
-        inputs=_formals(schema.inputs, schema.min_input, schema.max_input),
-        outputs=_formals(schema.outputs, schema.min_output, schema.max_output),
-        attributes={
-            name: (_attribute_type(attribute), attribute.required)
-            for name, attribute in schema.attributes.items()
-        },
-        is_deprecated=schema.deprecated,
-    )
-
-
-def _attribute_type(attribute: _Schema.Attribute) -> ir.AttributeType:
-    return ir.AttributeType[str(attribute.type).removeprefix("AttrType.")]
-
-
-def _formals(parameters: Sequence[_Schema.FormalParameter], least: int, most: int) -> Formals:
-    found = []
-    for index, parameter in enumerate(parameters):
-        # A heterogeneous variadic parameter (the carried values of a Loop) binds no variable.
-        is_free = parameter.option == _Option.Variadic and not parameter.is_homogeneous
-        found.append(
-            Parameter(
-                name=parameter.name,
-                variable=f"{parameter.type_str} of {index}" if is_free else parameter.type_str,
-                types=frozenset() if is_free else frozenset(parameter.types),
-                is_required=parameter.option == _Option.Single,
-            )
-        )
-    is_variadic = bool(parameters) and parameters[-1].option == _Option.Variadic
-    return Formals(tuple(found), least, most, is_variadic)
+    return f"`{label}` is no operator of opset {version}" if is_known else None
 
 
 def value_key(value: ir.Value) -> ValueKey:

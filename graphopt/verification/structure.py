@@ -16,7 +16,7 @@ from graphopt.ir import may_hold_graphs, node_list, subgraphs_of, tensor_dims, u
 from graphopt.verification.operators import (
     ABSENT,
     ValueKey,
-    operator_rule,
+    rule_or_fault,
     signature_faults,
     signature_of,
     value_key,
@@ -223,7 +223,7 @@ class _Walk:
             return
         if self._functions and node.op_identifier() in self._functions:
             return
-        rule = operator_rule(node.domain, node.op_type, version)
+        rule = rule_or_fault(node.domain, node.op_type, version)
         if rule is None:
             return
         found: Iterable[str]
