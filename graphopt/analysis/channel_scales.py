@@ -23,6 +23,9 @@ __all__ = ["channels_scaled_above"]
 _MOST_STEPS = 6
 _HEADS_SECOND = (0, 2, 1, 3)
 _HALVES = frozenset({"LeakyRelu", "PRelu", "Relu"})
+_PAST = {"": (4, 5), "com.microsoft": (6, 7)}
+"""Inputs of operators of attention that hold keys and values of earlier runs."""
+
 _NORMALIZATIONS = frozenset({"RMSNormalization", "SimplifiedLayerNormalization"})
 
 
@@ -137,6 +140,9 @@ def _fused_attention(node: ir.Node, factors: Array, shapes: ShapeTable, steps: i
         return None
     has_bias = node.domain == "com.microsoft" and operand(node, 3) is not None
     if known.dims[-1] != len(factors) or has_bias or len(node.outputs) > 1:
+        return None
+    # Values of earlier runs are not scaled with those of this one, whoever hands them on.
+    if any(operand(node, index) is not None for index in _PAST[node.domain]):
         return None
     counts = [int_attribute(node, name, 0) for name in ("q_num_heads", "kv_num_heads")]
     if counts[0] != counts[1]:
