@@ -41,6 +41,7 @@ def _undo_unsqueeze(
 ) -> tuple[str, tuple[int, ...]] | None:
     """Merge a Squeeze of an Unsqueeze; both count axes of the value between."""
     if added >= taken:
+        # What stays of those added has moved forward by those that were taken.
         left = [axis for axis in range(rank) if axis not in taken]
         return "Unsqueeze", _sorted({left.index(axis) for axis in added - taken})
     if taken > added:

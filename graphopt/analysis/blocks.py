@@ -122,6 +122,7 @@ def _source(entry: ir.Value, exits: dict[ir.Value, SubLayer]) -> SubLayer | None
             met.add(exits[value])
             continue
         producer = value.producer()
+        # Between two sub-layers of one stream lies no layer: this is where another stream begins.
         if producer is None or producer.op_type in LAYER_OPERATORS:
             return None
         if producer.op_type not in ("Shape", "Size"):
@@ -138,6 +139,7 @@ def _streams(
     heads = {value: followers.get(group[-1]) for value, group in by_exit.items()}
     continued = {follower.exit for follower in heads.values() if follower is not None}
     for value, group in by_exit.items():
+        # Each stream is told once, from its first sub-layer on.
         if value in continued:
             continue
         members = list(group)

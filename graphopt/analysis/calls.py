@@ -33,6 +33,7 @@ class Call:
         """Return an operator that means another thing here than in ``function``, or ``None``."""
         for node in function.graph.all_nodes():
             there, here = function.opset_imports.get(node.domain), self.imports.get(node.domain)
+            # What the caller does not import is imported with the body.
             if here is None or there == here:
                 continue
             known = [_since(node, version) for version in (there, here)]

@@ -36,12 +36,14 @@ def is_lossless(source: ir.DataType, target: ir.DataType) -> bool:
     if source in _INTEGER_RANGE and target in _INTEGER_RANGE:
         low, high = _INTEGER_RANGE[source]
         return (
+            # Every number but 0 becomes the same `true`.
             target != _T.BOOL
             and _INTEGER_RANGE[target][0] <= low <= high <= (_INTEGER_RANGE[target][1])
         )
     if source in _INTEGER_RANGE and target in _FLOAT_FORMAT:
         low, high = _INTEGER_RANGE[source]
         bits, _, exponent = _FLOAT_FORMAT[target]
+        # All whole numbers up to 2**bits are exact, and 16 bits of floats end below 2**16.
         return bool(max(-low, high) <= 2**bits and high < 2 ** (exponent + 1))
     if source in _FLOAT_FORMAT and target in _FLOAT_FORMAT:
         ours, theirs = _FLOAT_FORMAT[source], _FLOAT_FORMAT[target]

@@ -138,6 +138,7 @@ def _fused_attention(node: ir.Node, factors: Array, shapes: ShapeTable, steps: i
     known = shapes.of(values)
     if known is None or known.dims is None or len(known.dims) != len(("batch", "time", "width")):
         return None
+    # The operator adds it after the factors: a part of it would have to be scaled, too.
     has_bias = node.domain == "com.microsoft" and operand(node, 3) is not None
     if known.dims[-1] != len(factors) or has_bias or len(node.outputs) > 1:
         return None
@@ -145,6 +146,7 @@ def _fused_attention(node: ir.Node, factors: Array, shapes: ShapeTable, steps: i
     if any(operand(node, index) is not None for index in _PAST[node.domain]):
         return None
     counts = [int_attribute(node, name, 0) for name in ("q_num_heads", "kv_num_heads")]
+    # Where queries share values, the result is wider than these are.
     if counts[0] != counts[1]:
         return None
     return _private(values, factors, shapes, steps)

@@ -47,6 +47,7 @@ def reshape_target(data: _Dims, result: _Dims, computed: int | None) -> tuple[in
     )
     if -1 not in target:
         return target
+    # A Reshape works out one size and no more.
     if target.count(-1) > 1:
         return "several-dimensions"
     others = [(axis, size) for axis, size in enumerate(result) if target[axis] != -1]

@@ -148,12 +148,14 @@ def _function(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
     proto = onnx.FunctionProto(name=name, domain=_DOMAIN)
     newer = {"FusedMatMul": _EINSUM_SINCE, "DynamicQuantizeMatMul": _DYNAMIC_SINCE}
     since = newer.get(node.op_type, 1)
+    # A body may need operators that are newer than the model.
     proto.opset_import.add(domain="", version=max(version, since))
     proto.input.extend(f"i{index}" for index in range(len(node.inputs)))
     proto.output.extend(f"o{index}" for index in range(len(node.outputs)))
     attributes = _ATTRIBUTES.get(node.op_type, {})
     proto.attribute.extend(attributes)
     for kind, inputs, outputs in _body(node):
+        # An optional output that this node leaves out at the end.
         if outputs[0].startswith("o") and outputs[0] not in proto.output:
             continue
         written = proto.node.add(op_type=kind, input=inputs, output=outputs)

@@ -170,6 +170,7 @@ def _explored(
     force: bool,
 ) -> Optimization:
     """Build and measure candidates, choose one, and write it."""
+    # Before the stages that all candidates share change the model in place.
     digest = model_digest(workbench.model)
     outcome = explore(workbench, work)
     seconds = time.monotonic() - start
@@ -270,6 +271,7 @@ def _ledger_of_stages(path: Path, profile: Target) -> Ledger:
     model = load(path)
     told, unrun = without_measured_stages(profile, model)
     stages_only = Pipeline.parse(told.stage_text()) if told.stage_text() else Pipeline()
+    # A plan tells how many edits there would be: nothing is run for it.
     manager = PassManager(verify="off", target=profile.to_facts())
     ledger = manager.run(model, stages_only).ledger
     ledger.notes += [f"stage `{name}` is not tried here: it measures samples" for name in unrun]

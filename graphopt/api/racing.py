@@ -121,6 +121,7 @@ class _Runner:
     def run(self, name: str, out: Path) -> RaceEntry:
         """Run one; that it fails is a result, too."""
         tool, options = CONTESTANTS[name]
+        # The other Python has the other tools, and perhaps no graphopt.
         interpreter = "" if tool == "graphopt" else self.interpreter
         try:
             took = run_foreign(

@@ -96,6 +96,7 @@ def _parameter_name(parameter: click.Parameter) -> str:
 
 
 def _near_choice(parameter: click.Parameter, message: str) -> str | None:
+    # click tells the word that was typed inside of its sentence alone.
     found = re.match(r"'(.*)' is not", message)
     if not found or not isinstance(parameter.type, click.Choice):
         return None

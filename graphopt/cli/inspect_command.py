@@ -73,6 +73,8 @@ def command(settings: Settings, model: Path, **given: Any) -> int:
         raise UsageError("`--eval` has nothing to compare with", hint="add `--samples PATH`")
     if given["sensitivity"] is not None and samples is None:
         raise UsageError("`--sensitivity` is measured on samples", hint="add `--samples PATH`")
+    if given["dims"] and given["placement"] is None:
+        raise UsageError("`--dims` has nothing to fix sizes for", hint="add `--placement TARGET`")
     summary = api.inspect(model)
     text, document = _as_text(summary), {"model": str(model), **summary.to_dict()}
     if samples is not None:

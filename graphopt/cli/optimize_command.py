@@ -141,6 +141,10 @@ def command(
         # As they were typed: what the plan prints can be run.
         words = [word for word in settings.arguments if word != "--dry-run"]
         plan = api.plan(model, output=place, arguments=("graphopt", *words), **kept)
+        if len(variants) > 1:
+            others = " and ".join(f"`{','.join(sizes)}`" for sizes in variants[1:])
+            first = f"this is the plan for `{','.join(variants[0])}`"
+            plan.shared.notes.append(f"{first}: {others} go through the same recipes")
         print_result(settings, text=str(plan), document=plan.to_dict())
         return 0
     if len(variants) > 1:

@@ -71,6 +71,7 @@ class _Stage(click.ParamType[tuple[str, bool]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, bool]:
         """Return name and switch; raise `OptionError` where the text has another form."""
+        # click converts defaults as well, and may convert a value again.
         if isinstance(value, tuple):
             return value
         name, _, text = str(value).partition("=")
@@ -95,6 +96,7 @@ class _Latency(click.ParamType[float | None]):
         try:
             seconds = float(value)
         except ValueError:
+            # Out of range, too: both faults are told by one sentence.
             seconds = -1.0
         if not 0.0 < seconds < float("inf"):
             why = "expected `off` or a number of seconds above 0"

@@ -241,8 +241,10 @@ def keep_original(bench: Workbench, built: Built, why: str) -> Built:
     Raises:
         OutputError: The file cannot be written.
     """
+    # The original may have fewer files, or others: none of these may stay beside it.
     for file in built.files:
         file.unlink(missing_ok=True)
+    # The workbench's model is what the shared stages have made of it.
     model = load(bench.source)
     files = _write(bench, built.candidate, model, built.path.parent, is_changed=False)
     built.ledger.notes.append(f"`{built.candidate.name}` is the original as it was: {why}")

@@ -81,6 +81,7 @@ def explore(bench: Workbench, folder: Path) -> Outcome:
 def _explored(bench: Workbench, folder: Path) -> Outcome:
     """Run the shared stages, then build and measure every candidate."""
     original_bytes = source_bytes(bench)
+    # Before the stages change the model in place.
     original = summarise(bench.model, bench.sizes())
     shared = run_stages(bench)
     possible, rejected = plan_candidates(bench)

@@ -146,6 +146,7 @@ def measure_sensitivities(
     if bench.calibration is not None and groups:
         manager.run(prepared.new_model(), pipeline)
     feeds = bench.feeds[:FEEDS]
+    # Of the prepared model: what was done to the original before costs no group anything.
     reference = _outputs(bench, prepared.new_model(), feeds)
     found: list[Sensitivity] = []
     for number, group in enumerate(groups, start=1):

@@ -228,6 +228,7 @@ def _told_apart(
 def is_metric_function(evaluation: SampleSource | None) -> bool:
     """Tell whether ``--eval`` names a metric, as ``module:function``, and not a file."""
     is_text = isinstance(evaluation, str | Path)
+    # Names of files may hold a colon, and on Windows whole paths do.
     return is_text and ":" in str(evaluation) and not Path(str(evaluation)).exists()
 
 

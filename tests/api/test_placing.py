@@ -37,6 +37,11 @@ def test_sizes_for_providers_that_take_no_open_ones(model):
     assert api.inspect_placement(model, "edge-nnapi", dims=["N=1"]).partitions == 1
 
 
+def test_sizes_alone_are_not_passed_over_in_silence(model, capsys):
+    assert main(["inspect", str(model), "--dims", "N=1"]) == 2
+    assert "`--dims` has nothing to fix sizes for" in capsys.readouterr().err
+
+
 def test_a_provider_of_which_nothing_is_known(model, tmp_path):
     text = """name = "made-up"
 summary = "made up"

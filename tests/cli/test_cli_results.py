@@ -73,6 +73,13 @@ def test_every_command_has_a_json_form(model, capfd, words, key):
     assert key in document(capfd, *words)
 
 
+def test_a_dry_run_says_that_it_plans_one_variant_of_several(model, capfd):
+    words = ["optimize", model, "--target", "cpu-fp32", "--dry-run", "--dims", "N=1"]
+    assert document(capfd, *words)["notes"] == []
+    (note,) = document(capfd, *words, "--dims", "N=4", "--dims", "N=8")["notes"]
+    assert note == "this is the plan for `N=1`: `N=4` and `N=8` go through the same recipes"
+
+
 def test_validate_as_json(model, tmp_path, capfd):
     assert main(["optimize", model, "--target", "cpu-fp32", "--latency", "off", "-o", "out"]) == 0
     capfd.readouterr()
