@@ -86,6 +86,11 @@ class KeptShapes(KeptTable):
             self.renewed(self._model)
         return self._typed
 
+    @property
+    def changes(self) -> int | None:
+        """Of how many values edits changed what is known; ``None`` where nobody counts."""
+        return None if self._typed is None else self._typed.changes
+
     def is_complete(self) -> bool:
         """Tell whether edits since the table was renewed left no value that it says nothing of.
 

@@ -65,6 +65,7 @@ class SymbolicShapes:
 
     Attributes:
         memo: What others computed of expressions alone, which holds as long as those are compared.
+        changes: Of how many values, those of new nodes included, edits changed what is known.
     """
 
     def __init__(self, model: ir.Model, shapes: ShapeTable) -> None:
@@ -79,6 +80,7 @@ class SymbolicShapes:
         self._reliant: set[ir.Node] = set()  # and those for which fewer may
         self._assumed: dict[ir.Node, list[Integer]] = {}
         self.memo: dict[Hashable, Any] = {}
+        self.changes = 0
         if self.version < _BROADCASTING_SINCE:
             return
         self._always_run: frozenset[ir.Node] | None = None  # looked for where it matters
@@ -159,6 +161,7 @@ class SymbolicShapes:
                     self._assume(node, size)
                 continue
             for value in self._changed_by(node):
+                self.changes += 1
                 for user, _ in value.uses():
                     visited.add(user)
                     work.add(user)

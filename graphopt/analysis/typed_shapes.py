@@ -136,7 +136,9 @@ class TypedShapes(SymbolicShapes):
             self._types.pop(value, None)
         for node in touched.nodes:
             self._inference.forget(node)
-            if node.graph is None or node.op_type == "Constant":  # which no walk visits
+            if node.graph is None:  # nobody reads what it computed
+                self._forget(node.outputs)
+            elif node.op_type == "Constant":  # which no walk visits
                 news.values.update(node.outputs)
                 self._forget(node.outputs)
         return self.follow(news)
@@ -164,6 +166,8 @@ class TypedShapes(SymbolicShapes):
     def _forget(self, values: Iterable[ir.Value]) -> None:
         for value in values:
             self._types.pop(value, None)
+            self._dims.pop(value, None)
+            self._elements.pop(value, None)
             self._computed.discard(value)
 
     def _changed_by(self, node: ir.Node) -> list[ir.Value]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis import annotation_parameters
+from graphopt.analysis import KeptShapes, annotation_parameters
 from graphopt.analysis.constant_regions import (
     ConstantRegion,
     FoldingPart,
@@ -106,11 +106,19 @@ class FoldConstants(Pass):
             _fold(foldable, plan, storage, facts, edit)
             if len(edit.journal.edits) == edits_before:
                 break
+            known = _changes(facts)
             facts = replace(facts, shapes=facts.shapes.renewed(model))
+            was_all = not (foldable.refusals or plan.left_out)
+            if was_all and known is not None and known == _changes(facts):
+                break
         for node, slug, why in foldable.refusals:
             edit.refuse(node, slug, why=why)
         for node, growth_bytes in plan.left_out.items():
             edit.refuse(node, "grows-the-file", why=f"by {growth_bytes} bytes")
+
+
+def _changes(facts: Facts) -> int | None:
+    return facts.shapes.changes if isinstance(facts.shapes, KeptShapes) else None
 
 
 def _fold(
