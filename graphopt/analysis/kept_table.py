@@ -27,6 +27,16 @@ class News:
     nodes: set[ir.Node] = field(default_factory=set)
     values: set[ir.Value] = field(default_factory=set)
 
+    def around(self) -> set[ir.Node]:
+        """Return the nodes that are others now, and those that read or compute other values."""
+        found = set(self.nodes)
+        for value in self.values:
+            found.update(user for user, _ in value.uses())
+            producer = value.producer()
+            if producer is not None:
+                found.add(producer)
+        return {node for node in found if node.graph is not None}  # the others are there no more
+
 
 class KeptTable(ShapeTable):
     """A shape table that is told of edits, and what was derived from it.

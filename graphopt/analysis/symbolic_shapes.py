@@ -122,7 +122,7 @@ class SymbolicShapes:
         positive = set(self.symbols.positive)
         self.symbols.forget_positive()
         self._always_run = None
-        due = _around(news)
+        due = news.around()
         if due:
             visited = self._follow(Worklist(self._nodes()), due, is_anew=True)
         else:  # there is no order to find for what nobody has to look at
@@ -399,14 +399,3 @@ class SymbolicShapes:
         found = np.empty(math.prod(sizes), object)
         found[:] = [self.symbols.of(("element", value, index)) for index in range(found.size)]
         return found.reshape(sizes)
-
-
-def _around(news: News) -> set[ir.Node]:
-    """Return the nodes that are others now, and those that read or compute other values."""
-    found = set(news.nodes)
-    for value in news.values:
-        found.update(user for user, _ in value.uses())
-        producer = value.producer()
-        if producer is not None:
-            found.add(producer)
-    return {node for node in found if node.graph is not None}  # the others are there no more
