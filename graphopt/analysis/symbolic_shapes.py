@@ -81,9 +81,9 @@ class SymbolicShapes:
         self._assumed: dict[ir.Node, list[Integer]] = {}
         self.memo: dict[Hashable, Any] = {}
         self.changes = 0
+        self._always_run: frozenset[ir.Node] | None = None  # looked for where it matters
         if self.version < _BROADCASTING_SINCE:
             return
-        self._always_run: frozenset[ir.Node] | None = None  # looked for where it matters
         nodes = self._nodes()
         for node in nodes:
             self._visit(node)
@@ -96,8 +96,7 @@ class SymbolicShapes:
         """Return what is known of ``model`` as it is now; after edits only what they may change."""
         if not isinstance(shapes, KeptTable):
             return cls(model, shapes)
-        own = shapes.symbolic()
-        if own is not None:
+        if (own := shapes.symbolic()) is not None:
             return own
         known = shapes.derived.get(_NAME)
         if not isinstance(known, SymbolicShapes) or shapes.touched:
