@@ -208,7 +208,8 @@ QUANTIZERS: dict[str, Quantizer] = {
         "rounding=compensated},quantize-dynamic{ops=[Gather]},clear-value-info"
     ),
     "graphopt-mixed": graphopt_pipeline(
-        "@fused,quantize-weights{block_size=128 eight_bits_share=0.36},clear-value-info"
+        "@fused,join-products,quantize-weights{block_size=128 eight_bits_share=0.375 "
+        "eight_bits_block_size=256},clear-value-info"
     ),
 }
 
