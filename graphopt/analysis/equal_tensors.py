@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir import FileTensor, blocks, sample_bytes, tensor_dims
-from graphopt.ir.hashing import sha256
+from graphopt.ir.hashing import blake2b
 
 __all__ = ["classes_of_equal_tensors"]
 
@@ -106,7 +106,7 @@ def _sample(tensor: ir.TensorProtocol) -> bytes:
 
 
 def _digest_of_sample(tensor: ir.TensorProtocol) -> bytes:
-    digest = sha256()
+    digest = blake2b()
     if tensor.dtype == ir.DataType.STRING:
         for text in _texts(tensor):
             digest.update(len(text).to_bytes(8, "little") + text)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.operators import Operators
 from graphopt.ir import tensor_dims
-from graphopt.ir.hashing import sha256
+from graphopt.ir.hashing import blake2b
 
 __all__ = ["NodeKeys"]
 
@@ -98,7 +98,7 @@ def _tensor(tensor: ir.TensorProtocol | None) -> Hashable:
     shape = tensor_dims(tensor)
     if tensor.dtype == ir.DataType.STRING:
         return (tensor.dtype, shape, tuple(bytes(t) for t in tensor.numpy().reshape(-1).tolist()))
-    return (tensor.dtype, shape, sha256(tensor.tobytes()).digest())
+    return (tensor.dtype, shape, blake2b(tensor.tobytes()).digest())
 
 
 _PLAIN: Mapping[ir.AttributeType, Callable[[Any], Hashable]] = {

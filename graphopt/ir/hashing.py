@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["blake2b", "sha256"]
 
-_DIGEST_BYTES = 16
+_DIGEST_BYTES = 32
 
 
 def sha256(data: bytes = b"") -> hashlib._Hash:
@@ -25,7 +25,7 @@ def sha256(data: bytes = b"") -> hashlib._Hash:
 
 
 def blake2b(data: bytes = b"") -> hashlib.blake2b:
-    """Return a BLAKE2b (RFC 7693) of 16 bytes that has taken in ``data``."""
+    """Return a BLAKE2b (RFC 7693) of 32 bytes that has taken in ``data``."""
     try:
         from _blake2 import blake2b as own  # where `hashlib` has it from
     except ImportError:  # an interpreter that has it elsewhere

@@ -49,6 +49,10 @@ class ShareWeights(Pass):
 
     name: ClassVar[str] = "share-weights"
     contract: ClassVar[Contract] = Contract(numerics=Exact(), is_idempotent=True)
+    # Nodes read what they read before: it can matter only to who compares readers of one value.
+    enables: ClassVar[frozenset[str] | None] = frozenset(
+        {"collapse-repeats", "hoist-common-nodes", "merge-common-subexpressions", "tie-embeddings"}
+    )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002
         """Merge equal initializers."""

@@ -95,10 +95,20 @@ class Standing:
                 has anything to do that had nothing to do before.
         """
         if edits:
+            before = self.version
             self.version += edits - dropped
             self._census = None
+            self._keep_settled(pass_, before)
         if pass_.contract.is_idempotent:
             self._unchanged_since[type(pass_), pass_] = self.version
+
+    def _keep_settled(self, pass_: Pass, before: int) -> None:
+        """Count as settled, still, what the edits of ``pass_`` give nothing to do."""
+        if pass_.enables is None:
+            return
+        for key, version in self._unchanged_since.items():
+            if version == before and key[1].name not in pass_.enables:
+                self._unchanged_since[key] = self.version
 
     def is_settled(self, pass_: Pass) -> bool:
         """Tell whether ``pass_`` is idempotent and nothing was edited since its last run."""
