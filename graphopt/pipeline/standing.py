@@ -66,7 +66,6 @@ class Standing:
         self.version = start.version
         self._unchanged_since = dict(start.unchanged_since)
         self._census: Census | None = None
-        self._weighed: _Weighed = {}
 
     def journal(self, limit: int | None) -> Journal:
         """Return a new journal for editors of the model, which tells `shapes` what changes."""
@@ -118,23 +117,19 @@ class Standing:
     def census(self) -> Census:
         """Counts of the model as it is; it is walked once between edits."""
         if self._census is None:
-            self._census = self._counted()
+            self._census = _counted(self.model)
         return self._census
 
-    def _counted(self) -> Census:
-        kinds, before = operators_of(self.model), self._weighed
-        weighed = self._weighed = {}
-        for graph in graphs(self.model):
-            for value in graph.initializers.data.values():
-                tensor = value.const_value
-                if tensor is not None:
-                    # Tied weights count once; to ask each tensor takes longer than all the rest.
-                    key = id(tensor)
-                    weighed[key] = before.get(key) or (tensor.nbytes, tensor)
-        operators = frozenset(op_type for _, op_type in kinds)
-        total = sum(size for size, _ in weighed.values())
-        return Census(sum(kinds.values()), total, operators)
 
-
-_Weighed = dict[int, tuple[int, ir.TensorProtocol]]
-"""Bytes of tensors by their identity; the tensor is held, so that no other one gets it."""
+def _counted(model: ir.Model) -> Census:
+    kinds = operators_of(model)
+    # Tied weights are one tensor, and count once.
+    tensors = {
+        id(tensor): tensor
+        for graph in graphs(model)
+        for value in graph.initializers.data.values()
+        if (tensor := value.const_value) is not None
+    }
+    operators = frozenset([op_type for _, op_type in kinds])
+    total = sum([tensor.nbytes for tensor in tensors.values()])
+    return Census(sum(kinds.values()), total, operators)
