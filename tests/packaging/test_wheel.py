@@ -11,7 +11,18 @@ import graphopt
 
 SOURCE = Path(__file__).parents[2]
 IS_WHEEL_EXPECTED = os.environ.get("GRAPHOPT_EXPECT_WHEEL") == "1"
-ALLOWED_SUFFIXES = {".py", ".toml", ".json", ".md", ".html", ".css", ".mjs", ".onnx", ".npz"}
+ALLOWED_SUFFIXES = {
+    ".py",
+    ".toml",
+    ".json",
+    ".md",
+    ".html",
+    ".css",
+    ".mjs",
+    ".onnx",
+    ".npz",
+    ".txt",
+}
 
 needs_wheel = pytest.mark.skipif(
     not IS_WHEEL_EXPECTED, reason="runs with `make test`, which installs the wheel"
