@@ -49,9 +49,12 @@ class ShareWeights(Pass):
 
     name: ClassVar[str] = "share-weights"
     contract: ClassVar[Contract] = Contract(numerics=Exact(), is_idempotent=True)
-    # Nodes read what they read before: it can matter only to who compares readers of one value.
-    enables: ClassVar[frozenset[str] | None] = frozenset(
-        {"collapse-repeats", "hoist-common-nodes", "merge-common-subexpressions", "tie-embeddings"}
+    # Nodes read the same numbers as before, which is all that these look at.
+    spares: ClassVar[frozenset[str]] = frozenset(
+        """
+        collapse-rearrangements eliminate-dead-nodes eliminate-identities fold-constants
+        simplify-shapes
+        """.split()
     )
 
     def run(self, model: ir.Model, edit: Editor, facts: Facts) -> None:  # noqa: ARG002

@@ -103,10 +103,8 @@ class Standing:
 
     def _keep_settled(self, pass_: Pass, before: int) -> None:
         """Count as settled, still, what the edits of ``pass_`` give nothing to do."""
-        if pass_.enables is None:
-            return
-        for key, version in self._unchanged_since.items():
-            if version == before and key[1].name not in pass_.enables:
+        for key, version in self._unchanged_since.items() if pass_.spares else ():
+            if version == before and key[1].name in pass_.spares:
                 self._unchanged_since[key] = self.version
 
     def is_settled(self, pass_: Pass) -> bool:

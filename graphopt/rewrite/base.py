@@ -33,8 +33,8 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         is_foreign: It is a program of others: that it fails is told, and is no error.
         anchors: Operator types (of any domain) without which it has nothing to do, so that the
             manager need not ask; ``None``: it always runs.
-        enables: Names of the idempotent passes that may have something to do after its edits where
-            they had nothing before; ``None``: any.
+        spares: Names of idempotent passes that have nothing to do after its edits where they had
+            nothing before; any other one, of a plug-in too, may have and runs again.
     """
 
     name: ClassVar[str]
@@ -42,7 +42,7 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     is_preparation: ClassVar[bool] = False
     is_foreign: ClassVar[bool] = False
     anchors: ClassVar[frozenset[str] | None] = None
-    enables: ClassVar[frozenset[str] | None] = None
+    spares: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """Check the options.

@@ -1,4 +1,4 @@
-"""A pass that says what its edits give to do has no other idempotent pass run again after them."""
+"""A pass that names what its edits give nothing to do has those not run again after them."""
 
 from __future__ import annotations
 
@@ -46,26 +46,30 @@ class Rename(Pass):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameForNobody(Rename):
-    """The same, and says that it gives no pass anything to do."""
+class RenameSparingLook(Rename):
+    """The same, and says that it gives that pass nothing to do."""
 
-    name: ClassVar[str] = "rename-for-nobody"
-    enables: ClassVar[frozenset[str] | None] = frozenset()
+    name: ClassVar[str] = "rename-sparing-look"
+    spares: ClassVar[frozenset[str]] = frozenset({"look"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenameForLook(Rename):
-    """The same, and names the one pass that has to look again."""
+class RenameSparingAnother(Rename):
+    """The same, of another pass."""
 
-    name: ClassVar[str] = "rename-for-look"
-    enables: ClassVar[frozenset[str] | None] = frozenset({"look"})
+    name: ClassVar[str] = "rename-sparing-another"
+    spares: ClassVar[frozenset[str]] = frozenset({"fold-constants"})
 
 
 @pytest.mark.parametrize(
     ("renaming", "status"),
-    [(Rename(), "unchanged"), (RenameForLook(), "unchanged"), (RenameForNobody(), "skipped")],
+    [
+        (Rename(), "unchanged"),
+        (RenameSparingAnother(), "unchanged"),
+        (RenameSparingLook(), "skipped"),
+    ],
 )
-def test_only_what_edits_enable_runs_again(renaming: Pass, status: str) -> None:
+def test_only_what_edits_spare_is_not_run_again(renaming: Pass, status: str) -> None:
     pipeline = Pipeline.of(Look(), renaming, Look(), renaming)
     ledger = PassManager(verify="off").run(from_text(_MODEL), pipeline).ledger
 
@@ -73,12 +77,28 @@ def test_only_what_edits_enable_runs_again(renaming: Pass, status: str) -> None:
         "unchanged",
         "applied",
         status,
-        "skipped",  # it is idempotent, whatever it enables
+        "skipped",  # it is idempotent, whatever it spares
     ]
 
 
 def test_a_pass_that_never_ran_is_not_settled_by_others() -> None:
-    pipeline = Pipeline.of(RenameForNobody(), Look())
+    pipeline = Pipeline.of(RenameSparingLook(), Look())
     ledger = PassManager(verify="off").run(from_text(_MODEL), pipeline).ledger
 
     assert [entry.status for entry in ledger.entries] == ["applied", "unchanged"]
+
+
+def test_who_splits_shared_weights_looks_again_once_they_are() -> None:
+    model = from_text(
+        """
+        <ir_version: 10, opset_import: ["" : 20]>
+        agraph (float[1,1] x) => (float[1,1] y, float[1,1] z) <float[1,1] a = {2.0}, float[1,1] b = {2.0}> {
+            y = MatMul(x, a)
+            z = MatMul(x, b)
+        }
+        """
+    )
+    pipeline = Pipeline.parse("unshare-weights, share-weights, unshare-weights")
+    entries = PassManager(verify="off").run(model, pipeline).ledger.entries
+
+    assert [entry.status for entry in entries] == ["unchanged", "applied", "unchanged"]
