@@ -163,6 +163,38 @@ def test_the_layer_that_matters_at_the_outputs_gets_eight_bits():
     assert kinds[0.4] == [ir.DataType.UINT4, ir.DataType.UINT4]
 
 
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"eight_bits": ("first",)}, [3, 3]),
+        ({"eight_bits": ("first",), "eight_bits_block_size": 64}, [2, 3]),
+        ({"eight_bits": ("first",), "eight_bits_block_size": 0}, [None, 3]),
+        ({"eight_bits_share": 0.5, "eight_bits_block_size": 64}, [2, 3]),
+    ],
+)
+def test_layers_that_keep_eight_bits_may_have_blocks_of_their_own(options, rows):
+    model = prepared(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N,72] x) => (float[N,40] y) <float[72,40] w, float[72,40] v>
+        { [first] p = MatMul(x, w)  q = MatMul(x, v)  t = Constant<value_float = 0.001>()
+          r = Mul(q, t)  y = Add(p, r) }"""
+    )
+    random = np.random.default_rng(6)
+    samples = [{"x": random.standard_normal((4, 72)).astype(np.float32)} for _ in range(4)]
+    manager = PassManager(
+        verify="off", statistics_provider=Calibrator(samples=load_samples(samples))
+    )
+    manager.run(model, Pipeline.of(QuantizeWeights(minimum_elements=1, **options)))
+
+    stored = {name: value.const_value for name, value in model.graph.initializers.items()}
+    assert [stored[f"{name}_quantized"].dtype for name in "wv"] == [
+        ir.DataType.INT8,
+        ir.DataType.UINT4,
+    ]
+    shapes = [stored[f"{name}_scale"].numpy().shape for name in "wv"]
+    assert shapes == [(40,) if count is None else (count, 40) for count in rows]  # of 72 inputs
+
+
 def weight_of(model):
     """Return the weight that the layer of a model computes with."""
     tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
