@@ -142,7 +142,7 @@ def home_of_source(source: str | Path) -> Path | None:
     named = parse_source(str(source))
     if named is None:
         return Path(source).absolute().parent
-    return Path(named.place.partition("@")[0]).absolute() if named.kind == "hf" else None
+    return Path(named.path).absolute() if named.kind == "hf" else None
 
 
 def name_of_source(source: str | Path) -> str:
@@ -152,7 +152,7 @@ def name_of_source(source: str | Path) -> str:
         return Path(str(source).partition(":")[2] or source).stem
     if named.kind == "torch":
         return named.place.rpartition(":")[2]
-    return Path(named.place.partition("@")[0]).name
+    return Path(named.path).name
 
 
 def _device_of(target: str | Path | Target | None, opset: int | None) -> DeviceProfile:
@@ -183,7 +183,7 @@ def _lower_ir_version(model: ir.Model, newest: int | None) -> None:
 
 def _remarks(source: ExportSource, found: ExportReport) -> dict[str, str]:
     """Return what the model says of where it came from; no path of this machine."""
-    name = source.place if source.kind == "torch" else Path(source.place.partition("@")[0]).name
+    name = source.place if source.kind == "torch" else Path(source.path).name
     remarks = {"graphopt.source": f"{source.kind}:{name}", "graphopt.exporter": found.exporter}
     remarks |= {f"graphopt.source.{key}": value for key, value in found.origin.items()}
     return remarks | {f"graphopt.version.{key}": value for key, value in found.versions.items()}

@@ -283,11 +283,14 @@ class Validation:
         if self.reference is None:
             return None, ""
         free = self.backend.available_bytes()
-        needed = ROOM_OF_THE_REFERENCE * self.reference.stat().st_size
+        source, size = self.manifest["source"], self.reference.stat().st_size
+        needed = ROOM_OF_THE_REFERENCE * max(size, source["size_bytes"])
         if free is not None and free < needed:
             return None, f"; no room for the original: {free} bytes are free, it may need {needed}"
         note = ""
-        if file_sha256(self.reference) != self.manifest["source"]["sha256"]:
+        # Where weights are outside, what was recorded is of the loaded model, not of a file.
+        has_weights_outside = size < source["size_bytes"]
+        if not has_weights_outside and file_sha256(self.reference) != source["sha256"]:
             note = "; the file beside it has another digest than the one recorded as the original"
         session = self.backend.open(self.reference.absolute(), self.manifest["session"])
         return session, note

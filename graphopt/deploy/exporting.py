@@ -63,6 +63,13 @@ class ExportSource:
     def __str__(self) -> str:
         return self.place if self.kind == "pt2" else f"{self.kind}:{self.place}"
 
+    @property
+    def path(self) -> str:
+        """The file or folder alone; names may hold an ``@``, so that only the last one ends it."""
+        if self.kind != "hf" or "@" not in self.place or Path(self.place).is_dir():
+            return self.place
+        return self.place.rpartition("@")[0]
+
 
 def parse_source(text: str) -> ExportSource | None:
     """Return what a text like ``torch:module:factory`` names; ``None``: an ordinary path."""
@@ -274,10 +281,10 @@ def _checked_place(source: ExportSource, *, trust: bool) -> str:
         )
     if source.kind == "torch":
         return source.place
-    path, at, task = source.place.partition("@")
+    path = source.path
     if not Path(path).exists():
         raise InputError(f"`{path}` does not exist")
-    return f"{Path(path).absolute()}{at}{task}"
+    return f"{Path(path).absolute()}{source.place.removeprefix(path)}"
 
 
 def _compared(

@@ -130,7 +130,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def _tensor(value: ir.Value) -> dict[str, Any]:
-    dims = [] if value.shape is None else [_dim(dim) for dim in value.shape]
+    dims = None if value.shape is None else [_dim(dim) for dim in value.shape]
     return {
         "name": value.name,
         "dtype": _dtype(value.dtype),

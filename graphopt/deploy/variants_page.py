@@ -33,7 +33,7 @@ def page_with_variants(page: str, variants: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(entry: Mapping[str, Any], number: int) -> str:
-    sizes = (f"{one['name']} {' x '.join(map(str, one['dims']))}" for one in entry["inputs"])
+    sizes = (f"{one['name']} {_size(one['dims'])}" for one in entry["inputs"])
     missed = [gate["name"] for gate in entry["gates"] if gate["passed"] is False]
     ratio = entry["measured"].get("latency_ratio")  # it may have been made without
     cells = [entry["name"], "\n".join(sizes), entry["file"], entry["recipe"]["candidate"]]
@@ -44,3 +44,9 @@ def _row(entry: Mapping[str, Any], number: int) -> str:
     if number:
         link = f'<a href="variants/{escape(entry["name"])}/report.html">{escape(entry["name"])}</a>'
     return f"<tr>{text}<td>{link}</td></tr>"
+
+
+def _size(dims: Sequence[int | str | None] | None) -> str:
+    if dims is None:
+        return "of any rank"
+    return " x ".join("?" if dim is None else str(dim) for dim in dims)

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.ir.spilling import spilled
-from graphopt.ir.walk import graphs
+from graphopt.ir.walk import graphs, nodes
 
 __all__ = [
     "as_tensor",
+    "attribute_tensors",
     "constant_array",
     "constant_tensor",
     "initializer_tensors",
@@ -103,6 +104,18 @@ def initializer_tensors(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorPr
         for value in graph.initializers.data.values():  # whose own walk looks each up by its name
             if value.const_value is not None:
                 yield value, value.const_value
+
+
+def attribute_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every tensor that an attribute of a node holds, one of its own or one of a list."""
+    for node in nodes(model):
+        for attribute in node.attributes.data.values():
+            if attribute.is_ref():
+                continue
+            if attribute.type is ir.AttributeType.TENSOR:
+                yield attribute.value
+            elif attribute.type is ir.AttributeType.TENSORS:
+                yield from attribute.value
 
 
 def weight_bytes(model: ir.Model) -> int:

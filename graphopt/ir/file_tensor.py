@@ -370,10 +370,10 @@ def stored_bytes(tensor: ir.TensorProtocol) -> memoryview:
 
 
 def external_files(model: ir.Model) -> frozenset[Path]:
-    """Return the files beside the model's own that hold weights of it."""
-    from graphopt.ir.constants import initializer_tensors
+    """Return the files beside the model's own that hold weights or other tensors of it."""
+    from graphopt.ir.constants import attribute_tensors, initializer_tensors
 
-    tensors = [tensor for _, tensor in initializer_tensors(model)]
+    tensors = [*(tensor for _, tensor in initializer_tensors(model)), *attribute_tensors(model)]
     held = {item.source for item in tensors if isinstance(item, FileTensor)}
     named = {Path(item.path) for item in tensors if isinstance(item, ir.ExternalTensor)}
     return frozenset(

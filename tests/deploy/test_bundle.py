@@ -52,6 +52,16 @@ def test_manifest_tells_what_the_device_needs(bundle, models):
     assert str(models.original.parent) not in json.dumps(manifest)
 
 
+def test_an_unknown_rank_is_not_written_as_a_scalar(parts, tmp_path):
+    model = load(parts.model)
+    model.graph.outputs[0].shape = None
+    save(model, tmp_path / "model.onnx")
+    unranked = dataclasses.replace(parts, model=tmp_path / "model.onnx")
+    manifest = Bundle.build(unranked, tmp_path / "bundle").manifest
+    assert manifest["model"]["outputs"][0]["dims"] is None
+    jsonschema.validate(manifest, json.loads(schema_text()))
+
+
 def test_model_is_copied_byte_for_byte(bundle, models):
     assert bundle.model_path.read_bytes() == models.candidate.read_bytes()
 

@@ -252,6 +252,17 @@ def test_sources_are_told_from_paths():
     assert [name_of_source(name) for name in names] == ["make", "mini", "forest", "a", "b"]
 
 
+def test_a_folder_may_have_an_at_sign_in_its_name(folder):
+    (folder / "mini@2").mkdir()
+    for task in ("", "@fill-mask"):
+        text = f"hf:{folder}/mini@2{task}"
+        assert name_of_source(text) == "mini@2"
+        assert parse_source(text).path == f"{folder}/mini@2"
+    with pytest.raises(InputError) as caught:  # the process that loads it finds the same folder
+        export(f"hf:{folder}/mini@2@fill-mask", folder / "out")
+    assert "holds no `config.json`" in caught.value.why
+
+
 def test_pickles_are_not_loaded_untrusted(folder):
     bomb = folder / "bomb.pkl"
     bomb.write_bytes(pickle.dumps(Bomb(str(folder / "exploded"))))

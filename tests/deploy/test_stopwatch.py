@@ -78,3 +78,16 @@ def test_without_room_the_original_is_left_out(bundle, models, monkeypatch):
     assert report["exit_code"] == 0
     assert report["latency"]["reference"] is None
     assert "no room for the original" in report["checks"][-1]["detail"]
+
+
+def test_an_original_with_weights_outside_counts_with_them(copy, models, monkeypatch):
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["source"]["size_bytes"] = 10**12
+    path.write_text(json.dumps(manifest))
+    monkeypatch.setattr(OnnxRuntime, "available_bytes", lambda self: 10**12)
+    detail = Validation(copy, OnnxRuntime(), True, None, models.original).run()["checks"][-1]
+    assert "it may need 3000000000000" in detail["detail"]
+    monkeypatch.setattr(OnnxRuntime, "available_bytes", lambda self: None)
+    detail = Validation(copy, OnnxRuntime(), True, None, models.original).run()["checks"][-1]
+    assert "another digest" not in detail["detail"]  # what was recorded is of the loaded model

@@ -146,6 +146,9 @@ def test_the_table_of_variants_says_what_failed_and_obeys_no_name():
         "recipe": {"candidate": "exact"}, "measured": {"latency_ratio": 0.5},
         "gates": [{"name": "max_size_ratio", "passed": False}],
     }  # fmt: skip
+    unranked = {**entry, "inputs": [{"name": "y", "dims": None}, {"name": "z", "dims": [None]}]}
+    page = page_with_variants(f"a{MARK}b", [unranked])
+    assert "y of any rank\nz ?" in page
     page = page_with_variants(f"a{MARK}b", [entry, entry])
     assert page.count("<td>FAILS max_size_ratio</td><td>0.500</td>") == 2
     assert "&lt;x&gt; N x 2" in page

@@ -204,6 +204,16 @@ def test_weights_shared_by_two_initializers_are_written_once(tmp_path):
         np.testing.assert_array_equal(value.const_value.numpy(), shared.numpy())
 
 
+def test_files_of_tensors_in_attributes_count_among_those_beside(tmp_path):
+    (tmp_path / "m.data").write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    held = onnx.TensorProto(data_type=1, dims=[8], name="held", data_location=1)
+    held.external_data.add(key="location", value="m.data")
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=held))
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert {path.name for path in gir.external_files(gir.load(tmp_path / "m.onnx"))} == {"m.data"}
+
+
 def test_a_folder_that_is_missing_or_closed_gives_one_clear_error(tmp_path):
     with pytest.raises(OutputError, match="cannot be written") as caught:
         gir.save(model_with_weights(), tmp_path / "no" / "m.onnx")

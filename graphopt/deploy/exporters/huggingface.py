@@ -37,8 +37,9 @@ def load_huggingface(text: str, *, trust: bool) -> Loaded:
         ExportError: The folder holds no model, leads out of itself, has only pickled weights and
             ``trust`` is not set, or the task or the part is unknown.
     """
-    path, _, wanted = text.partition("@")
-    folder = Path(path)
+    is_whole = Path(text).is_dir()  # a folder, too, may have an `@` in its name
+    path, _, wanted = (text, "", "") if is_whole else text.rpartition("@")
+    folder = Path(path or text)
     config = _checked(folder, trust=trust)
     task, _, part = (wanted or _task_of(config)).partition("/")
     if task not in TASKS:
