@@ -88,6 +88,9 @@ def _journal_text(pass_text: str, journal: dict[str, Any]) -> str:
 
     edits, refusals = journal["edits"], journal["refusals"]
     parts = [f"{pass_text}: {_count(edits, 'edit')}, {_count(refusals, 'refusal')}"]
+    if not edits and not refusals:
+        name = pass_text.partition("{")[0]
+        parts += [f"Nothing in it is what the pass looks for: `graphopt explain {name}` says what."]
     if edits:
         rows = [(item["where"], item["because"]) for item in edits]
         parts += ["", format_table(("edited", "because"), rows)]
