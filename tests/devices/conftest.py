@@ -70,6 +70,8 @@ def libraries():
     def environment(folder):
         triplet = f"{platform.machine()}-linux-gnu"
         places = [folder / "usr/lib" / triplet, folder / "lib" / triplet]
+        # Some keep parts in a folder of their own, which they name by its place in the system.
+        places += {found.parent for place in places for found in place.glob("*/lib*.so*")}
         return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(map(str, places))}
 
     return environment

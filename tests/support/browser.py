@@ -42,10 +42,12 @@ class Browser:
         os.close(commands)
         os.close(answers)
         self._number, self._rest, self.messages = 0, b"", []
-        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        attached = self._ask("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        self.ask("Runtime.enable")
+        try:
+            self._session = self._attach()
+            self.ask("Runtime.enable")
+        except BaseException:  # nobody else can end it
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
@@ -55,6 +57,10 @@ class Browser:
         self._process.wait(30)
         os.close(self._commands)
         os.close(self._answers)
+
+    def _attach(self):
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        return self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def open(self, url):
         self.ask("Page.navigate", url=url)
