@@ -92,6 +92,17 @@ def test_accuracy_beyond_what_is_enough_is_worth_nothing():
     assert chosen(enough, candidate("finer", 0.6, sqnr_db=90.0), worth_of_3_db=1.5) == "enough"
 
 
+def test_accuracy_does_not_outweigh_that_a_model_is_faster_at_all():
+    """As measured of EfficientNet without matrix kernels: floats with packed weights had won."""
+    faster = candidate("faster", 0.92, 0.294, spread=0.01, sqnr_db=37.8)
+    packed = candidate("packed", 1.0, 0.289, spread=0.01, sqnr_db=46.8, verdict="same")
+    assert chosen(faster, packed, worth_of_3_db=1.12, enough_db=42.0) == "faster"
+    hardly = candidate("hardly", 0.97, 0.294, spread=0.01, sqnr_db=37.8)
+    assert chosen(hardly, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
+    unsure = candidate("unsure", 0.92, 0.294, spread=0.05, sqnr_db=37.8)
+    assert chosen(unsure, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
+
+
 def test_what_is_as_good_for_its_accuracy_is_chosen_by_size():
     fine = candidate("fine", 0.324, size=0.3, sqnr_db=33.0)
     small = candidate("small", 0.300, size=0.2, sqnr_db=30.0)
