@@ -93,9 +93,9 @@ def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
 def _is_clearly_faster(item: Measured) -> bool:
     """Tell whether a candidate is faster than the original by more than counts as equal."""
     latency = item.latency
-    if latency is None or latency.verdict == "too-noisy":
+    if latency is None or latency.verdict != "faster":  # which it is where its interval says so
         return False
-    return latency.surest.high <= 1 - SIMILAR_LATENCY
+    return latency.surest.ratio <= 1 - SIMILAR_LATENCY
 
 
 def _latency_ratio(candidate: Measured) -> float:

@@ -99,7 +99,7 @@ def test_accuracy_does_not_outweigh_that_a_model_is_faster_at_all():
     assert chosen(faster, packed, worth_of_3_db=1.12, enough_db=42.0) == "faster"
     hardly = candidate("hardly", 0.97, 0.294, spread=0.01, sqnr_db=37.8)
     assert chosen(hardly, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
-    unsure = candidate("unsure", 0.92, 0.294, spread=0.05, sqnr_db=37.8)
+    unsure = candidate("unsure", 0.92, 0.294, spread=0.1, sqnr_db=37.8, verdict="same")
     assert chosen(unsure, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
 
 
