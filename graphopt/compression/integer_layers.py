@@ -255,7 +255,9 @@ def _sole_reader(value: ir.Value, op_type: str) -> ir.Node | None:
     uses = tuple(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return None
-    node = uses[0].node
+    node, producer = uses[0].node, value.producer()
+    if producer is None or node.graph is not producer.graph:
+        return None  # in a branch or loop, which is not measured
     return node if not node.domain and node.op_type == op_type else None
 
 

@@ -129,7 +129,8 @@ def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
     if len(uses) != 1 or node.outputs[0].is_graph_output():
         return None
     user, index = uses[0]
-    return (user, 1 - index) if user.op_type == "Add" and not user.domain else None
+    is_beside = user.graph is node.graph  # a sum in a branch stays there
+    return (user, 1 - index) if is_beside and user.op_type == "Add" and not user.domain else None
 
 
 def _bias_of(

@@ -1,0 +1,66 @@
+"""Layers whose results are read in branches: what is quantized of them, and that it loads."""
+
+import numpy as np
+import pytest
+
+from graphopt.calibration import Calibrator, load_samples
+from graphopt.compression.integer_layers import integer_layers
+from graphopt.ir import from_text, save
+from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewrite import TargetFacts
+from graphopt.runtime import shared_worker
+
+SUM_IN_A_BRANCH = """(bool c, float[N,2] x) => (float[N,2] y)
+<float[2,2] w = {127.0, 64.0, -3.0, -254.0}, float[2] b = {1.0, 2.0}>
+{ m = MatMul(x, w)
+  y = If(c) <then_branch = one () => (float[N,2] t) { t = Add(m, b) },
+             else_branch = two () => (float[N,2] e) { e = Neg(x) }> }"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Quantize a model, and return it, what the ledger refuses, and SQNRs in both branches."""
+
+    def outputs(model, feeds):
+        path = tmp_path / "model.onnx"
+        save(model, path)
+        with shared_worker().load(path) as session:
+            return [session.run(feed)["y"] for feed in feeds]
+
+    def run(text, passes, shape):
+        values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        feeds = [{"x": values, "c": np.array(which)} for which in (True, False)]
+        model = from_text(text)
+        wanted = outputs(model, feeds)
+        calibrator = Calibrator(samples=load_samples(feeds), worker=shared_worker())
+        manager = PassManager(
+            verify="structure",
+            target=TargetFacts(),
+            statistics_provider=calibrator,
+            reproducer_dir=None,
+        )
+        ledger = manager.run(model, Pipeline.parse(passes)).ledger
+        pairs = zip(wanted, outputs(model, feeds), strict=True)
+        with np.errstate(divide="ignore"):
+            noise = [
+                10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) for want, got in pairs
+            ]
+        return model, {refusal.slug for refusal in ledger.journal.refusals}, noise
+
+    return run
+
+
+def test_a_sum_in_a_branch_is_no_bias_of_a_product_outside(run):
+    model, refused, noise = run(
+        SUM_IN_A_BRANCH, "quantize-linear-layers{minimum_elements=1}", (3, 2)
+    )
+    assert "MatMulIntegerToFloat" in {node.op_type for node in model.graph}
+    assert not refused
+    assert min(noise) > 35
+
+
+@pytest.mark.parametrize("quantizer", ["quantize-static", "quantize-dynamic{minimum_elements=1}"])
+def test_a_sum_in_a_branch_is_not_corrected(run, quantizer):
+    model, refused, _ = run(SUM_IN_A_BRANCH, f"{quantizer},correct-bias", (3, 2))
+    assert [layer.bias for layer in integer_layers(model.graph)] == [None]
+    assert refused == {"no-bias"}
