@@ -209,6 +209,28 @@ class _Planner:
             if node not in self._integer and self._is_lifted(node):
                 self._integer.add(node)
                 self._lifted.add(node)
+        self._integer.update(self._moves_into_subgraphs(between))
+
+    def _moves_into_subgraphs(self, between: list[ir.Node]) -> set[ir.Node]:
+        """Return operators that move integer results to where a branch or loop reads them.
+
+        ONNX Runtime 1.32 moves quantizers across such operators, and ends the process where it
+        meets a reader of that kind: there is nothing to move where quantizers stand behind them.
+        """
+        restored = {self._result(node)[0] for node in self._layers if node.op_type in self._always}
+        restored.update(value for node in self._integer for value in node.outputs)
+        restored.update(self._result(node)[0] for node in self._integer)
+        moving = []
+        for node in between:
+            if node.op_type in MOVING and node not in self._integer and node.inputs[0] in restored:
+                restored.update(node.outputs)
+                moving.append(node)
+        found: set[ir.Node] = set()
+        for node in reversed(moving):
+            uses = [user for output in node.outputs for user, _ in output.uses()]
+            if any(user.graph is not self._graph or user in found for user in uses):
+                found.add(node)
+        return found
 
     def _has_kernel(self, node: ir.Node) -> bool:
         question = self._question

@@ -15,6 +15,12 @@ SUM_IN_A_BRANCH = """(bool c, float[N,2] x) => (float[N,2] y)
 { m = MatMul(x, w)
   y = If(c) <then_branch = one () => (float[N,2] t) { t = Add(m, b) },
              else_branch = two () => (float[N,2] e) { e = Neg(x) }> }"""
+MOVED_INTO_BRANCHES = """(bool c, float[1,2,2,2] x) => (float[1,2,2,2] y)
+<float[2,2,1,1] w = {1.0, 2.0, -3.0, -1.0}, int64[4] shape = {1, 2, 2, 2}>
+{ m = Conv(x, w)
+  MOVE
+  y = If(c) <then_branch = one () => (float[1,2,2,2] t) { t = Abs(r) },
+             else_branch = two () => (float[1,2,2,2] e) { e = Neg(r) }> }"""
 
 
 @pytest.fixture
@@ -64,3 +70,17 @@ def test_a_sum_in_a_branch_is_not_corrected(run, quantizer):
     model, refused, _ = run(SUM_IN_A_BRANCH, f"{quantizer},correct-bias", (3, 2))
     assert [layer.bias for layer in integer_layers(model.graph)] == [None]
     assert refused == {"no-bias"}
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        "r = Transpose<perm = [0, 2, 3, 1]>(m)",
+        "r = MaxPool<kernel_shape = [1, 1]>(m)",
+        "s = Transpose<perm = [0, 3, 1, 2]>(m)  r = Reshape(s, shape)",
+    ],
+)
+def test_what_branches_read_of_moved_integers_loads(run, move):
+    text = MOVED_INTO_BRANCHES.replace("MOVE", move)
+    _, _, noise = run(text, "quantize-static{placement=arm-cpu}", (1, 2, 2, 2))
+    assert min(noise) > 30
