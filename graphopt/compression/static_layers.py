@@ -42,6 +42,11 @@ class Layer:
         return self.weight.shape[self.axis]
 
     @property
+    def holds_bias(self) -> bool:
+        """Tell whether the operator adds the bias, and no other one behind it."""
+        return self.bias_reader is not None and self.bias_reader[0] is self.node
+
+    @property
     def activation(self) -> ir.Value:
         """The operand that is computed at run time."""
         value = self.node.inputs[0]

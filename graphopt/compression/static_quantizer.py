@@ -172,8 +172,11 @@ class StaticQuantizer:
             scheme.weight,
             reduce_range=scheme.reduce_range(layer.node),
         )
-        if layer.bias is not None and layer.node in self._biased:
+        is_biased = layer.node in self._biased
+        # What is left in float, the runtime turns into integers of this scale at load.
+        if layer.bias is not None and (is_biased or layer.holds_bias):
             parameters = widen_for_bias(parameters, layer.bias, float(input_scale))
+        if is_biased:
             self._quantize_bias(change, layer, bias_parameters(parameters, input_scale))
         node, name = layer.node, layer.weight.origin.name or ""
         integers = self._constants.integers(change, node, layer.weight, parameters)

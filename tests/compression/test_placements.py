@@ -1,0 +1,54 @@
+"""Placements for other runtimes, as ONNX Runtime on a CPU computes what they quantize."""
+
+import numpy as np
+import pytest
+
+from graphopt.calibration import Calibrator, load_samples
+from graphopt.ir import from_text, save
+from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewrite import TargetFacts
+from graphopt.runtime import shared_worker
+
+# The channels in the middle hold nothing but their biases, as channels of trained networks do.
+DEAD_CHANNELS = """(float[1,2,3,3] x) => (float[1,2,3,3] y)
+<float[4,2,1,1] w = {1.0, -2.0, 0.0, 0.0, 1e-12, 0.0, 3.0, 1.0}, float[4] b = {0.1, 0.9, 0.9, 0.1},
+ float[2,4,1,1] v = {1.0, 2.0, -3.0, 0.5, -1.0, 2.0, 1.5, 1.0}>
+{ a = Conv(x, w, b)  r = Relu(a)  y = Conv(r, v) }"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Quantize a model; return the operators of the main graph, and SQNRs of its outputs."""
+
+    def outputs(model, feeds):
+        path = tmp_path / "model.onnx"
+        save(model, path)
+        with shared_worker().load(path) as session:
+            return session.run(feeds)
+
+    def run(text, passes, feeds):
+        model = from_text(text)
+        wanted = outputs(model, feeds)
+        calibrator = Calibrator(samples=load_samples([feeds]), worker=shared_worker())
+        manager = PassManager(
+            verify="structure",
+            target=TargetFacts(),
+            statistics_provider=calibrator,
+            reproducer_dir=None,
+        )
+        manager.run(model, Pipeline.parse(passes))
+        found = outputs(model, feeds)
+        with np.errstate(divide="ignore"):
+            return [node.op_type for node in model.graph], {
+                name: 10 * np.log10((want**2).sum() / ((want - found[name]) ** 2).sum())
+                for name, want in wanted.items()
+            }
+
+    return run
+
+
+@pytest.mark.parametrize("placement", ["tensorrt", "openvino", "qnn-htp", "nnapi", "arm-cpu"])
+def test_biases_of_channels_without_weights_are_kept(run, placement):
+    x = np.random.default_rng(0).standard_normal((1, 2, 3, 3)).astype(np.float32)
+    _, noise = run(DEAD_CHANNELS, f"quantize-static{{placement={placement}}}", {"x": x})
+    assert noise["y"] > 30
