@@ -56,6 +56,8 @@ def plan_operands(question: PlanQuestion, *, all_sums: bool) -> IntegerPlan:
         indices = _quantized_operands(node, layers, quantized, all_sums=all_sums)
         if question.is_excluded(node) or not _have_range(node, indices, question):
             continue
+        if node not in layers and not _are_floats(node, indices, question):
+            continue
         for index in indices:
             value = node.inputs[index]
             assert value is not None
@@ -94,6 +96,12 @@ def _examine(node: ir.Node, question: PlanQuestion) -> Layer | LayerRefused:
 
 def _have_range(node: ir.Node, indices: tuple[int, ...], question: PlanQuestion) -> bool:
     return not any(node.inputs[index] in question.without_range for index in indices)
+
+
+def _are_floats(node: ir.Node, indices: tuple[int, ...], question: PlanQuestion) -> bool:
+    """Tell whether operands have 32 bits, as the weight says of what a layer reads."""
+    values = [value for index in indices if (value := node.inputs[index]) is not None]
+    return all(_is_float(value, question) for value in values)
 
 
 def _multiplies_activations(node: ir.Node) -> bool:
@@ -224,7 +232,8 @@ def _carry_results(
         readers = {user for user, _ in output.uses()}
         if question.absorbs_limits and len(readers) == 1 and not output.is_graph_output():
             (reader,) = readers
-            if node.op_type not in MOVING and is_limiter(reader, output):
+            is_beside = reader.graph is question.graph
+            if is_beside and node.op_type not in MOVING and is_limiter(reader, output):
                 result, limiter = reader.outputs[0], reader
         if result in question.without_range or not _is_float(result, question):
             continue

@@ -52,3 +52,30 @@ def test_biases_of_channels_without_weights_are_kept(run, placement):
     x = np.random.default_rng(0).standard_normal((1, 2, 3, 3)).astype(np.float32)
     _, noise = run(DEAD_CHANNELS, f"quantize-static{{placement={placement}}}", {"x": x})
     assert noise["y"] > 30
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.int32])
+@pytest.mark.parametrize("placement", ["tensorrt", "openvino"])
+def test_products_of_other_types_stay(run, placement, kind):
+    name = {np.float64: "double", np.float16: "float16", np.int32: "int32"}[kind]
+    text = f"""({name}[2,2] a, {name}[2,2] b, float[2,2] x) => ({name}[2,2] y, float[2,2] z)
+    <float[2,2] w = {{1.0, 2.0, 3.0, -4.0}}> {{ y = MatMul(a, b)  z = MatMul(x, w) }}"""
+    numbers = np.array([[1, 2], [3, -4]])
+    feeds = {"a": numbers.astype(kind), "b": numbers.T.astype(kind), "x": np.eye(2, dtype="f4")}
+    operators, noise = run(text, f"quantize-static{{placement={placement}}}", feeds)
+    assert operators.count("QuantizeLinear") == 1
+    assert noise["y"] == np.inf
+    assert noise["z"] > 30
+
+
+def test_a_limit_in_a_branch_leaves_its_operand_quantized(run):
+    text = """(bool c, float[1,2,2,2] x) => (float[1,2,2,2] y)
+    <float[2,2,1,1] w = {1.0, 2.0, -3.0, -1.0}>
+    { m = Conv(x, w)
+      y = If(c) <then_branch = one () => (float[1,2,2,2] t) { t = Relu(m) },
+                 else_branch = two () => (float[1,2,2,2] e) { e = Neg(x) }> }"""
+    x = np.random.default_rng(0).standard_normal((1, 2, 2, 2)).astype(np.float32)
+    feeds = {"x": x, "c": np.array(True)}
+    operators, noise = run(text, "quantize-static{placement=qnn-htp}", feeds)
+    assert operators.count("QuantizeLinear") == 3
+    assert noise["y"] > 30
