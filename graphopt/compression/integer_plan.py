@@ -29,6 +29,8 @@ class PlanQuestion:
         absorbs_limits: A ``Relu`` or ``Clip`` behind an integer operator becomes the saturation
             of its quantizer. False where the zero point is fixed, since the integers then reach
             below 0.
+        is_signed_and_typed: Values become signed 8-bit integers in an opset of at least 21, in
+            which quantizers name their type.
         shapes: What is known of the values; ``None`` gives every form the benefit of the doubt.
     """
 
@@ -36,6 +38,7 @@ class PlanQuestion:
     is_excluded: Callable[[ir.Node], bool]
     without_range: frozenset[ir.Value] = frozenset()
     absorbs_limits: bool = True
+    is_signed_and_typed: bool = False
     shapes: ShapeTable | None = None
 
 

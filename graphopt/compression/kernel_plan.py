@@ -28,6 +28,8 @@ from graphopt.ir import constant_tensor
 __all__ = ["plan_kernels"]
 
 _FEW_CHANNELS = 3
+# The runtime moves quantizers from before these to behind them.
+_CROSSED = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _FLOAT_ONLY = {
     "HardSwish": "ONNX Runtime computes it in float only",
     "Pad": "quantizers are not moved across it; `fold-padding` makes it part of a layer",
@@ -209,22 +211,29 @@ class _Planner:
             if node not in self._integer and self._is_lifted(node):
                 self._integer.add(node)
                 self._lifted.add(node)
-        self._integer.update(self._moves_into_subgraphs(between))
+        self._integer.update(self._not_to_be_crossed(between))
 
-    def _moves_into_subgraphs(self, between: list[ir.Node]) -> set[ir.Node]:
-        """Return operators that move integer results to where a branch or loop reads them.
+    def _not_to_be_crossed(self, between: list[ir.Node]) -> set[ir.Node]:
+        """Return operators that move integer results, and that quantizers must stand behind.
 
-        ONNX Runtime 1.32 moves quantizers across such operators, and ends the process where it
-        meets a reader of that kind: there is nothing to move where quantizers stand behind them.
+        ONNX Runtime 1.32 moves quantizers across such operators. Where a branch or loop reads what
+        they return it ends the process, and from opset 21 on it gives signed integers a zero point
+        of another type; where quantizers stand behind them already there is nothing to move.
         """
         restored = {self._result(node)[0] for node in self._layers if node.op_type in self._always}
         restored.update(value for node in self._integer for value in node.outputs)
         restored.update(self._result(node)[0] for node in self._integer)
         moving = []
         for node in between:
-            if node.op_type in MOVING and node not in self._integer and node.inputs[0] in restored:
+            if (
+                node.op_type in _CROSSED
+                and node not in self._integer
+                and node.inputs[0] in restored
+            ):
                 restored.update(node.outputs)
                 moving.append(node)
+        if self._question.is_signed_and_typed:
+            return set(moving)
         found: set[ir.Node] = set()
         for node in reversed(moving):
             uses = [user for output in node.outputs for user, _ in output.uses()]

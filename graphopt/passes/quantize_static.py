@@ -43,6 +43,7 @@ __all__ = ["QuantizeStatic"]
 
 _MINIMUM_OPSET = 13  # DequantizeLinear with one scale per channel
 _WIDE_OPSET = 21  # QuantizeLinear to 16 bits
+_TYPED_OPSET = 21  # QuantizeLinear names the type of its result
 _WIDE = ("u16", "s16")
 _LEVELS, _SYMMETRIC_LEVELS = 256, 255
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
@@ -168,7 +169,7 @@ class QuantizeStatic(Pass):
         if _obstacle(model, target) is not None:
             return Needs()
         placement = self._placement(target)
-        carried = self._plan(model, placement).carried
+        carried = self._plan(model, placement, target).carried
         names = tuple(dict.fromkeys(item.like.name or "" for item in carried))
         is_symmetric = self._is_symmetric(placement)
         method = RangeMethod(
@@ -234,6 +235,7 @@ class QuantizeStatic(Pass):
         self,
         model: ir.Model,
         placement: Placement,
+        target: TargetFacts,
         shapes: ShapeTable | None = None,
         without_range: frozenset[ir.Value] = frozenset(),
     ) -> IntegerPlan:
@@ -242,6 +244,8 @@ class QuantizeStatic(Pass):
             is_excluded=lambda node: _matches(node, self.exclude),
             without_range=without_range,
             absorbs_limits=not self._is_symmetric(placement),
+            is_signed_and_typed=self._scheme(placement, target).activation == "s8"
+            and opset_version(model) >= _TYPED_OPSET,
             shapes=shapes,
         )
         return plan_integers(question, placement)
@@ -250,7 +254,7 @@ class QuantizeStatic(Pass):
         """Return a plan that quantizes only values whose range is known and finite."""
         unknown: frozenset[ir.Value] = frozenset()
         while True:
-            plan = self._plan(model, placement, facts.shapes, unknown)
+            plan = self._plan(model, placement, facts.target, facts.shapes, unknown)
             missing = {
                 carried.like
                 for carried in plan.carried

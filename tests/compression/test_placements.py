@@ -79,3 +79,22 @@ def test_a_limit_in_a_branch_leaves_its_operand_quantized(run):
     operators, noise = run(text, "quantize-static{placement=qnn-htp}", feeds)
     assert operators.count("QuantizeLinear") == 3
     assert noise["y"] > 30
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(
+    "move",
+    [
+        "y = Transpose<perm = [0, 2, 3, 1]>(m)",
+        "r = Reshape(m, shape)  y = Tanh(r)",
+        "s = MaxPool<kernel_shape = [1, 1]>(m)  r = Slice(s, one, two, one)  y = Tanh(r)",
+    ],
+)
+def test_signed_integers_that_are_moved_at_the_end_load(run, opset, move):
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]> g (float[1,2,2,2] x) => (float[A,B,C,D] y)
+    <float[2,2,1,1] w = {{1.0, 2.0, -3.0, -1.0}}, int64[4] shape = {{1, 1, 4, 2}},
+     int64[1] one = {{1}}, int64[1] two = {{2}}>
+    {{ m = Conv(x, w)  {move} }}"""
+    x = np.random.default_rng(0).standard_normal((1, 2, 2, 2)).astype(np.float32)
+    _, noise = run(text, "quantize-static{placement=arm-cpu}", {"x": x})
+    assert noise["y"] > 30
