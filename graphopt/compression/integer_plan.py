@@ -13,7 +13,10 @@ import onnx_ir as ir
 from graphopt.compression.static_layers import Layer, LayerRefused
 from graphopt.rewrite import ShapeTable
 
-__all__ = ["Carried", "ConstantOperand", "IntegerPlan", "PlanQuestion"]
+__all__ = ["TYPED_OPSET", "Carried", "ConstantOperand", "IntegerPlan", "PlanQuestion"]
+
+TYPED_OPSET = 21
+"""Since which opset `QuantizeLinear` names the type of its result."""
 
 ConstantOperand: TypeAlias = tuple[ir.Node, int, npt.NDArray[np.float32]]
 
@@ -29,8 +32,8 @@ class PlanQuestion:
         absorbs_limits: A ``Relu`` or ``Clip`` behind an integer operator becomes the saturation
             of its quantizer. False where the zero point is fixed, since the integers then reach
             below 0.
-        is_signed_and_typed: Values become signed 8-bit integers in an opset of at least 21, in
-            which quantizers name their type.
+        is_signed_and_typed: Values become signed 8-bit integers in an opset of at least
+            `TYPED_OPSET`: ONNX Runtime 1.32 refuses quantizers that it moves itself.
         shapes: What is known of the values; ``None`` gives every form the benefit of the doubt.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.compression.integer_plan import Carried, IntegerPlan
+from graphopt.compression.integer_plan import TYPED_OPSET, Carried, IntegerPlan
 from graphopt.compression.quantization import (
     INTEGER_TYPES,
     QuantizationParameters,
@@ -21,6 +21,7 @@ from graphopt.compression.quantization import (
 )
 from graphopt.compression.quantized_weights import QuantizedWeights, remove_unread
 from graphopt.compression.static_layers import Layer
+from graphopt.ir import opset_version
 from graphopt.rewrite import Change, Editor, Facts, ShapeTable, ValueRange
 
 __all__ = ["Scheme", "StaticQuantizer"]
@@ -65,10 +66,16 @@ class StaticQuantizer:
         self._plan = plan
         self._scheme = scheme
         self._constants = QuantizedWeights(edit.model)
+        is_typed = opset_version(edit.model) >= TYPED_OPSET and scheme.activation == "s8"
+        self._apart = {
+            layer.node for layer in plan.layers if is_typed and _is_flattened(layer, facts.shapes)
+        }
         self._biased = {
             layer.node
             for layer in plan.layers
-            if scheme.integer_bias and _quantizes_bias(layer, facts.shapes)
+            if scheme.integer_bias
+            and layer.node not in self._apart
+            and _quantizes_bias(layer, facts.shapes)
         }
         self._parameters = {
             carried.value: self._parameters_for(facts.ranges[carried.like.name or ""], carried)
@@ -117,7 +124,7 @@ class StaticQuantizer:
                 self._quantize_operand(change, node, index, array)
         for layer, scale in zip(plan.layers, scales, strict=True):
             originals.append(layer.node.inputs[1])
-            if layer.bias_reader is not None and layer.node in self._biased:
+            if layer.bias_reader is not None and layer.node in self._biased | self._apart:
                 reader, index = layer.bias_reader
                 originals.append(reader.inputs[index])
             with self._edit.rewrite(layer.node, because="integer weights") as change:
@@ -178,6 +185,8 @@ class StaticQuantizer:
             parameters = widen_for_bias(parameters, layer.bias, float(input_scale))
         if is_biased:
             self._quantize_bias(change, layer, bias_parameters(parameters, input_scale))
+        if layer.node in self._apart:
+            self._set_bias_apart(change, layer)
         node, name = layer.node, layer.weight.origin.name or ""
         integers = self._constants.integers(change, node, layer.weight, parameters)
         change.set_input(node, 1, self._dequantized(change, integers, parameters, name, node))
@@ -195,6 +204,18 @@ class StaticQuantizer:
         )
         restored = self._dequantized(change, integers, parameters, original.name or "", layer.node)
         change.set_input(reader, index, restored)
+
+    def _set_bias_apart(self, change: Change, layer: Layer) -> None:
+        """Give a bias a form with which the runtime leaves its sum alone: a row."""
+        assert layer.bias is not None
+        assert layer.bias_reader is not None
+        reader, index = layer.bias_reader
+        original = reader.inputs[index]
+        assert original is not None
+        row = layer.bias.reshape(1, -1)
+        change.set_input(
+            reader, index, self._constants.constant(change, reader, row, f"{original.name}_row")
+        )
 
     def _dequantized(
         self,
@@ -239,6 +260,18 @@ def _quantizes_bias(layer: Layer, shapes: ShapeTable) -> bool:
     return (
         dims is None or len(dims) <= _MATRIX_RANK or not any(isinstance(dim, str) for dim in dims)
     )
+
+
+def _is_flattened(layer: Layer, shapes: ShapeTable) -> bool:
+    """Tell whether the runtime makes a ``Gemm`` of a product and a sum behind a ``Reshape``.
+
+    It moves quantizers across that, which it must not where those that it makes are refused.
+    """
+    if layer.bias_reader is None or layer.holds_bias:
+        return False
+    found = shapes.of(layer.activation)
+    dims = found.dims if found is not None else None
+    return dims is not None and len(dims) > _MATRIX_RANK and _quantizes_bias(layer, shapes)
 
 
 def _range_of(array: npt.NDArray[np.float32]) -> ValueRange:

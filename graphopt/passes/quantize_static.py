@@ -22,6 +22,7 @@ from graphopt.compression import (
     plan_integers,
     remove_unread,
 )
+from graphopt.compression.integer_plan import TYPED_OPSET
 from graphopt.errors import OptionError
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
@@ -43,7 +44,6 @@ __all__ = ["QuantizeStatic"]
 
 _MINIMUM_OPSET = 13  # DequantizeLinear with one scale per channel
 _WIDE_OPSET = 21  # QuantizeLinear to 16 bits
-_TYPED_OPSET = 21  # QuantizeLinear names the type of its result
 _WIDE = ("u16", "s16")
 _LEVELS, _SYMMETRIC_LEVELS = 256, 255
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
@@ -245,7 +245,7 @@ class QuantizeStatic(Pass):
             without_range=without_range,
             absorbs_limits=not self._is_symmetric(placement),
             is_signed_and_typed=self._scheme(placement, target).activation == "s8"
-            and opset_version(model) >= _TYPED_OPSET,
+            and opset_version(model) >= TYPED_OPSET,
             shapes=shapes,
         )
         return plan_integers(question, placement)

@@ -98,3 +98,14 @@ def test_signed_integers_that_are_moved_at_the_end_load(run, opset, move):
     x = np.random.default_rng(0).standard_normal((1, 2, 2, 2)).astype(np.float32)
     _, noise = run(text, "quantize-static{placement=arm-cpu}", {"x": x})
     assert noise["y"] > 30
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize("placement", ["arm-cpu", "tensorrt"])
+def test_signed_integers_of_a_layer_over_rows_of_rows_load(run, opset, placement):
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]> g (float[2,2,2] x) => (float[2,2,2] y)
+    <float[2,2] w = {{1.0, 2.0, -3.0, -1.0}}, float[2] b = {{0.5, -0.5}}>
+    {{ m = MatMul(x, w)  y = Add(b, m) }}"""
+    x = np.random.default_rng(0).standard_normal((2, 2, 2)).astype(np.float32)
+    _, noise = run(text, f"quantize-static{{placement={placement}}}", {"x": x})
+    assert noise["y"] > 30
