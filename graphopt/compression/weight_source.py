@@ -95,7 +95,7 @@ def _why_not_constant(value: ir.Value | None) -> NoWeight:
         return NoWeight("weight-overridable", "the initializer is also an input of the model")
     if (restorer := _restorer(value)) is not None:
         return NoWeight("already-quantized", f"it comes from `{restorer.name}`")
-    return NoWeight("weight-not-constant", "both operands are computed at run time")
+    return NoWeight("weight-not-constant", "it is computed at run time")
 
 
 def _restorer(value: ir.Value | None) -> ir.Node | None:

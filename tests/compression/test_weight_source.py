@@ -46,3 +46,10 @@ def test_what_is_no_weight_says_why():
     double = operand("(double[1] x) => (double[1] y) <double[1] w = {1}> { y = Add(x, w) }")
     assert trace_weight(double) == NoWeight("not-float32", "the weight is double")
     assert trace_weight(None).slug == "weight-not-constant"
+
+
+def test_a_computed_weight_says_nothing_of_the_other_operand():
+    found = trace_weight(
+        operand("(float[2,2] x) => (float[2,2] y) <float[2,2] w = {1,2,3,4}> { y = MatMul(w, x) }")
+    )
+    assert found == NoWeight("weight-not-constant", "it is computed at run time")
