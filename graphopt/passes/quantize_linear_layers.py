@@ -50,6 +50,8 @@ _OPERATORS = frozenset({"MatMul", "Gemm"})
 _MINIMUM_OPSET = 11  # Gather and Concat count axes from the end
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
 _LARGEST_VALUE = 1e30
+# Below it no scale is fine enough: a product of two must still be a normal float.
+_SMALLEST_VALUE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,8 @@ class QuantizeLinearLayers(Pass):
         `bias-not-constant`    the bias of a `Gemm` is not one finite constant per output.
         `unsupported-form`     a `Gemm` with transA, alpha or beta; an activation that may be a
                                vector.
-        `range-unknown`        the activation has no finite range, or was 0 in every sample.
+        `range-unknown`        the activation has no finite range, or was 0 in every sample, or as good
+                               as (1e-13).
         `too-small`            the weight has fewer than `minimum_elements`.
         `inside-subgraph`      the layer is in a branch, loop or function, which is not measured.
         `excluded`             the name matches `exclude`.
@@ -348,8 +351,9 @@ def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
         return LayerRefused("unsupported-form", f"`{name}` may be a vector")
     if span is None or not np.isfinite([span.minimum, span.maximum]).all():
         return LayerRefused("range-unknown", f"`{name}` has no finite range")
-    if not 0.0 < max(-span.minimum, span.maximum) < _LARGEST_VALUE:
-        why = "was 0 in every sample" if span.minimum == span.maximum else "reaches 1e30"
+    largest = max(-span.minimum, span.maximum)
+    if not _SMALLEST_VALUE < largest < _LARGEST_VALUE:
+        why = "was 0 in every sample, or nearly" if largest < 1.0 else "reaches 1e30"
         return LayerRefused("range-unknown", f"`{name}` {why}")
     moments = facts.moments.get(name)
     if moments is None or not moments.is_finite:

@@ -48,6 +48,8 @@ _WIDE = ("u16", "s16")
 _LEVELS, _SYMMETRIC_LEVELS = 256, 255
 # Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
 _LARGEST_VALUE = 1e30
+# Below it no scale is fine enough: a product of two must still be a normal float.
+_SMALLEST_VALUE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class QuantizeStatic(Pass):
     When it refuses
         `range-unknown`        a value that the layer reads or computes has no finite range, or one
                                that reaches what stands for infinity (1e30), or was 0 in every
-                               sample.
+                               sample, or as good as (1e-13).
         `weight-not-constant`  the layer has no constant weight.
         `weight-overridable`   the weight is also an input of the model.
         `already-quantized`    the weight comes from integers.
@@ -336,7 +338,7 @@ def _is_known(found: ValueRange | None) -> bool:
     if found is None or not np.isfinite([found.minimum, found.maximum]).all():
         return False
     # What was 0 in every sample has no scale: any other value that it takes later would be lost.
-    return 0.0 < max(-found.minimum, found.maximum) < _LARGEST_VALUE
+    return _SMALLEST_VALUE < max(-found.minimum, found.maximum) < _LARGEST_VALUE
 
 
 def _refuse_layers(model: ir.Model, edit: Editor, slug: str, why: str) -> None:

@@ -204,12 +204,13 @@ def test_table_tied_to_the_output_layer_never_becomes_float(tmp_path):
     assert max(np.prod(weight.dims) for weight in floats) <= 40
 
 
-def test_what_was_zero_in_every_sample_stays_in_float():
+@pytest.mark.parametrize("size", [0.0, 1e-18, 1e-40])
+def test_what_was_as_good_as_zero_in_every_sample_stays_in_float(size):
     model = with_weights(
         "(float[2,4] x) => (float[2,4] y) <WEIGHTS> { y = MatMul(x, w) }", w=(4, 4)
     )
     before, pass_, journal = model_bytes(model), QuantizeStatic(), Journal()
-    zeros = measured(pass_, model, {"x": np.zeros((2, 4), np.float32)})
+    zeros = measured(pass_, model, {"x": np.full((2, 4), size, np.float32)})
     assert zeros
     pass_.run(model, Editor(model, pass_name=pass_.name, journal=journal), Facts(ranges=zeros))
     assert [refusal.slug for refusal in journal.refusals] == ["range-unknown"]
