@@ -24,7 +24,13 @@ from graphopt.compression.integer_plan import (
     IntegerPlan,
     PlanQuestion,
 )
-from graphopt.compression.static_layers import LAYER_OPERATORS, Layer, LayerRefused, find_layer
+from graphopt.compression.static_layers import (
+    LAYER_OPERATORS,
+    Layer,
+    LayerRefused,
+    find_layer,
+    sum_refusal,
+)
 from graphopt.compression.weight_source import reader_count
 from graphopt.ir import constant_tensor
 
@@ -88,6 +94,8 @@ def _examine(node: ir.Node, question: PlanQuestion) -> Layer | LayerRefused:
     if question.is_excluded(node):
         return LayerRefused("excluded", "by the options of the pass")
     layer = find_layer(node, with_transposed=True)
+    if isinstance(layer, Layer) and question.is_signed_and_typed:
+        layer = sum_refusal(layer, question.shapes) or layer
     if isinstance(layer, Layer) and layer.activation in question.without_range:
         why = f"`{layer.activation.name}` has no usable range, or was 0 in every sample"
         return LayerRefused("range-unknown", why)

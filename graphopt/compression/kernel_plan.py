@@ -22,7 +22,13 @@ from graphopt.compression.integer_operators import (
     quantizable_constant,
 )
 from graphopt.compression.integer_plan import Carried, IntegerPlan, PlanQuestion
-from graphopt.compression.static_layers import LAYER_OPERATORS, Layer, LayerRefused, find_layer
+from graphopt.compression.static_layers import (
+    LAYER_OPERATORS,
+    Layer,
+    LayerRefused,
+    find_layer,
+    sum_refusal,
+)
 from graphopt.ir import constant_tensor
 
 __all__ = ["plan_kernels"]
@@ -131,6 +137,8 @@ class _Planner:
         if (refused := self._slow.get(node)) is not None:
             return refused
         layer = find_layer(node)
+        if isinstance(layer, Layer) and self._question.is_signed_and_typed:
+            layer = sum_refusal(layer, self._question.shapes) or layer
         if isinstance(layer, LayerRefused):
             return layer
         source = _moved_from(layer.activation)

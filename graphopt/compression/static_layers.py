@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from graphopt.compression.integer_layers import is_outlier_product
 from graphopt.compression.weight_source import NoWeight, WeightSource, trace_weight
+from graphopt.rewrite import ShapeTable
 
-__all__ = ["LAYER_OPERATORS", "Layer", "LayerRefused", "find_layer"]
+__all__ = ["LAYER_OPERATORS", "Layer", "LayerRefused", "find_layer", "sum_refusal"]
 
 LAYER_OPERATORS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 _MATRIX_RANK = 2
@@ -136,6 +137,31 @@ def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
     user, index = uses[0]
     is_beside = user.graph is node.graph  # a sum in a branch stays there
     return (user, 1 - index) if is_beside and user.op_type == "Add" and not user.domain else None
+
+
+def sum_refusal(layer: Layer, shapes: ShapeTable | None) -> LayerRefused | None:
+    """Return why signed integers of opset 21 cannot be multiplied before the sum behind a layer.
+
+    ONNX Runtime 1.32 makes a ``Reshape`` and a ``Gemm`` of a product and a sum with a vector, moves
+    quantizers across, and refuses what it has made. A constant bias can be made a row, which
+    prevents that, but not where the product is a vector itself.
+
+    Args:
+        layer: Any layer.
+        shapes: Of the values; ``None`` gives it the benefit of the doubt.
+    """
+    reader = _bias_add(layer.node) if layer.node.op_type == "MatMul" else None
+    if reader is None or shapes is None:
+        return None
+    found, summand = shapes.of(layer.activation), shapes.of(reader[0].inputs[reader[1]])
+    dims = None if found is None else found.dims
+    added = None if summand is None else summand.dims
+    if dims is None or added is None or len(added) != 1 or len(dims) == _MATRIX_RANK:
+        return None
+    is_row_possible = layer.bias is not None and len(dims) > _MATRIX_RANK
+    if is_row_possible or any(isinstance(dim, str) for dim in dims):
+        return None
+    return LayerRefused("unsupported-form", "the runtime refuses its Gemm of signed integers")
 
 
 def _bias_of(

@@ -78,7 +78,9 @@ class QuantizeStatic(Pass):
         `weight-not-finite`    the weight holds NaN or infinity.
         `weight-rank`          the weight has a rank for which there is no integer kernel.
         `bias-not-constant`    the bias is not one finite constant per channel.
-        `unsupported-form`     a `Gemm` with transA, alpha or beta; a `ConvTranspose` in groups.
+        `unsupported-form`     a `Gemm` with transA, alpha or beta; a `ConvTranspose` in groups; of
+                               signed integers in opset 21 and above, a product of a vector, or
+                               before a sum with a computed one: ONNX Runtime does not load it.
         `no-integer-kernel`    ONNX Runtime computes the operator in float only: `ConvTranspose`,
                                and `HardSwish` and `Pad` beside a layer.
         `not-faster`           its integer kernel saves no time: a convolution of up to three

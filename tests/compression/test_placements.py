@@ -109,3 +109,21 @@ def test_signed_integers_of_a_layer_over_rows_of_rows_load(run, opset, placement
     x = np.random.default_rng(0).standard_normal((2, 2, 2)).astype(np.float32)
     _, noise = run(text, f"quantize-static{{placement={placement}}}", {"x": x})
     assert noise["y"] > 30
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize("placement", ["arm-cpu", "tensorrt"])
+@pytest.mark.parametrize("shape", [(2,), (2, 2, 2)])
+def test_sums_that_the_runtime_refuses_stay(run, shape, placement, opset):
+    dims = ",".join(map(str, shape))
+    bias = "Identity(b)" if len(shape) == 1 else "Tanh(c)"
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]>
+    g (float[{dims}] x, float[2] c) => (float[{dims}] y)
+    <float[2,2] w = {{1.0, 2.0, -3.0, -1.0}}, float[2] b = {{0.5, -0.5}}>
+    {{ m = MatMul(x, w)  d = {bias}  y = Add(m, d) }}"""
+    random = np.random.default_rng(0)
+    feeds = {"x": random.standard_normal(shape), "c": random.standard_normal(2)}
+    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+    operators, noise = run(text, f"quantize-static{{placement={placement}}}", feeds)
+    assert operators.count("QuantizeLinear") == (1 if opset == 17 else 0)
+    assert noise["y"] > 30
