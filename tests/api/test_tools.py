@@ -109,6 +109,14 @@ def test_verify_holds_outputs_of_integers_to_every_limit(tmp_path, limit):
     assert graphopt.verify(one, other, **limit).exit_code == 1
 
 
+def test_verify_does_not_show_the_worst_noise_as_the_best(model, tmp_path):
+    """An output that is missing has a ratio of -inf dB; inf dB would be no noise at all."""
+    other = tmp_path / "other.onnx"
+    gir.save(gir.from_text(TEXT.replace("z", "q")), other)
+    shown = str(graphopt.verify(model, other, min_sqnr_db=20.0))
+    assert "-inf" in shown
+
+
 def test_a_limit_that_is_no_number_is_never_held(model):
     assert graphopt.verify(model, model, max_abs=math.nan).exit_code == 1
     assert graphopt.verify(model, model, min_cosine=math.nan).exit_code == 1
