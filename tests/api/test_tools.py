@@ -85,6 +85,21 @@ def test_run_pipeline_overwrites_only_when_told(model):
     assert model.read_bytes() != before
 
 
+def test_only_files_are_replaced_and_only_when_asked_for(model, tmp_path):
+    (tmp_path / "nowhere").symlink_to("missing")
+    with pytest.raises(OutputError, match="exists"):
+        graphopt.run_pipeline(model, "@exact", tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    steps = []  # it is refused before any work
+    with pytest.raises(OutputError, match="is not replaced"):
+        graphopt.run_pipeline(
+            model, "@exact", tmp_path / "folder", force=True, progress=steps.append
+        )
+    assert steps == []
+    with pytest.raises(OutputError, match="is not replaced"):
+        api.race(model, keep=model, force=True)
+
+
 def test_verify_tells_equal_from_different(model, tmp_path):
     other = tmp_path / "other.onnx"
     gir.save(gir.from_text(TEXT.replace("Exp", "Softplus")), other)
