@@ -114,6 +114,8 @@ class Ledger:
         entries: Every run of every pass, in order.
         journal: Every edit that is in the result, and every refusal.
         notes: What else must be said: where a fixpoint stopped early, what could not be compared.
+        not_compared: Passes whose edits no comparison of outputs has judged though outputs were to
+            be compared: those that approximate, and those that change the interface.
         timing: Where the time went.
     """
 
@@ -123,6 +125,7 @@ class Ledger:
     entries: list[PassEntry] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
     timing: Timing = field(default_factory=lambda: Timing("total"))
 
     @property
@@ -133,6 +136,11 @@ class Ledger:
     def rolled_back(self) -> tuple[PassEntry, ...]:
         """Return the passes that were dropped."""
         return tuple(entry for entry in self.entries if entry.status == "rolled-back")
+
+    def verified(self) -> str:
+        """Return in a few words how the result was verified."""
+        named = ", ".join(self.not_compared)
+        return f"{self.verify} but for {named}" if named else self.verify
 
     def adopt(self, journal: Journal) -> None:
         """Append edits, refusals, notes and decisions of a group, edits numbered on."""
@@ -159,5 +167,6 @@ class Ledger:
             "passes": [entry.to_dict() for entry in self.entries],
             "journal": self.journal.to_dict(),
             "notes": list(self.notes),
+            "not_compared": list(self.not_compared),
             "timing": self.timing.to_dict(),
         }

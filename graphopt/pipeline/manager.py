@@ -137,6 +137,7 @@ class PassManager:
         with ledger.timing.running(), remembered_graphs(model):
             for group in groups_of(pipeline):
                 GroupRun(group, whole).run()
+        ledger.notes += [] if whole.judge is None else whole.judge.remarks()
         return PipelineResult(model, ledger)
 
     def _judge(self, model: ir.Model, source: str | Path | None) -> NumericJudge | None:

@@ -28,7 +28,7 @@ from graphopt.verification import (
     contract_fault,
     random_outputs,
 )
-from graphopt.verification.comparison import form_fault
+from graphopt.verification.comparison import form_fault, random_note
 
 __all__ = ["Feeds", "NumericJudge"]
 
@@ -52,7 +52,7 @@ class NumericJudge:
         feeds: Inputs; generated with two values for each dynamic dimension where ``None``.
         seed: Seed of generated inputs.
         worker: Where models run; the shared worker where ``None``.
-        notes: What else must be said of the comparison, each once.
+        notes: How outputs were compared where that is not as contracts say; see `remarks`.
         unstable: Outputs that differ between two runs of the reference itself; only their type and
             rank are compared.
     """
@@ -99,6 +99,10 @@ class NumericJudge:
         """Return per output how far ``model`` is from the reference, the worst over all inputs."""
         outputs = self._compare(model).outputs
         return {name: dict(difference.to_dict()) for name, difference in outputs.items()}
+
+    def remarks(self) -> list[str]:
+        """Return what must be said of the comparisons so far."""
+        return [*self.notes, *([random_note(sorted(self.unstable))] if self.unstable else [])]
 
     def rebase_on_latest(self) -> None:
         """Make the outputs of the last model that was checked the reference."""

@@ -121,7 +121,7 @@ class RunReport:
         return (
             f"{outcome}{dropped}: {self.before.nodes} -> {self.after.nodes} nodes, "
             f"{format_bytes(self.before.weight_bytes)} -> {format_bytes(self.after.weight_bytes)}, "
-            f"verified: {self.ledger.verify}, {self.ledger.timing.seconds:.1f} s{place}"
+            f"verified: {self.ledger.verified()}, {self.ledger.timing.seconds:.1f} s{place}"
         )
 
 

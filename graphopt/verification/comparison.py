@@ -76,8 +76,7 @@ class Comparison:
         """Return what a reader of the numbers must know."""
         found = [f"not compared: {text}" for text in self.skipped]
         if self.random_outputs:
-            names = ", ".join(f"`{name}`" for name in self.random_outputs)
-            found.append(f"{names} depend on random numbers: compared by type and shape only")
+            found.append(random_note(self.random_outputs))
         if self.steps:
             names = ", ".join(f"`{name}`" for name in self.carried)
             found.append(f"{self.steps} runs in a row, each handing {names} on to the next")
@@ -201,6 +200,12 @@ def compare_sessions(
         steps=len(steps),
         noise=noise,
     )
+
+
+def random_note(names: Iterable[str]) -> str:
+    """Return what a reader must know of outputs of which only the form is compared."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"{listed} depend on random numbers: compared by type and shape only"
 
 
 def describe_feeds(feeds: Feeds) -> str:
