@@ -57,6 +57,11 @@ class PassEntry:
     drift: Drift | None = None
     reproducer: str | None = None
 
+    def failure(self) -> str:
+        """Return what went wrong with a pass that was rolled back, and how to see it again."""
+        again = f"; `graphopt reproduce {self.reproducer}`" if self.reproducer else ""
+        return f"{self.pass_name}: {self.reason}{again}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return dict(vars(self))

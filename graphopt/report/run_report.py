@@ -90,9 +90,7 @@ class RunReport:
         if quiet := len(runs) - len(told):
             runs_text = "1 run of a pass" if quiet == 1 else f"{quiet} runs of passes"
             table.append(f"{runs_text} found nothing to change")
-        for entry in self.ledger.rolled_back():
-            reproducer = f"; `graphopt reproduce {entry.reproducer}`" if entry.reproducer else ""
-            table.append(f"rolled back: {entry.pass_name}: {entry.reason}{reproducer}")
+        table += [f"rolled back: {entry.failure()}" for entry in self.ledger.rolled_back()]
         if self.ledger.journal.refusals:
             # A number alone leaves whoever asked for a pass to guess why it did nothing.
             table += ["", refusals_text(self.ledger.journal.refusals)]

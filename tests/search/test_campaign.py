@@ -1,8 +1,23 @@
 """Candidates, from a prepared workbench to a choice."""
 
+import onnx_ir as ir
+
+import graphopt
 from graphopt import ir as gir
 from graphopt.search import Reporter, explore, prepare
 from graphopt.targets import load_target
+
+
+class ReluToAbs(ir.passes.InPlacePass):
+    """A pass of somebody else that is wrong."""
+
+    def call(self, model):
+        for node in model.graph:
+            if node.op_type == "Relu":
+                node.op_type = "Abs"
+                return ir.passes.PassResult(model, modified=True)
+        return ir.passes.PassResult(model, modified=False)
+
 
 DECLARED = """<ir_version: 10, opset_import: ["": 17]>
 g (float[N, 4] x) => (float[N, 4] y) <float[N, 4] a> { a = Exp(x)  y = Relu(a) }"""
@@ -67,3 +82,21 @@ def test_weights_beside_the_file_count_as_bytes_of_the_original(tmp_path):
     files = [file for file in tmp_path.iterdir() if file.name.startswith("beside")]
     assert len(files) > 1
     assert outcome.original_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_a_stage_that_fails_is_told_with_its_reason_and_its_reproducer(tmp_path, monkeypatch):
+    """It is left out, and the rest is shipped: nobody would look for it in a table of passes."""
+    monkeypatch.chdir(tmp_path)
+    gir.save(gir.from_text("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), "m.onnx")
+    text = """name = "board"
+summary = "a stage that is wrong"
+extends = "cpu-fp32"
+[pipeline]
+wrong = 'external-onnx-ir{factory="PLACE:ReluToAbs"}'
+""".replace("PLACE", __name__)
+    (tmp_path / "board.toml").write_text(text, encoding="utf-8")
+    report = graphopt.optimize("m.onnx", target="board.toml", latency_budget_s=None).report
+    (note,) = (note for note in report.notes if note.startswith("left out of every candidate"))
+    (folder,) = tmp_path.glob("graphopt-repro-*")
+    assert "external-onnx-ir: changed an output by more than its contract allows" in note
+    assert note.endswith(f"`graphopt reproduce {folder.name}`")
