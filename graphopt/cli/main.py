@@ -4,7 +4,8 @@
 1    ran, and the answer is no: a gate failed, two models differ
 2    the command, the configuration or the input must change
 3    a pass failed, or a bug in graphopt
-130  interrupted (Ctrl-C); 143 terminated; 141 the reader of the output went away
+130  interrupted (Ctrl-C); 143 terminated; 129 the terminal was closed; 141 the reader of the
+     output went away
 """
 
 from __future__ import annotations
