@@ -48,3 +48,15 @@ def test_outputs_that_were_compared_by_their_form_alone_are_named(tmp_path: Path
     save(model, tmp_path / "m.onnx")
     report = run_pipeline(tmp_path / "m.onnx", "@exact")
     assert "note: `y` depend on random numbers: compared by type and shape only" in str(report)
+
+
+def test_outputs_that_held_nothing_are_named(tmp_path: Path) -> None:
+    model = from_text(
+        "(float[N] x) => (int64[1,K] y) { i = Identity(x)  m = IsNaN(i)  y = NonZero(m) }"
+    )
+    save(model, tmp_path / "m.onnx")
+    report = run_pipeline(tmp_path / "m.onnx", "@exact")
+    assert (
+        "note: `y` held no element, or no finite one, in any sample: no number was compared"
+        in str(report)
+    )

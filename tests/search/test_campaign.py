@@ -1,6 +1,7 @@
 """Candidates, from a prepared workbench to a choice."""
 
 import onnx_ir as ir
+import pytest
 
 import graphopt
 from graphopt import ir as gir
@@ -100,3 +101,29 @@ wrong = 'external-onnx-ir{factory="PLACE:ReluToAbs"}'
     (folder,) = tmp_path.glob("graphopt-repro-*")
     assert "external-onnx-ir: changed an output by more than its contract allows" in note
     assert note.endswith(f"`graphopt reproduce {folder.name}`")
+
+
+DETECTIONS = """(float[N,4] x) => (int64[2,K] found)
+{ i = Identity(x)  m = IsNaN(i)  found = NonZero(m) }"""
+
+
+@pytest.mark.parametrize(("sees", "chosen"), [(False, None), (True, "exact")])
+def test_two_empty_outputs_hold_no_gate(tmp_path, sees, chosen):
+    """Where nothing is detected on any input, nothing is known of a candidate."""
+    gir.save(gir.from_text(DETECTIONS), tmp_path / "m.onnx")
+    if sees:
+        text = DETECTIONS.replace("IsNaN(i)", "Cast<to=9>(i)")
+        gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(tmp_path / "m.onnx", target="cpu-fp32", latency_budget_s=None).report
+    assert report.chosen == chosen
+    reasons = {gate.name: gate.reason for gate in report.gates if gate.passed is False}
+    assert set(reasons) == (set() if sees else {"max_rel_error", "min_cosine"})
+    assert all("no output held any finite element" in reason for reason in reasons.values())
+    assert any("held no element, or no finite one" in note for note in report.notes) is not sees
+
+
+def test_the_original_itself_needs_no_comparison(tmp_path):
+    text = DETECTIONS.replace("i = Identity(x)  m = IsNaN(i)", "m = IsNaN(x)")
+    gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(tmp_path / "m.onnx", target="cpu-fp32", latency_budget_s=None).report
+    assert report.gates_met
