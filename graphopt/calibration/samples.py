@@ -327,7 +327,8 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
         raise CalibrationDataError(
             f"samples for `{spec.name}` have the wrong type",
             where=where,
-            why=f"expected {spec.dtype}, found {array.dtype.name}",
+            why=f"expected {spec.dtype}, found {array.dtype.name}"
+            + ("" if array.dtype.isnative else " with its bytes in the other order"),
             hint=f"convert them with `array.astype('{spec.dtype}')`",
         )
     if not _fits(array.shape, spec.dims):

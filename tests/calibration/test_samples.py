@@ -218,3 +218,10 @@ def test_samples_that_can_be_read_only_once_are_refused_by_name():
     with pytest.raises(CalibrationDataError, match="others when they are read again") as caught:
         list(samples)
     assert caught.value.why == "3 at first, 0 now"
+
+
+def test_bytes_in_the_other_order_are_said_to_be():
+    """Else it would read: expected float32, found float32."""
+    samples = load_samples([{"x": np.ones((1, 2), ">f4")}])
+    found = failure(samples.check, [TensorSpec("x", "float32", (None, 2))])
+    assert found.why == "expected float32, found float32 with its bytes in the other order"
