@@ -124,6 +124,22 @@ def test_verify_holds_outputs_of_integers_to_every_limit(tmp_path, limit):
     assert graphopt.verify(one, other, **limit).exit_code == 1
 
 
+def test_verify_compares_all_samples_that_it_is_given(model, tmp_path):
+    """Not only the first few: one that differs may be the last."""
+    other = tmp_path / "other.onnx"
+    text = TEXT.replace(
+        "z = Relu(v)", "w = Relu(v)  c = Constant<value = float {3.0}>()  z = Min(w, c)"
+    )
+    gir.save(gir.from_text(text), other)
+    feeds = [{"x": np.full((1, 4), value, np.float32)} for value in [0.0] * 20 + [9.0]]
+    counts = []
+    found = graphopt.verify(
+        model, other, samples=feeds, progress=lambda event: counts.append(event.done)
+    )
+    assert (found.verdict, found.comparison.samples) == ("broken", 21)
+    assert counts[-1] == 21
+
+
 def test_verify_does_not_show_the_worst_noise_as_the_best(model, tmp_path):
     """An output that is missing has a ratio of -inf dB; inf dB would be no noise at all."""
     other = tmp_path / "other.onnx"
