@@ -118,7 +118,8 @@ class Ledger:
         verify: How results were verified.
         entries: Every run of every pass, in order.
         journal: Every edit that is in the result, and every refusal.
-        notes: What else must be said: where a fixpoint stopped early, what could not be compared.
+        notes: What else must be said: where a fixpoint stopped early, which reproducer is missing.
+        remarks: What must be said of the comparisons of outputs, on the inputs of this run.
         not_compared: Passes whose edits no comparison of outputs has judged though outputs were to
             be compared: those that approximate, and those that change the interface.
         timing: Where the time went.
@@ -130,6 +131,7 @@ class Ledger:
     entries: list[PassEntry] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     timing: Timing = field(default_factory=lambda: Timing("total"))
 
@@ -171,7 +173,7 @@ class Ledger:
             "verify": self.verify,
             "passes": [entry.to_dict() for entry in self.entries],
             "journal": self.journal.to_dict(),
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.remarks],
             "not_compared": list(self.not_compared),
             "timing": self.timing.to_dict(),
         }

@@ -68,8 +68,8 @@ class RunReport:
             parts.append(exits_text(self.ledger.journal.exits))
         if self.sample_warnings:
             parts.append("\n".join(warning_lines(self.sample_warnings)))
-        if self.ledger.notes:
-            parts.append("\n".join(f"note: {note}" for note in self.ledger.notes))
+        if notes := [*self.ledger.notes, *self.ledger.remarks]:
+            parts.append("\n".join(f"note: {note}" for note in notes))
         if time_passes:
             parts.append("\n".join(self.ledger.timing.lines()))
         return "\n\n".join([*parts, self._closing_line()])

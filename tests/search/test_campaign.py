@@ -1,5 +1,6 @@
 """Candidates, from a prepared workbench to a choice."""
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -127,3 +128,18 @@ def test_the_original_itself_needs_no_comparison(tmp_path):
     gir.save(gir.from_text(text), tmp_path / "m.onnx")
     report = graphopt.optimize(tmp_path / "m.onnx", target="cpu-fp32", latency_budget_s=None).report
     assert report.gates_met
+
+
+def test_what_stages_were_checked_on_says_nothing_of_the_samples(tmp_path):
+    """Stages are checked on generated inputs, where nothing is found, and gates on real ones."""
+    text = """(float[N,4] x) => (int64[2,K] found) <float c = {100.0}>
+    { i = Identity(x)  m = Greater(i, c)  found = NonZero(m) }"""
+    gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(
+        tmp_path / "m.onnx",
+        target="cpu-fp32",
+        latency_budget_s=None,
+        calibration=[{"x": np.float32([[1.0, 200.0, 2.0, 300.0]])}],
+    ).report
+    assert report.chosen == "exact"
+    assert not any("held no element" in note for note in report.notes)
