@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import onnx_ir as ir
-
-from graphopt.calibration import load_samples
+from graphopt.calibration import Samples, load_samples
 from graphopt.errors import OptionError
 from graphopt.ir import load
 from graphopt.report import ComparisonReport, LatencyReport
@@ -46,7 +45,8 @@ def verify(
     Args:
         reference: The model that is right by definition.
         candidate: The model that is judged.
-        samples: Real inputs; generated at two or more shapes where ``None``.
+        samples: Real inputs, all of which are compared; generated at two or more shapes where
+            ``None``.
         max_abs: Largest absolute difference of an output.
         max_rel: Largest difference of an output, as a fraction of its largest value.
         min_cosine: Smallest cosine between the outputs, in [-1, 1].
@@ -68,19 +68,24 @@ def verify(
     }
     limits = {name: limit for name, limit in given.items() if limit is not None}
     _check_threads(threads)
-    Reporter(progress, "verify")("comparing outputs")
+    report = Reporter(progress, "verify")
+    report("comparing outputs")
     # Packed kernels round differently for a constant and for the same weight computed on the way.
     exact = {} if limits else {"session.disable_prepacking": "1"}
     plain = SessionOptions(optimization="disabled", threads=threads, config=exact)
     model = load(reference)
     # The runtime knows best what it wants to be fed: symbols and defaults as it reads them.
     with load_original(Path(reference), plain) as session:
-        feeds = _feeds(model, samples, seed, session)
+        feeds = (
+            generate_feed_sets(model, seed=seed, session=session)
+            if samples is None
+            else _checked(samples, session)
+        )
     load(candidate)  # a file that is no model is the user's error, not a failed candidate
     comparison = compare_models(
         reference,
         candidate,
-        feeds,
+        _counted(feeds, report),
         worker=shared_worker(),
         reference_options=plain,
         candidate_options=SessionOptions(threads=threads) if limits else plain,
@@ -95,14 +100,17 @@ def _check_threads(threads: int) -> None:
         raise OptionError(f"`{threads}` threads cannot be used", why="expected 0 or more")
 
 
-def _feeds(
-    model: ir.Model, samples: SampleSource | None, seed: int, session: Session
-) -> list[Feeds]:
-    if samples is None:
-        return list(generate_feed_sets(model, seed=seed, session=session))
+def _checked(samples: SampleSource, session: Session) -> Samples:
     loaded = load_samples(samples, inputs=session.inputs)
     loaded.check(session.inputs)
-    return list(itertools.islice(loaded, VERIFICATION_SAMPLES))
+    return loaded
+
+
+def _counted(feeds: Samples | Sequence[Feeds], report: Reporter) -> Iterator[Feeds]:
+    """Yield inputs one by one, and tell how many there were."""
+    for number, feed in enumerate(feeds, start=1):
+        yield feed
+        report("comparing outputs", number, len(feeds))
 
 
 def bench(
@@ -135,7 +143,10 @@ def bench(
     options = SessionOptions(threads=threads)
     model = load(baseline)
     with load_original(Path(baseline), options) as session:
-        real = _feeds(model, samples, seed, session) if samples is not None else None
+        real = None
+        if samples is not None:
+            # The middle one by size is timed: for that the first few will do.
+            real = list(itertools.islice(_checked(samples, session), VERIFICATION_SAMPLES))
         feeds = latency_feed(model, real, seed, session)
     Reporter(progress, "bench")("timing")
     latency = measure_latency(

@@ -148,8 +148,10 @@ def home_of_source(source: str | Path) -> Path | None:
 def name_of_source(source: str | Path) -> str:
     """Return a name for files made of a source: the stem, the folder or the function."""
     named = parse_source(str(source))
-    if named is None or named.kind in ("pt2", "sklearn"):
-        return Path(str(source).partition(":")[2] or source).stem
+    if named is None:  # a file, whose name may hold a colon
+        return Path(source).stem
+    if named.kind in ("pt2", "sklearn"):
+        return Path(named.place).stem
     if named.kind == "torch":
         return named.place.rpartition(":")[2]
     return Path(named.path).name

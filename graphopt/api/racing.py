@@ -80,7 +80,7 @@ def race(
         if name not in CONTESTANTS:
             raise UnknownNameError("tool", name, list(CONTESTANTS), listing="graphopt race --help")
     if keep is not None:
-        refuse_existing(Path(keep), force=force)
+        refuse_existing(Path(keep), force=force, is_folder=True)
     before = load(path)
     report, entries = Reporter(progress, "race"), []
     nodes = sum(1 for _ in before.graph.all_nodes())

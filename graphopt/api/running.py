@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,15 +108,27 @@ def _keeps_shapes(steps: Pipeline) -> bool:
     return not any(isinstance(step.contract.numerics, Approximate) for step in steps.passes())
 
 
-def refuse_existing(output: Path, *, force: bool) -> None:
+def refuse_existing(output: Path, *, force: bool, is_folder: bool = False) -> None:
     """Refuse to overwrite before any work is done.
 
+    Args:
+        output: What is to be written.
+        force: It may replace one of its kind.
+        is_folder: That is a folder, and not a file.
+
     Raises:
-        OutputError: ``output`` exists and ``force`` is not set.
+        OutputError: ``output`` exists and ``force`` is not set, or it is of another kind.
     """
-    if output.exists() and not force:
+    # A link that leads nowhere is there, too.
+    if os.path.lexists(output) and not force:
         raise OutputError(
             f"`{output}` exists", why="it is not overwritten unasked", hint="add `--force`"
+        )
+    if output.exists() and not (output.is_dir() if is_folder else output.is_file()):
+        raise OutputError(
+            f"`{output}` is not replaced",
+            why=f"it is no {'folder' if is_folder else 'file'}",
+            hint="choose another place",
         )
 
 

@@ -213,17 +213,32 @@ class Samples:
         self._count = count  # now known; else they would all be read to count them
 
     def _labelled(self) -> Iterator[_Row]:
+        count = 0
         for raw in self._opener():
             feed = self._named(raw)
             labels, held = feed.pop(LABELS, None), feed.pop(ITEMS, None)
             items = None if held is None else list(held)
             if labels is None or not _has_rows(feed, labels):
+                count += 1
                 yield feed, labels, items
                 del raw, feed
                 continue
             for row in range(len(labels)):
                 cut = {name: array[row : row + 1] for name, array in feed.items()}
+                count += 1
                 yield cut, labels[row], None if items is None else items[row : row + 1]
+        self._check_count(count)
+
+    def _check_count(self, count: int) -> None:
+        """Check that all came again: of an iterator that was read before, nothing does."""
+        known = self.__dict__.get("_count", count)
+        if count != known:
+            raise CalibrationDataError(
+                "samples are others when they are read again",
+                where=f"`{self.source}`",
+                why=f"{known} at first, {count} now",
+                hint="return them afresh with every call, or give a list",
+            )
 
     def _named(self, raw: RawSample) -> Feed:
         if hasattr(raw, "items"):
@@ -312,7 +327,8 @@ def _check_array(array: npt.NDArray[Any], spec: TensorSpec, where: str) -> None:
         raise CalibrationDataError(
             f"samples for `{spec.name}` have the wrong type",
             where=where,
-            why=f"expected {spec.dtype}, found {array.dtype.name}",
+            why=f"expected {spec.dtype}, found {array.dtype.name}"
+            + ("" if array.dtype.isnative else " with its bytes in the other order"),
             hint=f"convert them with `array.astype('{spec.dtype}')`",
         )
     if not _fits(array.shape, spec.dims):

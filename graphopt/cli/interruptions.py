@@ -1,4 +1,4 @@
-"""Ctrl-C and termination end the program wherever they meet it."""
+"""Ctrl-C, termination and a closed terminal end the program wherever they meet it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["TERMINATED", "interruptible"]
+__all__ = ["interruptible"]
 
-TERMINATED = 143
+_BY_SIGNAL = 128  # what shells add to the number of a signal
 _AGAIN_S = 0.01
 _SIGNALS: dict[type[BaseException], int] = {
     KeyboardInterrupt: signal.SIGINT,
@@ -23,10 +23,13 @@ _SIGNALS: dict[type[BaseException], int] = {
 def interruptible() -> Iterator[None]:
     """Let termination unwind as `SystemExit`, and lose neither it nor `KeyboardInterrupt`.
 
+    So does the end of the terminal, as where a connection breaks, unless whoever started the
+    program had it ignored (`nohup`).
+
     Python drops what is raised while an object is finalized, and goes on: what was dropped is
     sent once more.
     """
-    handler = signal.signal(signal.SIGTERM, _terminate)
+    handlers = {number: signal.signal(number, _terminate) for number in _ending()}
     hook = sys.unraisablehook
 
     def send_again(dropped: sys.UnraisableHookArgs) -> None:
@@ -45,7 +48,16 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _ending() -> list[int]:
+    """Return the signals that end the program, beside Ctrl-C."""
+    if sys.platform == "win32":
+        return [signal.SIGTERM]
+    is_heeded = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    return [signal.SIGTERM, *([signal.SIGHUP] if is_heeded else [])]
 
 
 def _send(number: int) -> None:
@@ -55,6 +67,6 @@ def _send(number: int) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _terminate(number: int, _frame: FrameType | None) -> None:
     # As an exception it unwinds, so that temporary files and worker processes go.
-    raise SystemExit(TERMINATED)
+    raise SystemExit(_BY_SIGNAL + number)

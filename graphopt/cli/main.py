@@ -4,15 +4,18 @@
 1    ran, and the answer is no: a gate failed, two models differ
 2    the command, the configuration or the input must change
 3    a pass failed, or a bug in graphopt
-130  interrupted (Ctrl-C); 143 terminated; 141 the reader of the output went away
+130  interrupted (Ctrl-C); 143 terminated; 129 the terminal was closed; 141 the reader of the
+     output went away
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -21,6 +24,7 @@ from graphopt.cli.failures import as_graphopt_error, print_failure
 from graphopt.cli.interruptions import interruptible
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.settings import Settings
+from graphopt.errors import GraphoptError
 
 __all__ = ["SECTIONS", "application", "main"]
 
@@ -86,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _dispatch(words, settings)
         # Here, where a reader that went away is noticed; at exit nobody could answer for it.
-        sys.stdout.flush()
+        if sys.stdout is not None:  # whoever closed it wants to hear nothing
+            sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -95,9 +100,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into a message
         failure = as_graphopt_error(error)
-        print_failure(failure, settings, error)
+        _tell(failure, settings, error)
         return failure.exit_code
     return status
+
+
+def _tell(failure: GraphoptError, settings: Settings, cause: BaseException) -> None:
+    """Print a failure; where the disk below the output is full, as text where errors go."""
+    try:
+        print_failure(failure, settings, cause)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # What could not be written would be tried again at exit, and change the exit status.
+        _silence_standard_output()
+        with contextlib.suppress(OSError):
+            print_failure(failure, replace(settings, json=False, traceback=False), cause)
 
 
 def _dispatch(words: list[str], settings: Settings) -> int:
@@ -125,4 +143,5 @@ def _accept_any_name() -> None:
 
 def _silence_standard_output() -> None:
     # The interpreter flushes once more at exit and would complain about the same broken pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -149,6 +149,8 @@ def record_golden(
         name: _rule(name, [sample[name] for sample in reference], spread, random_outputs)
         for name in reference[0]
     }
+    if reason := _unrecordable(feeds):
+        return Golden(outputs=rules, note=reason)
     rules = _thinned(rules, reference[0], limit_bytes)
     samples = [
         GoldenSample(
@@ -215,6 +217,15 @@ def _recorded(values: Mapping[str, Any], rules: Mapping[str, OutputRule]) -> Arr
             for name, value in kept.items()
         }
     )
+
+
+def _unrecordable(feeds: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why a device could not be fed what is recorded; ``None`` where it could."""
+    for name, value in feeds[0].items() if feeds else ():
+        # bfloat16 and the like come out of a `.npz` as bytes of no type.
+        if not isinstance(value, np.ndarray) or value.dtype.kind == "V":
+            return f"no samples: input `{name}` is no tensor of a type that numpy has"
+    return None
 
 
 def _storable(values: Arrays) -> Arrays:

@@ -102,9 +102,17 @@ def pending_file(file: Path) -> Iterator[PendingFile]:
     """Open a file that may become ``file``, or another one in its folder.
 
     Raises:
-        OutputError: The folder is missing or cannot be written, or the disk is full.
+        OutputError: The folder is missing or cannot be written, the disk is full, or ``file`` is
+            there and is no file.
     """
     try:
+        # Who may rename in `/dev` would replace the device, for every program of the machine.
+        if file.exists() and not file.is_file():
+            raise OutputError(
+                f"`{file}` cannot be written",
+                why="it is a folder" if file.is_dir() else "it is a device, a pipe or a socket",
+                hint="choose another place with `-o`",
+            )
         pending = PendingFile(file.parent, file.name)
     except OSError as error:
         raise output_error(file, error) from error

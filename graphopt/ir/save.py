@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import glob
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import OutputError
+from graphopt.errors import GraphoptError, OutputError
 from graphopt.ir.atomic import atomic_file, output_error, pending_file
 from graphopt.ir.constants import weight_bytes
 from graphopt.ir.copying import ByteProgress, TensorWriter, file_digest, sampled_digest
@@ -262,5 +263,18 @@ def _locate(proto: onnx.TensorProto, name: str, offset: int, length: int) -> Non
 def _remove_stale_data(file: Path, keep: Path) -> None:
     pattern = re.compile(re.escape(file.stem) + r"-[0-9a-f]{16}\.data\Z")
     for other in file.parent.glob(f"{glob.escape(file.stem)}-*.data"):
-        if pattern.match(other.name) and other != keep:
+        if pattern.match(other.name) and other != keep and other.resolve() not in _needed(file):
             other.unlink(missing_ok=True)
+
+
+def _needed(file: Path) -> frozenset[Path]:
+    """Return the data of models beside ``file`` that are called as it is but for the suffix."""
+    from graphopt.ir.file_tensor import external_files
+    from graphopt.ir.load import load
+
+    found: frozenset[Path] = frozenset()
+    for other in file.parent.glob(f"{glob.escape(file.stem)}.*"):
+        if other != file and other.is_file():
+            with contextlib.suppress(GraphoptError):  # it is no model, and refers to nothing
+                found |= {path.resolve() for path in external_files(load(other))}
+    return found

@@ -54,14 +54,18 @@ class GroupCheck:
             return
         with self.timing.part("verify structure").running():
             self._verify_structure(model, execution)
-        # How far an approximate pass may go is for gates to say; and outputs by other names, or of
-        # other shapes, are comparable with nothing.
-        if self.judge is None or self.group.kind == "approximate" or _changes_interface(execution):
+        if self.judge is None or not self.is_comparable(execution):
             return
         # Who edited nothing allows nothing: the bound is that of the passes that did something.
         editors = [step.pass_ for step in execution.steps if step.entry.edits]
         with self.timing.part("verify numerics").running():
             self.judge.check(model, allowed_difference(editors))
+
+    def is_comparable(self, execution: Execution) -> bool:
+        """Tell whether outputs say if the result is right."""
+        # How far an approximate pass may go is for gates to say; and outputs by other names, or of
+        # other shapes, are comparable with nothing.
+        return self.group.kind != "approximate" and not _changes_interface(execution)
 
     def settle(self, model: ir.Model, execution: Execution) -> Drift | None:
         """Take note of an accepted result.

@@ -201,6 +201,9 @@ class GroupRun:
         ledger.entries += [*entries, *self._rolled_back]
         ledger.notes += execution.notes
         ledger.adopt(execution.journal)
+        if self.whole.judge is not None and not self._check.is_comparable(execution):
+            editors = [step.pass_.name for step in execution.steps if step.entry.edits]
+            ledger.not_compared += [one for one in editors if one not in ledger.not_compared]
         self.whole.lineage.accept(execution)
 
     def _replay(self, limits: Limits) -> tuple[ir.Model, Execution]:

@@ -57,6 +57,11 @@ class PassEntry:
     drift: Drift | None = None
     reproducer: str | None = None
 
+    def failure(self) -> str:
+        """Return what went wrong with a pass that was rolled back, and how to see it again."""
+        again = f"; `graphopt reproduce {self.reproducer}`" if self.reproducer else ""
+        return f"{self.pass_name}: {self.reason}{again}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return dict(vars(self))
@@ -113,7 +118,10 @@ class Ledger:
         verify: How results were verified.
         entries: Every run of every pass, in order.
         journal: Every edit that is in the result, and every refusal.
-        notes: What else must be said: where a fixpoint stopped early, what could not be compared.
+        notes: What else must be said: where a fixpoint stopped early, which reproducer is missing.
+        remarks: What must be said of the comparisons of outputs, on the inputs of this run.
+        not_compared: Passes whose edits no comparison of outputs has judged though outputs were to
+            be compared: those that approximate, and those that change the interface.
         timing: Where the time went.
     """
 
@@ -123,6 +131,8 @@ class Ledger:
     entries: list[PassEntry] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
     timing: Timing = field(default_factory=lambda: Timing("total"))
 
     @property
@@ -133,6 +143,11 @@ class Ledger:
     def rolled_back(self) -> tuple[PassEntry, ...]:
         """Return the passes that were dropped."""
         return tuple(entry for entry in self.entries if entry.status == "rolled-back")
+
+    def verified(self) -> str:
+        """Return in a few words how the result was verified."""
+        named = ", ".join(self.not_compared)
+        return f"{self.verify} but for {named}" if named else self.verify
 
     def adopt(self, journal: Journal) -> None:
         """Append edits, refusals, notes and decisions of a group, edits numbered on."""
@@ -158,6 +173,7 @@ class Ledger:
             "verify": self.verify,
             "passes": [entry.to_dict() for entry in self.entries],
             "journal": self.journal.to_dict(),
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.remarks],
+            "not_compared": list(self.not_compared),
             "timing": self.timing.to_dict(),
         }

@@ -137,6 +137,8 @@ class PassManager:
         with ledger.timing.running(), remembered_graphs(model):
             for group in groups_of(pipeline):
                 GroupRun(group, whole).run()
+        # Apart from notes: who compares the result on other inputs has remarks of his own.
+        ledger.remarks += [] if whole.judge is None else whole.judge.remarks()
         return PipelineResult(model, ledger)
 
     def _judge(self, model: ir.Model, source: str | Path | None) -> NumericJudge | None:

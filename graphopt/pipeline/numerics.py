@@ -28,7 +28,8 @@ from graphopt.verification import (
     contract_fault,
     random_outputs,
 )
-from graphopt.verification.comparison import form_fault
+from graphopt.verification.comparison import empty_note, form_fault, random_note
+from graphopt.verification.differences import has_elements
 
 __all__ = ["Feeds", "NumericJudge"]
 
@@ -52,9 +53,10 @@ class NumericJudge:
         feeds: Inputs; generated with two values for each dynamic dimension where ``None``.
         seed: Seed of generated inputs.
         worker: Where models run; the shared worker where ``None``.
-        notes: What else must be said of the comparison, each once.
+        notes: How outputs were compared where that is not as contracts say; see `remarks`.
         unstable: Outputs that differ between two runs of the reference itself; only their type and
             rank are compared.
+        empty: Outputs that held no element, or no finite one, in any run of the reference.
     """
 
     reference: Path | Checkpoint
@@ -63,6 +65,7 @@ class NumericJudge:
     worker: Worker | None = None
     notes: dict[str, None] = field(default_factory=dict)
     unstable: set[str] = field(default_factory=set)
+    empty: list[str] = field(default_factory=list)
     _expected: list[Outputs] | None = None
     _generated: Sequence[Feeds] | None = None
     _latest: list[Outputs] | None = None
@@ -100,6 +103,12 @@ class NumericJudge:
         outputs = self._compare(model).outputs
         return {name: dict(difference.to_dict()) for name, difference in outputs.items()}
 
+    def remarks(self) -> list[str]:
+        """Return what must be said of the comparisons so far."""
+        found = [*self.notes]
+        found += [random_note(sorted(self.unstable))] if self.unstable else []
+        return found + ([empty_note(self.empty)] if self.empty else [])
+
     def rebase_on_latest(self) -> None:
         """Make the outputs of the last model that was checked the reference."""
         if self._latest is not None:
@@ -113,6 +122,9 @@ class NumericJudge:
         expected = self._expected_outputs()
         with self._session(model) as session:
             self._latest = [session.run(feeds) for feeds in self._feeds()]
+        names = dict.fromkeys(name for outputs in expected for name in outputs)
+        held = [{name for name in names if has_elements(one.get(name))} for one in expected]
+        self.empty = [name for name in names if not any(name in one for one in held)]
         summary = ErrorSummary()
         for wanted, found in zip(expected, self._latest, strict=True):
             stable = {name: found.get(name) for name in found if name not in self.unstable}

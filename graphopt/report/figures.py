@@ -25,7 +25,8 @@ def format_change(before: float, after: float) -> str:
 
 
 def format_number(value: float | None, pattern: str = ".4g") -> str:
-    """Return a number, ``-`` where there is none, ``inf`` where it is infinite."""
+    """Return a number, ``-`` where there is none, ``inf`` or ``-inf`` where it is infinite."""
     if value is None or math.isnan(value):
         return "-"
-    return "inf" if math.isinf(value) else format(value, pattern)
+    # By `str`, which keeps the sign: -inf dB is the worst that an output can be, and inf the best.
+    return str(value) if math.isinf(value) else format(value, pattern)

@@ -68,8 +68,8 @@ class RunReport:
             parts.append(exits_text(self.ledger.journal.exits))
         if self.sample_warnings:
             parts.append("\n".join(warning_lines(self.sample_warnings)))
-        if self.ledger.notes:
-            parts.append("\n".join(f"note: {note}" for note in self.ledger.notes))
+        if notes := [*self.ledger.notes, *self.ledger.remarks]:
+            parts.append("\n".join(f"note: {note}" for note in notes))
         if time_passes:
             parts.append("\n".join(self.ledger.timing.lines()))
         return "\n\n".join([*parts, self._closing_line()])
@@ -90,9 +90,7 @@ class RunReport:
         if quiet := len(runs) - len(told):
             runs_text = "1 run of a pass" if quiet == 1 else f"{quiet} runs of passes"
             table.append(f"{runs_text} found nothing to change")
-        for entry in self.ledger.rolled_back():
-            reproducer = f"; `graphopt reproduce {entry.reproducer}`" if entry.reproducer else ""
-            table.append(f"rolled back: {entry.pass_name}: {entry.reason}{reproducer}")
+        table += [f"rolled back: {entry.failure()}" for entry in self.ledger.rolled_back()]
         if self.ledger.journal.refusals:
             # A number alone leaves whoever asked for a pass to guess why it did nothing.
             table += ["", refusals_text(self.ledger.journal.refusals)]
@@ -121,7 +119,7 @@ class RunReport:
         return (
             f"{outcome}{dropped}: {self.before.nodes} -> {self.after.nodes} nodes, "
             f"{format_bytes(self.before.weight_bytes)} -> {format_bytes(self.after.weight_bytes)}, "
-            f"verified: {self.ledger.verify}, {self.ledger.timing.seconds:.1f} s{place}"
+            f"verified: {self.ledger.verified()}, {self.ledger.timing.seconds:.1f} s{place}"
         )
 
 

@@ -164,6 +164,8 @@ def _spec_of(value: ir.Value) -> TensorSpec:
 
 def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """Ones, with a few zeros at the end of each row; the first element is never hidden."""
+    if not shape:  # also where the model does not say how many axes there are
+        return np.ones(shape, bool)
     length = shape[-1]
     hidden = rng.integers(0, int(length * _HIDDEN_SHARE) + 1, (*shape[:-1], 1))
     result: np.ndarray[Any, Any] = np.arange(length) < length - hidden

@@ -159,7 +159,9 @@ def _timings(session: Session, feed: Feeds) -> list[NodeTiming]:
     # What runs a branch or a loop takes the time of the nodes in it, which are timed themselves.
     timings = [timing for timing in session.profile() if timing.operator not in CONTAINERS]
     size, rest = divmod(len(timings), _RUNS)
-    if rest:  # branches and loops: not every run has the same nodes, so take the mean of them all
+    # Branches and loops: not every run has the same nodes, so take the mean of them all. Where all
+    # is constant none ran, and there are none.
+    if rest or not size:
         return [timing._replace(duration_us=timing.duration_us / _RUNS) for timing in timings]
     runs = [timings[start : start + size] for start in range(size, len(timings), size)]
     return [min(same, key=lambda timing: timing.duration_us) for same in zip(*runs, strict=True)]

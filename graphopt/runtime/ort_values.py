@@ -58,9 +58,15 @@ def needs_ort_value(name: str) -> bool:
 
 
 def ort_value_of(array: np.ndarray[Any, Any]) -> Any:
-    """Return an `OrtValue` in main memory that holds `array`."""
+    """Return an `OrtValue` in main memory that holds `array`.
+
+    Raises:
+        TypeError: It is a sequence, or an empty optional.
+    """
     import onnxruntime as ort
 
+    if not isinstance(array, np.ndarray):
+        raise TypeError("cannot feed what is no tensor beside a type that numpy lacks")
     name = array.dtype.name
     if name not in _ELEMENT_TYPE:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))

@@ -163,6 +163,10 @@ def run_stages(bench: Workbench) -> Shared:
     manager = manager_for(bench, report, feeds=feeds, calibrator=calibrator)
     ledger = manager.run(bench.model, pipeline, source=bench.source).ledger
     ledger.notes += calibrator.notes if calibrator is not None else []
+    ledger.notes += [
+        f"left out of every candidate, though recipes name it: {entry.failure()}"
+        for entry in ledger.rolled_back()
+    ]
     return Shared(state=Checkpoint.take(bench.model), ledger=ledger)
 
 
@@ -206,7 +210,7 @@ def _build(
     ledger = result.ledger
     ledger.notes += calibrator.notes if calibrator is not None else []
     if dropped := ledger.rolled_back():
-        reasons = "; ".join(f"{entry.pass_name}: {entry.reason}" for entry in dropped)
+        reasons = "; ".join(entry.failure() for entry in dropped)
         return Rejected(candidate=candidate, reason=f"a pass failed: {reasons}")
     if not _has_effect(own, ledger):
         return Rejected(candidate=candidate, reason="its passes found nothing to change")

@@ -37,8 +37,8 @@ class Outcome:
         original_bytes: Bytes of the original's files.
         original: The original in figures.
         shared: What the stages did that all candidates share.
-        measured: Candidates with their numbers, in the order of the target; then those that were
-            repaired.
+        measured: Candidates with their numbers, in the order of the target; one that was repaired
+            comes after the one that it was made of.
         rejected: Candidates that were not built or did not run.
         chosen: The best that passes the correctness gates; ``None`` where none does.
     """
@@ -98,9 +98,11 @@ def _explored(bench: Workbench, folder: Path) -> Outcome:
             measured.append(result)
         else:
             rejected.append(result)
-    for item in _repaired(bench, measured, shared, folder, original_bytes):
+    for missed, item in _repaired(bench, tuple(measured), shared, folder, original_bytes):
         if isinstance(item, Measured):
-            measured.append(item)
+            # Where the order decides, a repaired one must not come after the floats, which end it.
+            place = next(at for at, one in enumerate(measured) if one is missed)
+            measured.insert(place + 1, item)
         else:
             rejected.append(item)
     return Outcome(
@@ -157,8 +159,8 @@ def _repaired(
     shared: Shared,
     folder: Path,
     original_bytes: int,
-) -> Iterator[Measured | Rejected]:
-    """Yield candidates whose most sensitive operators are left in float, until one will do."""
+) -> Iterator[tuple[Measured, Measured | Rejected]]:
+    """Yield candidates with the same, its most sensitive operators in float, until one will do."""
     if bench.repair_budget_s is None:
         return
     deadline = time.monotonic() + bench.repair_budget_s
@@ -171,7 +173,7 @@ def _repaired(
         if found.result is None:
             shared.ledger.notes.append(found.note)
             continue
-        yield found.result
+        yield missed, found.result
         if isinstance(found.result, Measured) and found.result.meets_gates:
             return
 

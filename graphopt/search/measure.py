@@ -184,7 +184,9 @@ def _judged(bench: Workbench, measured: Measured) -> Measured:
 
 def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | None]:
     comparison = measured.comparison
-    if comparison.outputs or not comparison.random_outputs:
+    # Two empty outputs are equal: where there are no others, that says nothing of a candidate.
+    is_empty = comparison.outputs.keys() == set(comparison.empty_outputs)
+    if not is_empty and (comparison.outputs or not comparison.random_outputs):
         summary = comparison.errors
         return {
             "max_rel_error": summary.worst_max_rel(),
@@ -196,6 +198,8 @@ def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | Non
         perfect = {"max_rel_error": 0.0, "min_cosine": 1.0, "min_sqnr_db": math.inf}
         return {name: GateMeasurement(value, reason=reason) for name, value in perfect.items()}
     reason = "every output depends on random numbers: there is nothing to compare"
+    if comparison.empty_outputs:
+        reason = "no output held any finite element on these inputs: give others (`--calibration`)"
     unknown = GateMeasurement(None, "failed", reason=reason)
     return dict.fromkeys(("max_rel_error", "min_cosine", "min_sqnr_db"), unknown)
 

@@ -19,6 +19,7 @@ from graphopt.verification.differences import (
     compare_outputs,
     compare_values,
     finite_or_none,
+    has_elements,
 )
 from graphopt.verification.randomness import RandomOutputs, random_outputs
 from graphopt.verification.sequences import run_in_turn
@@ -40,6 +41,8 @@ class Comparison:
             not what it must be.
         skipped: Inputs that the reference itself could not run, each with the runtime's message.
         random_outputs: Outputs of which only type and shape were compared.
+        empty_outputs: Outputs that held no element, or no finite one, in any run of the reference,
+            as where nothing was detected: they are equal, whatever is wrong.
         carried: Inputs that were fed from outputs of the run before, in a sequence of runs.
         steps: How many runs that sequence had; `samples` counts them too.
         noise: Per output, by how much the reference differs from itself run to run, as `max_rel`;
@@ -49,6 +52,7 @@ class Comparison:
     errors: ErrorSummary
     skipped: tuple[str, ...] = ()
     random_outputs: tuple[str, ...] = ()
+    empty_outputs: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     steps: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
@@ -76,8 +80,9 @@ class Comparison:
         """Return what a reader of the numbers must know."""
         found = [f"not compared: {text}" for text in self.skipped]
         if self.random_outputs:
-            names = ", ".join(f"`{name}`" for name in self.random_outputs)
-            found.append(f"{names} depend on random numbers: compared by type and shape only")
+            found.append(random_note(self.random_outputs))
+        if self.empty_outputs:
+            found.append(empty_note(self.empty_outputs))
         if self.steps:
             names = ", ".join(f"`{name}`" for name in self.carried)
             found.append(f"{self.steps} runs in a row, each handing {names} on to the next")
@@ -92,6 +97,7 @@ class Comparison:
             "error": self.errors.to_dict(),
             "skipped": list(self.skipped),
             "random_outputs": list(self.random_outputs),
+            "empty_outputs": list(self.empty_outputs),
             "noise": {name: finite_or_none(noise) for name, noise in self.noise.items()},
         }
 
@@ -169,6 +175,7 @@ def compare_sessions(
     noise: dict[str, float] = {}
     random: frozenset[str] = frozenset()
     sequence: list[Feeds] = []
+    empty: dict[str, None] = {}
     for feeds in feed_sets:
         try:
             expected = reference.run(feeds)
@@ -181,6 +188,8 @@ def compare_sessions(
         # before anything is held against the candidate.
         if not errors.samples:
             noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())
+            empty = dict.fromkeys(expected)
+        empty = _still_empty(empty, expected)
         errors.add(_differences(expected, candidate.run(feeds), random))
         if states and len(sequence) < _MOST_STEPS:
             sequence.append(feeds)
@@ -192,15 +201,33 @@ def compare_sessions(
         )
     steps = list(run_in_turn(reference, candidate, sequence, states or {}))
     for expected, found in steps:
+        empty = _still_empty(empty, expected)
         errors.add(_differences(expected, found, random))
     return Comparison(
         errors=errors,
         skipped=tuple(skipped),
         random_outputs=tuple(sorted(random)),
+        empty_outputs=tuple(name for name in empty if name not in random),
         carried=tuple(states or ()) if steps else (),
         steps=len(steps),
         noise=noise,
     )
+
+
+def _still_empty(names: Iterable[str], outputs: Mapping[str, Any]) -> dict[str, None]:
+    return {name: None for name in names if not has_elements(outputs.get(name))}
+
+
+def empty_note(names: Iterable[str]) -> str:
+    """Return what a reader must know of outputs of which nothing is compared."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"{listed} held no element, or no finite one, in any sample: no number was compared"
+
+
+def random_note(names: Iterable[str]) -> str:
+    """Return what a reader must know of outputs of which only the form is compared."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"{listed} depend on random numbers: compared by type and shape only"
 
 
 def describe_feeds(feeds: Feeds) -> str:

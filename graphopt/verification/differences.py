@@ -21,7 +21,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["OutputDifference", "compare_outputs", "compare_values", "is_floating"]
+__all__ = [
+    "OutputDifference",
+    "compare_outputs",
+    "compare_values",
+    "has_elements",
+    "is_floating",
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -126,6 +132,21 @@ def compare_values(reference: Any, candidate: Any) -> OutputDifference:
     ):
         return OutputDifference.broken("one is a tensor, the other is not")
     return _compare_arrays(np.asarray(reference), np.asarray(candidate))
+
+
+def has_elements(value: Any) -> bool:
+    """Tell whether a value holds anything that could differ: two empty tensors are equal.
+
+    Of NaN and infinities only the places are compared, and that there is nothing else.
+    """
+    if isinstance(value, Mapping):
+        return any(map(has_elements, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(has_elements, value))
+    array = np.asarray(value)
+    if value is None or not is_floating(array.dtype):
+        return value is not None and array.size > 0
+    return bool(np.isfinite(array).any())
 
 
 def _compare_sequences(reference: Sequence[Any], candidate: Sequence[Any]) -> OutputDifference:

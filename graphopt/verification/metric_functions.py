@@ -20,6 +20,8 @@ __all__ = ["BUILT_IN", "BuiltIn"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+_TEXT = "OUS"
+
 IGNORED = -100
 """Label of positions that do not count, as in PyTorch's cross-entropy."""
 
@@ -56,6 +58,7 @@ def _classes(prediction: Array, labels: Array) -> Array:
         prediction: Scores of shape ``(*labels.shape, classes)``, or classes of labels' shape.
         labels: Integers.
     """
+    classes = None
     # Scores that are integers, as of a model quantized to its end, are told by their axis more.
     if prediction.dtype.kind == "f" or prediction.ndim > labels.ndim:
         _require(
@@ -63,10 +66,34 @@ def _classes(prediction: Array, labels: Array) -> Array:
             "classes cannot be read from the output",
             f"expected one score per class along the last axis, found shape {prediction.shape}",
         )
+        classes = prediction.shape[-1]
         prediction = prediction.argmax(axis=-1)
     labels = _as_shape(labels, prediction.shape)
     keep = labels != IGNORED
+    _check_classes(prediction, labels[keep], classes)
     return np.stack([prediction[keep], labels[keep]])
+
+
+def _check_classes(prediction: Array, labels: Array, classes: int | None) -> None:
+    """Refuse labels that no prediction could meet: a metric that is always 0 drops by nothing."""
+    is_text = labels.dtype.kind in _TEXT
+    _require(
+        is_text == (prediction.dtype.kind in _TEXT),
+        "labels do not fit the output",
+        f"labels are {labels.dtype.name}, predicted classes {prediction.dtype.name}",
+    )
+    if is_text or not labels.size:
+        return
+    others = labels[~(np.isfinite(labels) & (labels == np.floor(labels)))]
+    _require(
+        not others.size, "labels are no classes", f"expected whole numbers, found {others[:1]}"
+    )
+    _require(
+        classes is None or bool(((labels >= 0) & (labels < classes)).all()),
+        "a label is none of the classes",
+        f"labels go from {labels.min()} to {labels.max()}, the output has scores for {classes}"
+        f" classes, from 0; {IGNORED} is a label that does not count",
+    )
 
 
 def _as_shape(labels: Array, shape: tuple[int, ...]) -> Array:
@@ -102,6 +129,7 @@ def _values(prediction: Array, labels: Array) -> Array:
     """Return predicted and true numbers, one column each."""
     found = prediction.astype(np.float64)
     wanted = _as_shape(labels, found.shape).astype(np.float64)
+    _require(bool(np.isfinite(wanted).all()), "a label is NaN or infinite", "expected numbers")
     return np.stack([found.reshape(-1), wanted.reshape(-1)])
 
 

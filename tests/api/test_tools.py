@@ -85,6 +85,21 @@ def test_run_pipeline_overwrites_only_when_told(model):
     assert model.read_bytes() != before
 
 
+def test_only_files_are_replaced_and_only_when_asked_for(model, tmp_path):
+    (tmp_path / "nowhere").symlink_to("missing")
+    with pytest.raises(OutputError, match="exists"):
+        graphopt.run_pipeline(model, "@exact", tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    steps = []  # it is refused before any work
+    with pytest.raises(OutputError, match="is not replaced"):
+        graphopt.run_pipeline(
+            model, "@exact", tmp_path / "folder", force=True, progress=steps.append
+        )
+    assert steps == []
+    with pytest.raises(OutputError, match="is not replaced"):
+        api.race(model, keep=model, force=True)
+
+
 def test_verify_tells_equal_from_different(model, tmp_path):
     other = tmp_path / "other.onnx"
     gir.save(gir.from_text(TEXT.replace("Exp", "Softplus")), other)
@@ -107,6 +122,30 @@ def test_verify_holds_outputs_of_integers_to_every_limit(tmp_path, limit):
     one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
     assert graphopt.verify(one, one, **limit).exit_code == 0
     assert graphopt.verify(one, other, **limit).exit_code == 1
+
+
+def test_verify_compares_all_samples_that_it_is_given(model, tmp_path):
+    """Not only the first few: one that differs may be the last."""
+    other = tmp_path / "other.onnx"
+    text = TEXT.replace(
+        "z = Relu(v)", "w = Relu(v)  c = Constant<value = float {3.0}>()  z = Min(w, c)"
+    )
+    gir.save(gir.from_text(text), other)
+    feeds = [{"x": np.full((1, 4), value, np.float32)} for value in [0.0] * 20 + [9.0]]
+    counts = []
+    found = graphopt.verify(
+        model, other, samples=feeds, progress=lambda event: counts.append(event.done)
+    )
+    assert (found.verdict, found.comparison.samples) == ("broken", 21)
+    assert counts[-1] == 21
+
+
+def test_verify_does_not_show_the_worst_noise_as_the_best(model, tmp_path):
+    """An output that is missing has a ratio of -inf dB; inf dB would be no noise at all."""
+    other = tmp_path / "other.onnx"
+    gir.save(gir.from_text(TEXT.replace("z", "q")), other)
+    shown = str(graphopt.verify(model, other, min_sqnr_db=20.0))
+    assert "-inf" in shown
 
 
 def test_a_limit_that_is_no_number_is_never_held(model):

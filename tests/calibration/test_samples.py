@@ -209,3 +209,19 @@ def test_sequences_are_refused_and_not_stacked():
     samples = load_samples([{"x": parts[:1]}])
     with pytest.raises(UnsupportedModelError, match="`x`"):
         samples.check([TensorSpec("x", "sequence(float32)", ())])
+
+
+def test_samples_that_can_be_read_only_once_are_refused_by_name():
+    held = iter([{"x": np.ones((1, 2), np.float32)} for _ in range(3)])
+    samples = load_samples(lambda: held)
+    samples.check([TensorSpec("x", "float32", (None, 2))])
+    with pytest.raises(CalibrationDataError, match="others when they are read again") as caught:
+        list(samples)
+    assert caught.value.why == "3 at first, 0 now"
+
+
+def test_bytes_in_the_other_order_are_said_to_be():
+    """Else it would read: expected float32, found float32."""
+    samples = load_samples([{"x": np.ones((1, 2), ">f4")}])
+    found = failure(samples.check, [TensorSpec("x", "float32", (None, 2))])
+    assert found.why == "expected float32, found float32 with its bytes in the other order"

@@ -230,6 +230,32 @@ def test_reader_that_goes_away_is_no_error():
     assert done.stderr == "141\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")  # noqa: PTH110
+@pytest.mark.parametrize("words", [["passes"], ["passes", "--json"], ["explain", "G999", "--json"]])
+def test_a_full_disk_below_the_output_is_not_an_answer(words):
+    """Status 1 would mean: it ran, and the answer is no."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "graphopt", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[G1")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_nobody_can_be_told_of_keeps_its_status():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        words = [sys.executable, "-m", "graphopt", "explain", "G999"]
+        assert subprocess.run(words, stderr=full, check=False).returncode == 2
+
+
+def test_who_closes_the_output_gets_the_status():
+    line = f"{sys.executable} -m graphopt passes >&-; echo $? >&2"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.stderr == "0\n"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_unwind(tmp_path, number, status):
     script = (

@@ -35,7 +35,9 @@ def start(folder, scratch):
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_interrupted_optimize_leaves_nothing(tmp_path, number, status):
     folder, scratch = tmp_path / "folder", tmp_path / "scratch"
     folder.mkdir()
@@ -43,8 +45,9 @@ def test_interrupted_optimize_leaves_nothing(tmp_path, number, status):
     with start(folder, scratch) as process:
         # A candidate on disk: its latency is measured for the next five minutes.
         wait_until(lambda: list(scratch.glob("graphopt-*/static.onnx")))
-        # A terminal sends Ctrl-C to the whole group, workers included; `kill` to one process.
-        kill = os.killpg if number is signal.SIGINT else os.kill
+        # A terminal sends Ctrl-C to the whole group, workers included, and so it says that it is
+        # closed; `kill` sends to one process.
+        kill = os.kill if number is signal.SIGTERM else os.killpg
         kill(process.pid, number)
         output, error = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == status
@@ -84,3 +87,14 @@ def test_what_python_drops_in_a_finalizer_is_not_lost(number, raised):
         time.sleep(DEADLINE_S)
     assert signal.getsignal(signal.SIGTERM) is handler
     assert sys.unraisablehook is hook
+
+
+def test_who_is_to_outlive_the_terminal_does():
+    """As under `nohup`, which has the signal ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -250,6 +250,9 @@ def test_sources_are_told_from_paths():
     assert parse_source("program.pt2").kind == "pt2"
     names = ["torch:a.b:make", "hf:/m/mini@fill-mask", "sklearn:x/forest.pkl", "x/a.pt2", "b.onnx"]
     assert [name_of_source(name) for name in names] == ["make", "mini", "forest", "a", "b"]
+    # Else two files would be one bundle: en:model.onnx and de:model.onnx.
+    names = ["en:model.onnx", "x:1/model.onnx", "en:program.pt2"]
+    assert [name_of_source(name) for name in names] == ["en:model", "model", "en:program"]
 
 
 def test_a_folder_may_have_an_at_sign_in_its_name(folder):

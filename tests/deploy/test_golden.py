@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import graphopt
 from graphopt.deploy import Golden, GoldenSample, OutputRule, record_golden
 from graphopt.deploy.agreement import difference
 from graphopt.deploy.golden import FLOORS, SPREAD_FACTOR
@@ -188,3 +189,23 @@ def test_discrete_values_are_compared_one_by_one(kind):
     assert difference(reference, values)["error"] == 0.25
     assert difference(reference, values)["cosine"] == 0.75
     assert difference(reference, reference)["error"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(bfloat16[N,4] x) => (bfloat16[N,4] y) { c = Cast<to=1>(x)  y = Cast<to=16>(c) }",
+        """<ir_version: 8, opset_import: ["" : 18]> g (optional(float[N]) x, float[N] z)
+        => (bool y) { y = OptionalHasElement(x) }""",
+    ],
+)
+def test_what_no_device_can_be_fed_is_not_recorded(tmp_path, text):
+    """`numpy` reads bfloat16 as bytes of no type, and a bundle that holds some is broken there."""
+    save(from_text(text), tmp_path / "m.onnx")
+    bundle = graphopt.optimize(
+        tmp_path / "m.onnx", target="cpu-fp32", output=tmp_path / "bundle", latency_budget_s=None
+    ).bundle
+    golden = bundle.manifest["golden"]
+    assert golden["samples"] == 0
+    assert golden["note"] == "no samples: input `x` is no tensor of a type that numpy has"
+    assert graphopt.validate(bundle.path).exit_code == 0

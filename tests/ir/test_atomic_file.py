@@ -38,3 +38,18 @@ def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / "f") as out:
         out.write(b"whole")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    """A device would be gone for every program: `-o /dev/null` is not worth that."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name, why in (("pipe", "a device"), ("link", "a device"), ("folder", "a folder")):
+        with pytest.raises(OutputError) as caught, atomic_file(tmp_path / name):
+            raise AssertionError("it was opened")
+        assert why in (caught.value.why or "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()

@@ -193,6 +193,20 @@ def test_saving_over_the_model_that_is_being_read_keeps_its_weights(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
+def test_data_of_a_model_of_the_same_name_but_for_the_suffix_stays(tmp_path):
+    """Data is called after the model without its suffix; an older one goes with its model."""
+    first = gir.save(model_with_weights(), tmp_path / "m.onnx", external_data=True)
+    other = model_with_weights()
+    tensor = other.graph.initializers["first"].const_value
+    other.graph.initializers["first"].const_value = ir.tensor(tensor.numpy() + 1, name="first")
+    second = gir.save(other, tmp_path / "m.pb", external_data=True)
+    for (path, data), model in ((first, model_with_weights()), (second, other)):
+        assert data.exists()
+        assert gir.model_digest(gir.load(path)) == gir.model_digest(model)
+    third = gir.save(other, tmp_path / "m.onnx", external_data=True)
+    assert sorted(tmp_path.iterdir()) == sorted({*second, *third})
+
+
 def test_weights_shared_by_two_initializers_are_written_once(tmp_path):
     model = model_with_weights()
     shared = model.graph.initializers["first"].const_value

@@ -129,3 +129,13 @@ def test_runs_of_branches_are_not_added_up(tmp_path):
     assert found.run_ms > 0
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert found.shares.get("other", 0.0) < 0.5  # what runs the branch is not counted beside it
+
+
+def test_a_model_that_runs_no_node_takes_no_time(tmp_path):
+    """All of it is constant: the runtime has the answer when it has loaded the model."""
+    model = from_text(
+        "() => (float[2] y) { c = Constant<value = float[2] {1.0, 2.0}>() y = Add(c, c) }"
+    )
+    path = save(model, tmp_path / "model.onnx")[0]
+    found = inspect_loaded(path, SessionOptions(), {}, worker=shared_worker())
+    assert (found.run_ms, found.shares) == (0.0, {})

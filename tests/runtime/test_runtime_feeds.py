@@ -234,3 +234,9 @@ def test_input_specs_of_every_kind():
         TensorSpec("b", "bfloat16", (None, 3)),
         TensorSpec("i", "int4", (4,)),
     )
+
+
+def test_a_mask_of_unknown_rank_hides_nothing():
+    model = from_text("(float[N,4] x, bool[N] mask) => (float[N,4] y) { y = Where(mask, x, x) }")
+    model.graph.inputs[1].shape = None
+    assert generate_feeds(model)["mask"].tolist() is True

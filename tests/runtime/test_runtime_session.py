@@ -118,6 +118,16 @@ def test_wrong_feeds_are_refused(worker, model_bytes, feeds, message):
     assert session.run({"x": np.ones(1, np.float32)})["y"].item() == 1
 
 
+def test_no_tensor_beside_a_type_that_numpy_lacks_is_refused(worker, model_bytes):
+    """It ended the worker, and every session in it."""
+    text = """g (optional(float[N]) x, float[N] z) => (bool b, bfloat16[N] y)
+    { b = OptionalHasElement(x)  y = Cast<to = 16>(z) }"""
+    with worker.load(model_bytes(text)) as session:
+        with pytest.raises(RunError, match="cannot run the model"):
+            session.run({"x": None, "z": np.ones(2, np.float32)})
+        assert worker.is_alive
+
+
 def test_unknown_output_is_refused(worker, model_bytes):
     with pytest.raises(RunError, match="nowhere"):
         worker.load(model_bytes(RELU_NEG)).run({"x": np.ones(1, np.float32)}, ["nowhere"])

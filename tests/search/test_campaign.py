@@ -1,8 +1,25 @@
 """Candidates, from a prepared workbench to a choice."""
 
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import graphopt
 from graphopt import ir as gir
 from graphopt.search import Reporter, explore, prepare
 from graphopt.targets import load_target
+
+
+class ReluToAbs(ir.passes.InPlacePass):
+    """A pass of somebody else that is wrong."""
+
+    def call(self, model):
+        for node in model.graph:
+            if node.op_type == "Relu":
+                node.op_type = "Abs"
+                return ir.passes.PassResult(model, modified=True)
+        return ir.passes.PassResult(model, modified=False)
+
 
 DECLARED = """<ir_version: 10, opset_import: ["": 17]>
 g (float[N, 4] x) => (float[N, 4] y) <float[N, 4] a> { a = Exp(x)  y = Relu(a) }"""
@@ -67,3 +84,62 @@ def test_weights_beside_the_file_count_as_bytes_of_the_original(tmp_path):
     files = [file for file in tmp_path.iterdir() if file.name.startswith("beside")]
     assert len(files) > 1
     assert outcome.original_bytes == sum(file.stat().st_size for file in files)
+
+
+def test_a_stage_that_fails_is_told_with_its_reason_and_its_reproducer(tmp_path, monkeypatch):
+    """It is left out, and the rest is shipped: nobody would look for it in a table of passes."""
+    monkeypatch.chdir(tmp_path)
+    gir.save(gir.from_text("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), "m.onnx")
+    text = """name = "board"
+summary = "a stage that is wrong"
+extends = "cpu-fp32"
+[pipeline]
+wrong = 'external-onnx-ir{factory="PLACE:ReluToAbs"}'
+""".replace("PLACE", __name__)
+    (tmp_path / "board.toml").write_text(text, encoding="utf-8")
+    report = graphopt.optimize("m.onnx", target="board.toml", latency_budget_s=None).report
+    (note,) = (note for note in report.notes if note.startswith("left out of every candidate"))
+    (folder,) = tmp_path.glob("graphopt-repro-*")
+    assert "external-onnx-ir: changed an output by more than its contract allows" in note
+    assert note.endswith(f"`graphopt reproduce {folder.name}`")
+
+
+DETECTIONS = """(float[N,4] x) => (int64[2,K] found)
+{ i = Identity(x)  m = IsNaN(i)  found = NonZero(m) }"""
+
+
+@pytest.mark.parametrize(("sees", "chosen"), [(False, None), (True, "exact")])
+def test_two_empty_outputs_hold_no_gate(tmp_path, sees, chosen):
+    """Where nothing is detected on any input, nothing is known of a candidate."""
+    gir.save(gir.from_text(DETECTIONS), tmp_path / "m.onnx")
+    if sees:
+        text = DETECTIONS.replace("IsNaN(i)", "Cast<to=9>(i)")
+        gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(tmp_path / "m.onnx", target="cpu-fp32", latency_budget_s=None).report
+    assert report.chosen == chosen
+    reasons = {gate.name: gate.reason for gate in report.gates if gate.passed is False}
+    assert set(reasons) == (set() if sees else {"max_rel_error", "min_cosine"})
+    assert all("no output held any finite element" in reason for reason in reasons.values())
+    assert any("held no element, or no finite one" in note for note in report.notes) is not sees
+
+
+def test_the_original_itself_needs_no_comparison(tmp_path):
+    text = DETECTIONS.replace("i = Identity(x)  m = IsNaN(i)", "m = IsNaN(x)")
+    gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(tmp_path / "m.onnx", target="cpu-fp32", latency_budget_s=None).report
+    assert report.gates_met
+
+
+def test_what_stages_were_checked_on_says_nothing_of_the_samples(tmp_path):
+    """Stages are checked on generated inputs, where nothing is found, and gates on real ones."""
+    text = """(float[N,4] x) => (int64[2,K] found) <float c = {100.0}>
+    { i = Identity(x)  m = Greater(i, c)  found = NonZero(m) }"""
+    gir.save(gir.from_text(text), tmp_path / "m.onnx")
+    report = graphopt.optimize(
+        tmp_path / "m.onnx",
+        target="cpu-fp32",
+        latency_budget_s=None,
+        calibration=[{"x": np.float32([[1.0, 200.0, 2.0, 300.0]])}],
+    ).report
+    assert report.chosen == "exact"
+    assert not any("held no element" in note for note in report.notes)

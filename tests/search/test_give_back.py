@@ -1,5 +1,7 @@
 """Mixed precision: which operators are left in float, and that the recipe makes the same again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -127,6 +129,30 @@ def test_a_budget_of_zero_allows_what_rounding_does_to_a_loss(place, drop, allow
     first = outcome.measured[0]
     assert first.is_correct == allowed
     assert (first.metric, first.built.candidate.name) == (1.0 - drop, "float")
+
+
+def test_where_nothing_is_timed_a_repaired_candidate_stands_before_the_floats(place):
+    """The order of the target decides for a device that is elsewhere, and the floats end it."""
+    board = TARGET + '\n[device]\narchitectures = ["wasm32"]\n'
+    (place / "target.toml").write_text(board, encoding="utf-8")
+    target = load_target(place / "target.toml").with_gates({"min_cosine": 0.999})
+    known = {item.name: item for item in target.candidates}
+    bench = prepare(
+        place / "model.onnx",
+        replace(target, candidates=(known["plain"], known["float"])),
+        calibration=place / "samples",
+        evaluation=None,
+        metric=None,
+        latency_budget_s=None,
+        repair_budget_s=60.0,
+        seed=0,
+        report=Reporter(),
+    )
+    (place / "work").mkdir()
+    outcome = explore(bench, place / "work")
+    names = [item.built.candidate.name for item in outcome.measured]
+    assert names == ["plain", "plain-mixed", "float"]
+    assert outcome.chosen is outcome.measured[1]
 
 
 def test_nothing_is_tried_where_it_is_switched_off_or_time_is_up(place):

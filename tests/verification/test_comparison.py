@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from graphopt.ir import from_text, save
 from graphopt.rewrite import Approximate, Exact, Rounding
 from graphopt.runtime import Worker
 from graphopt.verification import compare_models, random_outputs
+from graphopt.verification.differences import has_elements
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
@@ -157,3 +159,52 @@ def test_unknown_operators_are_only_possibly_random():
     )
     found = random_outputs(model)
     assert (found.certain, found.possible) == ({"z"}, {"y"})
+
+
+DETECTIONS = "g (float[N] x) => (int64[1,K] found, float[N] z) {{ m = {}(x)  found = NonZero(m)  z = Abs(x) }}"
+
+
+def test_outputs_that_hold_nothing_are_not_called_compared(write, worker):
+    """Nothing is detected in noise, and a model that never detects anything gives the same."""
+    a = write("a", DETECTIONS.format("IsNaN"))
+    b = write("b", DETECTIONS.format("IsInf"))
+    found = compare_models(a, b, [x(2), x(3)], worker=worker)
+    assert found.empty_outputs == ("found",)
+    assert found.notes() == (
+        "`found` held no element, or no finite one, in any sample: no number was compared",
+    )
+    assert found.to_dict()["empty_outputs"] == ["found"]
+    other = {"x": np.float32([1.0, np.nan])}
+    found = compare_models(a, b, [x(2), other], worker=worker)
+    assert found.empty_outputs == ()
+    assert found.verdict(Exact()) == "broken"
+
+
+def test_random_outputs_without_elements_are_told_once(write, worker):
+    text = """g (float[N] x) => (float[0] y) <int64[1] none = {0}>
+    { r = RandomNormalLike(x)  y = Slice(r, none, none, none) }"""
+    path = write("a", text)
+    found = compare_models(path, path, [x(2)], worker=worker)
+    assert (found.random_outputs, found.empty_outputs) == (("y",), ())
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        (np.zeros((0, 3)), False),
+        (np.zeros(()), True),
+        (np.full(3, np.nan), False),
+        (np.array([np.inf, 1.0], np.float16), True),
+        (np.full(3, np.nan, ml_dtypes.bfloat16), False),
+        (np.zeros(2, ml_dtypes.bfloat16), True),
+        (np.zeros(2, ml_dtypes.int4), True),
+        (np.array(["a"], dtype=object), True),
+        (None, False),
+        ([], False),
+        ([np.zeros(0), np.zeros(1)], True),
+        ({"a": 1.0}, True),
+        ({}, False),
+    ],
+)
+def test_what_holds_elements(value, held):
+    assert has_elements(value) is held

@@ -132,6 +132,35 @@ def test_scores_that_hold_no_classes():
         value("top1", [np.zeros((4, 1), np.float32)], [0, 1, 1, 0])
 
 
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        ("top1", [0.0, 1.0, np.nan, 0.0], "labels are no classes"),
+        ("top1", [0.0, 1.0, 0.5, 0.0], "labels are no classes"),
+        ("f1", [1, 2, 3, 1], "none of the classes"),  # counted from 1
+        ("top1", [0, 1, 2, -1], "none of the classes"),
+        ("top1", ["cat", "dog", "cow", "cat"], "labels do not fit the output"),
+    ],
+)
+def test_labels_that_no_prediction_could_meet(name, labels, message):
+    """Of a metric that is 0 whatever the model says, any model is as good as the original."""
+    with pytest.raises(MetricError, match=message):
+        value(name, [SCORES], labels)
+
+
+def test_a_rank_correlation_with_what_is_no_number_is_refused():
+    with pytest.raises(MetricError, match="a label is NaN or infinite"):
+        value("spearman", [np.arange(4.0)], [0.0, 1.0, np.nan, 2.0])
+
+
+def test_classes_may_be_text_or_any_whole_numbers_where_the_output_has_no_scores():
+    text = np.array(["cat", "dog"], dtype=object)
+    assert value("top1", [text], ["cat", "cow"]) == 0.5
+    assert value("top1", [np.array([-1, 1])], [-1, -1]) == 0.5
+    assert value("top1", [SCORES], [0.0, 1.0, 2.0, -100.0]) == 1.0
+    assert value("top1", [SCORES[:2, :2]], [False, True]) == 1.0
+
+
 def test_only_ignored_labels_measure_nothing():
     with pytest.raises(MetricError, match="nothing to measure"):
         value("top1", [SCORES], [-100] * 4)
