@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import json
@@ -47,13 +48,17 @@ def as_graphopt_error(error: BaseException) -> GraphoptError:
 
 
 def print_failure(error: GraphoptError, settings: Settings, cause: BaseException) -> None:
-    """Print `error`: JSON on standard output with ``--json``, else text on standard error."""
+    """Print `error`: JSON on standard output with ``--json``, else text on standard error.
+
+    Where standard output cannot take the document, text is better than nothing.
+    """
     if settings.traceback:
         traceback.print_exception(cause, file=sys.stderr)
     if settings.json:
         document = {"schema_version": 1, "error": error.to_dict()}
-        print(json.dumps(document, indent=2))
-        return
+        with contextlib.suppress(OSError):
+            print(json.dumps(document, indent=2), flush=True)
+            return
     print(_as_text(error, use_color=settings.use_color(sys.stderr)), file=sys.stderr)
 
 

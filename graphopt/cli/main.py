@@ -21,6 +21,7 @@ from graphopt.cli.failures import as_graphopt_error, print_failure
 from graphopt.cli.interruptions import interruptible
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.settings import Settings
+from graphopt.cli.streams import open_missing_streams, said_if_possible, silence
 
 __all__ = ["SECTIONS", "application", "main"]
 
@@ -82,20 +83,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read before click does: how an error is printed must be known when the words cannot be parsed.
     words = list(sys.argv[1:] if arguments is None else arguments)
     settings = Settings.read(words, os.environ)
+    open_missing_streams()
     _accept_any_name()
     try:
         status = _dispatch(words, settings)
         # Here, where a reader that went away is noticed; at exit nobody could answer for it.
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
+        with said_if_possible():
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _silence_standard_output()
+        silence()
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into a message
         failure = as_graphopt_error(error)
-        print_failure(failure, settings, error)
+        # Where nobody can read what went wrong the exit status still tells it.
+        with said_if_possible():
+            print_failure(failure, settings, error)
         return failure.exit_code
     return status
 
@@ -121,8 +126,3 @@ def _accept_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _silence_standard_output() -> None:
-    # The interpreter flushes once more at exit and would complain about the same broken pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

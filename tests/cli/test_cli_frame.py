@@ -230,6 +230,36 @@ def test_reader_that_goes_away_is_no_error():
     assert done.stderr == "141\n"
 
 
+def in_shell(line):
+    line = line.replace("graphopt", f"{sys.executable} -m graphopt")
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+
+
+LATE = f"{sys.executable} -c 'import time; time.sleep(1)'"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        # Nobody reads the error, which keeps its status: 1 would say that the answer is no.
+        (f"({LATE}; graphopt optimise --json; echo $? >&2) | true", "error[G101]: unknown command `optimise`\n\nhint: did you mean `optimize`?\n2\n"),
+        (f"({LATE}; graphopt optimise 2>&1; echo $? >&3) 3>&2 | true", "2\n"),
+        ("graphopt optimise 2>&-; echo $? >&2", "2\n"),
+        ("graphopt optimise 2>/dev/full; echo $? >&2", "2\n"),
+        # A result that was not written is no result.
+        ("graphopt explain G102 >/dev/full; echo $? >&2", "error[G105]: cannot write: no space left on device\n2\n"),
+        ("graphopt explain G102 --json >/dev/full; echo $? >&2", "error[G105]: cannot write: no space left on device\n2\n"),
+        # Nobody wants to see one.
+        ("graphopt explain G102 >&-; echo $? >&2", "0\n"),
+        ("graphopt explain G102 --json <&- >&-; echo $? >&2", "0\n"),
+    ],
+)  # fmt: skip
+def test_streams_that_take_nothing(line, expected):
+    done = in_shell(line)
+    assert done.stderr == expected
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_unwind(tmp_path, number, status):
     script = (
