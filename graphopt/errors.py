@@ -21,7 +21,7 @@ GraphoptError                       code   exit
 │  ├─ NumericMismatch               G302
 │  └─ BudgetExceeded                G303        a gate fails
 ├─ PassError                        G4xx   3    a pass failed: our bug until shown otherwise
-│  ├─ PreconditionError             G401
+│  ├─ PreconditionError             G401   2    a target or samples were not given
 │  └─ PostconditionError            G402
 └─ RuntimeFailure                   G5xx   1    the runtime failed on a candidate
    ├─ SessionLoadError              G501
@@ -278,9 +278,10 @@ class PassError(GraphoptError):
 
 
 class PreconditionError(PassError):
-    """A pass was run without what it needs."""
+    """A pass was run without what it needs: the caller must give it, and no pass is at fault."""
 
     code = "G401"
+    exit_code = 2
 
 
 class PostconditionError(PassError):
