@@ -67,6 +67,7 @@ __all__ = [
     "WorkerOutOfMemory",
     "WorkerTimeout",
     "error_classes",
+    "reason_of",
 ]
 
 
@@ -324,6 +325,14 @@ class WorkerOutOfMemory(RuntimeFailure):
     """The worker process ran out of memory."""
 
     code = "G505"
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong in words: of the system's errors without number and path.
+
+    The message that quotes them names the file already.
+    """
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def error_classes() -> dict[str, type[GraphoptError]]:
