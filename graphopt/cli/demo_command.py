@@ -28,7 +28,14 @@ The job:   8-bit integers for this CPU, at most the target's loss of accuracy on
 """
 
 
-@cli_command("demo")
+@cli_command(
+    "demo",
+    examples=(
+        "graphopt demo                      optimize it, and show what happened",
+        "graphopt demo -o digits.cpu-int8   keep the bundle, to validate it",
+        "graphopt demo --files digits       its model and samples, to try other commands on",
+    ),
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the bundle here. Default: no."
 )

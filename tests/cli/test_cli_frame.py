@@ -72,6 +72,13 @@ def test_every_option_is_explained(name):
     assert {"traceback", "color", "no_progress"} <= {item.name for item in options}
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches_with_examples(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out.split("Examples:\n")[1]
+    assert f"graphopt {name} " in text.replace("\n", " ")
+
+
 def test_every_error_code_has_a_page_and_every_page_a_code():
     assert set(error_codes()) == set(error_classes()) | {UnexpectedError.code}
     for code in error_codes():
