@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -77,6 +79,12 @@ def test_help_teaches_with_examples(name, capsys):
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out.split("Examples:\n")[1]
     assert f"graphopt {name} " in text.replace("\n", " ")
+
+
+def test_the_page_on_the_command_line_names_every_command():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    assert set(COMMANDS) <= {word for row in rows for word in re.findall(r"`(\w+)", row)}
 
 
 def test_every_error_code_has_a_page_and_every_page_a_code():
