@@ -81,9 +81,17 @@ def test_help_teaches_with_examples(name, capsys):
     assert f"graphopt {name} " in text.replace("\n", " ")
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_the_command_line_shows_an_error_as_it_is(capsys):
+    line, shown = re.search(r"```console\n\$ graphopt (.*)\n((?s:.*?))```", PAGE).groups()
+    assert main(line.split()) == 2
+    assert capsys.readouterr().out == shown
+
+
 def test_the_page_on_the_command_line_names_every_command():
-    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
     assert set(COMMANDS) <= {word for row in rows for word in re.findall(r"`(\w+)", row)}
 
 
