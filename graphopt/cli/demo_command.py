@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ The job:   8-bit integers for this CPU, at most the target's loss of accuracy on
 def command(settings: Settings, output: Path | None, files: Path | None, force: bool) -> int:
     """Optimize a small trained model and show what happened."""
     if files is not None:
-        return _copy_files(settings, files)
+        return _copy_files(settings, files, force=force)
     if output is not None:
         return _demonstrate(settings, output, force=force)
     from graphopt.ir import scratch_folder
@@ -55,18 +54,33 @@ def command(settings: Settings, output: Path | None, files: Path | None, force: 
         return _demonstrate(settings, folder / "digits.cpu-int8", force=False)
 
 
-def _copy_files(settings: Settings, folder: Path) -> int:
+def _copy_files(settings: Settings, folder: Path, *, force: bool) -> int:
     from graphopt.demo import demo_files
+    from graphopt.ir import atomic_file
 
+    sources = list(asdict(demo_files()).values())
+    copies = [folder / source.name for source in sources]
+    for source, copy in zip(sources, copies, strict=True):
+        # Another model may be called so, too.
+        if copy.exists() and not force and not _is_same(source, copy):
+            why = "it is another file than the demo's"
+            raise OutputError(f"`{copy}` exists already", why=why, hint="replace it with `--force`")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        copies = [str(shutil.copy(file, folder)) for file in asdict(demo_files()).values()]
     except OSError as error:
         raise OutputError(
             "the demo's files cannot be copied", where=str(folder), why=error.strerror
         ) from error
-    print_result(settings, text="\n".join(copies), document={"files": copies})
+    for source, copy in zip(sources, copies, strict=True):
+        with atomic_file(copy) as stream:
+            stream.write(source.read_bytes())
+    names = [str(copy) for copy in copies]
+    print_result(settings, text="\n".join(names), document={"files": names})
     return 0
+
+
+def _is_same(source: Path, copy: Path) -> bool:
+    return copy.is_file() and copy.read_bytes() == source.read_bytes()
 
 
 def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
