@@ -17,9 +17,11 @@ from graphopt.cli.error_pages import error_codes, error_page
 from graphopt.cli.failures import UnexpectedError, as_graphopt_error
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.main import SECTIONS, application, main
+from graphopt.cli.options import THREADS
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
 from graphopt.errors import GraphoptError, OutputError, error_classes
+from graphopt.targets import target_schema
 
 COMMANDS = [name for section in SECTIONS.values() for name in section]
 HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "rich", "jsonschema"}
@@ -93,6 +95,11 @@ def test_the_page_on_the_command_line_shows_an_error_as_it_is(capsys):
 def test_the_page_on_the_command_line_names_every_command():
     rows = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
     assert set(COMMANDS) <= {word for row in rows for word in re.findall(r"`(\w+)", row)}
+
+
+def test_threads_are_as_many_as_a_target_may_ask_for():
+    allowed = target_schema()["properties"]["runtime"]["properties"]["threads"]
+    assert allowed["maximum"] == THREADS.max
 
 
 def test_every_error_code_has_a_page_and_every_page_a_code():
