@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def command(settings: Settings, output: Path | None, files: Path | None, force: 
     from graphopt.ir import scratch_folder
 
     with scratch_folder() as folder:
-        return _demonstrate(settings, folder / "digits.cpu-int8", force=False)
+        return _demonstrate(settings, folder / "digits.cpu-int8", force=False, is_kept=False)
 
 
 def _copy_files(settings: Settings, folder: Path, *, force: bool) -> int:
@@ -83,10 +83,11 @@ def _is_same(source: Path, copy: Path) -> bool:
     return copy.is_file() and copy.read_bytes() == source.read_bytes()
 
 
-def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
+def _demonstrate(settings: Settings, output: Path, *, force: bool, is_kept: bool = True) -> int:
     from graphopt import api
     from graphopt.demo import demo_files
     from graphopt.deploy import validate
+    from graphopt.report import to_text
 
     files = demo_files()
     with progress_shown(settings) as progress:
@@ -100,12 +101,15 @@ def _demonstrate(settings: Settings, output: Path, *, force: bool) -> int:
             force=force,
             progress=progress,
         )
-    document: dict[str, Any] = {"optimize": result.report.to_dict(), "validate": None}
-    text, status = f"{INTRODUCTION}\n{result}", result.exit_code
+    # Where nothing is kept there is no place to tell: it is gone when it is read.
+    told = result.report if is_kept else replace(result.report, output=None)
+    document: dict[str, Any] = {"optimize": told.to_dict(), "validate": None}
+    text, status = f"{INTRODUCTION}\n{to_text(told)}", result.exit_code
     if result.report.chosen is not None:
         report = validate(output)
         document["validate"] = report.to_dict()
         text += f"\n\nThe bundle, checked as a device would:\n\n{report}"
         status = status or report.exit_code
+    text += "" if is_kept else "\n\nNothing was kept: `graphopt demo -o FOLDER` keeps the bundle."
     print_result(settings, text=text, document=document)
     return status
