@@ -15,7 +15,7 @@ SOURCE := env PYTHONPATH=$(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-devices test-export lint types check new-pass wheel clean
+.PHONY: help demo test test-devices test-export lint types pass-is-named check new-pass wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,11 @@ lint: $(VENV)/dependencies-installed ## style, format, and which room may import
 types: $(VENV)/dependencies-installed ## mypy --strict
 	$(SOURCE) $(BIN)/mypy
 
-check: $(VENV)/dependencies-installed ## goldens, laws and docstring of one pass: make check PASS=fold-constants
+# First of all, and not after an environment that takes minutes.
+pass-is-named:
 	@test -n "$(PASS)" || { echo 'usage: make check PASS=fold-constants' >&2; exit 2; }
+
+check: pass-is-named $(VENV)/dependencies-installed ## goldens, laws and docstring of one pass: make check PASS=fold-constants
 	$(SOURCE) $(BIN)/python -m pytest tests/passes tests/laws -k '$(PASS) or $(subst -,_,$(PASS)) or $(subst -,,$(PASS))'
 
 new-pass: ## the two files of a new pass: make new-pass NAME=fold-transposes

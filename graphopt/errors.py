@@ -21,7 +21,7 @@ GraphoptError                       code   exit
 │  ├─ NumericMismatch               G302
 │  └─ BudgetExceeded                G303        a gate fails
 ├─ PassError                        G4xx   3    a pass failed: our bug until shown otherwise
-│  ├─ PreconditionError             G401
+│  ├─ PreconditionError             G401   2    a target or samples were not given
 │  └─ PostconditionError            G402
 └─ RuntimeFailure                   G5xx   1    the runtime failed on a candidate
    ├─ SessionLoadError              G501
@@ -67,6 +67,7 @@ __all__ = [
     "WorkerOutOfMemory",
     "WorkerTimeout",
     "error_classes",
+    "reason_of",
 ]
 
 
@@ -278,9 +279,10 @@ class PassError(GraphoptError):
 
 
 class PreconditionError(PassError):
-    """A pass was run without what it needs."""
+    """A pass was run without what it needs: the caller must give it, and no pass is at fault."""
 
     code = "G401"
+    exit_code = 2
 
 
 class PostconditionError(PassError):
@@ -323,6 +325,14 @@ class WorkerOutOfMemory(RuntimeFailure):
     """The worker process ran out of memory."""
 
     code = "G505"
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong in words: of the system's errors without number and path.
+
+    The message that quotes them names the file already.
+    """
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def error_classes() -> dict[str, type[GraphoptError]]:

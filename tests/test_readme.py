@@ -12,6 +12,7 @@ import pytest
 
 from graphopt.cli.main import main
 from graphopt.runtime import cpu_features
+from graphopt.targets import load_target
 
 README = Path(__file__).parents[1] / "README.md"
 CONSOLE = re.compile(r"````console\n(.*?)````", re.DOTALL)
@@ -69,6 +70,13 @@ def matches(expected, output):
 
 def plain(line):
     return " ".join(NUMBER.sub("#", line).split())
+
+
+def test_the_limits_shown_are_those_of_the_target():
+    # Numbers are compared as "there is one" above; these are no measurement.
+    rows = r"(?m)^(m\w+) +(?:correctness|goal) +([\d.]+) "
+    shown = re.findall(rows, README.read_text(encoding="utf-8"))
+    assert {name: float(limit) for name, limit in shown} == load_target("cpu-int8").gates
 
 
 def test_program(folder, monkeypatch, capsys):

@@ -21,6 +21,7 @@ from graphopt.search import (
     Reporter,
     SampleSource,
     bundle_parts,
+    check_extras,
     explore,
     prepare,
     result_of,
@@ -245,10 +246,13 @@ def plan(
         arguments: The command that does it, word by word.
 
     Raises:
-        UsageError: The target, a gate or a stage is unknown.
+        UsageError: The target, a gate, a stage, or a pass or an option in the target is unknown.
+        MissingExtraError: What a pass of the target needs is not installed.
         InputError: The model cannot be used.
     """
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
+    # As `optimize` does before it builds anything: a plan that it would refuse is none.
+    check_extras(profile)
     with exported_source(source, target=profile, interpreter=interpreter, trust=trust) as path:
         shared = _ledger_of_stages(path, profile)
     skipped = {

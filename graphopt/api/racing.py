@@ -78,7 +78,7 @@ def race(
     path, names = Path(source).absolute(), tuple(only) or tuple(CONTESTANTS)
     for name in names:
         if name not in CONTESTANTS:
-            raise UnknownNameError("tool", name, list(CONTESTANTS), listing="graphopt race --help")
+            raise UnknownNameError("tool", name, list(CONTESTANTS))
     if keep is not None:
         refuse_existing(Path(keep), force=force, is_folder=True)
     before = load(path)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.calibration.observing import Observation
-from graphopt.errors import OutputError
+from graphopt.errors import OutputError, reason_of
 from graphopt.ir.hashing import sha256
 from graphopt.runtime import Histogram
 
@@ -90,7 +90,7 @@ class CalibrationCache:
             raise OutputError(
                 "the calibration cache cannot be written",
                 where=f"`{self.folder}`",
-                why=str(error),
+                why=reason_of(error),
                 hint="give another folder with `--calibration-cache DIR`, or none",
             ) from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.errors import OutputError
+from graphopt.errors import OutputError, reason_of
 from graphopt.ir.hashing import sha256
 from graphopt.rewrite import ChannelMoments
 
@@ -70,7 +70,7 @@ class MomentCache:
             raise OutputError(
                 "the calibration cache cannot be written",
                 where=f"`{self.folder}`",
-                why=str(error),
+                why=reason_of(error),
                 hint="give another folder with `--calibration-cache DIR`, or none",
             ) from error
 

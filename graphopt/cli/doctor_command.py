@@ -32,7 +32,13 @@ EXTRAS = {
 }
 
 
-@cli_command("doctor")
+@cli_command(
+    "doctor",
+    examples=(
+        "graphopt doctor",
+        "graphopt doctor --json   for a report of a bug",
+    ),
+)
 def command(settings: Settings) -> int:
     """Show versions, providers and what is missing.
 

@@ -32,7 +32,11 @@ __all__ = ["command"]
 )
 @calibration_option
 def command(settings: Settings, topic: str, pass_text: str | None, calibration: str | None) -> int:
-    """Explain a pass, a named pipeline, an error code, or a pass on a model."""
+    """Explain a pass, a named pipeline, an error code, or a pass on a model.
+
+    A pass is asked of the model as it is. What stands before it in a pipeline, @exact as a rule,
+    may clear its way: `graphopt run` that first, and ask what it wrote.
+    """
     if pass_text is not None:
         _explain_on_model(settings, topic, pass_text, calibration)
     # No pass is called so, by the rule for their names.

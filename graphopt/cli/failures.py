@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import json
@@ -47,13 +48,17 @@ def as_graphopt_error(error: BaseException) -> GraphoptError:
 
 
 def print_failure(error: GraphoptError, settings: Settings, cause: BaseException) -> None:
-    """Print `error`: JSON on standard output with ``--json``, else text on standard error."""
+    """Print `error`: JSON on standard output with ``--json``, else text on standard error.
+
+    Where standard output cannot take the document, text is better than nothing.
+    """
     if settings.traceback:
         traceback.print_exception(cause, file=sys.stderr)
     if settings.json:
         document = {"schema_version": 1, "error": error.to_dict()}
-        print(json.dumps(document, indent=2))
-        return
+        with contextlib.suppress(OSError):
+            print(json.dumps(document, indent=2), flush=True)
+            return
     print(_as_text(error, use_color=settings.use_color(sys.stderr)), file=sys.stderr)
 
 
@@ -78,7 +83,8 @@ def _from_click(error: click.UsageError) -> GraphoptError:
         return UnknownNameError(
             "option", error.option_name, _option_names(error.ctx), listing=listing
         )
-    message, hint = _plain(error.format_message()), f"see `{listing}`"
+    message = _plain(error.format_message())
+    hint = _quoting_hint(error) or f"see `{listing}`"
     if isinstance(error, click.BadParameter) and error.param is not None:
         name = _parameter_name(error.param)
         if isinstance(error, click.MissingParameter):
@@ -87,6 +93,16 @@ def _from_click(error: click.UsageError) -> GraphoptError:
         hint = f"did you mean `{near}`?" if near else hint
         message = f"invalid value for `{name}`: {_plain(error.message)}"
     return UsageError(message, hint=hint)
+
+
+def _quoting_hint(error: click.UsageError) -> str | None:
+    """Return what to do where a shell has made several words of one pipeline text."""
+    extra = re.search(r"unexpected extra arguments? \((.*)\)", error.message)
+    known = _option_names(error.ctx)
+    option = next((name for name in ("--pipeline", "--pass") if name in known), None)
+    if not extra or "=" not in extra[1] or option is None:
+        return None
+    return f"quote what holds braces, for the shell: {option} 'pass{{option=value}}'"
 
 
 def _parameter_name(parameter: click.Parameter) -> str:
@@ -115,4 +131,6 @@ def _option_names(context: click.Context | None) -> list[str]:
 def _plain(message: str) -> str:
     """Turn a sentence of click into one of ours: lower case, backticks, no final stop."""
     text = re.sub(r"'([^']*)'", r"`\1`", message.strip()).rstrip(".")
+    text = text.replace("is not a valid float range", "is not a number")
+    text = text.replace("is not a valid integer range", "is not a whole number")
     return text[:1].lower() + text[1:]

@@ -10,12 +10,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -24,7 +22,7 @@ from graphopt.cli.failures import as_graphopt_error, print_failure
 from graphopt.cli.interruptions import interruptible
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.settings import Settings
-from graphopt.errors import GraphoptError
+from graphopt.cli.streams import open_missing_streams, said_if_possible, silence
 
 __all__ = ["SECTIONS", "application", "main"]
 
@@ -86,36 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read before click does: how an error is printed must be known when the words cannot be parsed.
     words = list(sys.argv[1:] if arguments is None else arguments)
     settings = Settings.read(words, os.environ)
+    open_missing_streams()
     _accept_any_name()
     try:
         status = _dispatch(words, settings)
         # Here, where a reader that went away is noticed; at exit nobody could answer for it.
-        if sys.stdout is not None:  # whoever closed it wants to hear nothing
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
+        with said_if_possible():
+            print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _silence_standard_output()
+        silence()
         return BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence turns a bug into a message
         failure = as_graphopt_error(error)
-        _tell(failure, settings, error)
+        # Where nobody can read what went wrong the exit status still tells it.
+        with said_if_possible():
+            print_failure(failure, settings, error)
         return failure.exit_code
     return status
-
-
-def _tell(failure: GraphoptError, settings: Settings, cause: BaseException) -> None:
-    """Print a failure; where the disk below the output is full, as text where errors go."""
-    try:
-        print_failure(failure, settings, cause)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        # What could not be written would be tried again at exit, and change the exit status.
-        _silence_standard_output()
-        with contextlib.suppress(OSError):
-            print_failure(failure, replace(settings, json=False, traceback=False), cause)
 
 
 def _dispatch(words: list[str], settings: Settings) -> int:
@@ -139,9 +127,3 @@ def _accept_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _silence_standard_output() -> None:
-    # The interpreter flushes once more at exit and would complain about the same broken pipe.
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ from graphopt.cli.options import (
     LATENCY,
     STAGE,
     TARGET,
+    THREADS,
     calibration_cache_option,
     calibration_option,
     cli_command,
@@ -73,7 +74,7 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=THREADS,
     metavar="N",
     help="Threads inside one operator. Default: the target's.",
 )

@@ -19,6 +19,7 @@ __all__ = [
     "PASS",
     "STAGE",
     "TARGET",
+    "THREADS",
     "calibration_cache_option",
     "calibration_option",
     "cli_command",
@@ -166,6 +167,10 @@ DIMS = _Dims()
 TARGET = _Named("NAME|FILE", _target_names)
 PASS = _Named("PASS", _pass_names)
 
+# The most that a target file may ask for: the runtime starts every one of them, and a machine
+# with a hundred thousand does nothing else.
+THREADS = click.IntRange(min=1, max=1024)
+
 # Whether a file exists is the loader's to judge: it says more than a check of the path can.
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -179,7 +184,7 @@ seed_option = click.option(
 )
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=THREADS,
     metavar="N",
     default=1,
     show_default=True,

@@ -9,7 +9,13 @@ from graphopt.cli.settings import Settings
 __all__ = ["command"]
 
 
-@cli_command("passes")
+@cli_command(
+    "passes",
+    examples=(
+        "graphopt passes",
+        "graphopt passes --json   the contract and the options of each, too",
+    ),
+)
 def command(settings: Settings) -> int:
     """List the passes, and the pipelines that have a name.
 

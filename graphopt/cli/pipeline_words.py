@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from graphopt.errors import OptionError, UnknownNameError, UsageError
+from graphopt.errors import OptionError, UnknownNameError, UsageError, reason_of
 
 __all__ = ["pipeline_text"]
 
@@ -65,5 +65,5 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            "the pipeline file cannot be read", where=str(file), why=str(error)
+            "the pipeline file cannot be read", where=str(file), why=reason_of(error)
         ) from error

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from graphopt.cli.settings import Settings
 
@@ -31,12 +31,21 @@ def progress_shown(settings: Settings) -> Iterator[ProgressCallback | None]:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     # Names in models hold brackets, which rich would take for styles.
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+    columns = (SpinnerColumn(_spinner(sys.stderr)), TextColumn("{task.description}", markup=False))
     console = Console(stderr=True, no_color=not settings.use_color(sys.stderr))
     with Progress(*columns, console=console, transient=True) as live:
         lines = _StageLines(live)
         yield lines.receive
         lines.finish()
+
+
+def _spinner(stream: TextIO) -> str:
+    # Braille where the terminal can say it; what it cannot say would be spelled out as `\u280b`.
+    try:
+        "\u280b".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return "line"
+    return "dots"
 
 
 class _StageLines:

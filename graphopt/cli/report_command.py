@@ -46,8 +46,13 @@ def command(
             )
         # As the user named it, not the folder that it was resolved to.
         page = Path(f"{bundle}") / "report.html"
-    if is_shown:
-        click.launch(page.absolute().as_uri())
+    # The answer of whatever opens pages on this system; 0 where it has taken the page.
+    if is_shown and click.launch(page.absolute().as_uri()):
+        raise UsageError(
+            "no browser can be started",
+            where=str(page),
+            hint="open that file yourself: it is one page without scripts, and needs no server",
+        )
     document = {
         "page": str(page),
         **BundleComparison([loaded], [bundle.name]).to_dict()["bundles"][0],

@@ -14,10 +14,13 @@ from graphopt.cli.settings import Settings
 __all__ = ["command"]
 
 
-@cli_command("reproduce")
+@cli_command("reproduce", examples=("graphopt reproduce graphopt-repro-0123abcd",))
 @click.argument("folder", type=click.Path(path_type=Path))
 def command(settings: Settings, folder: Path) -> int:
-    """Run the reproducer of a failed pass again."""
+    """Run the reproducer of a failed pass again.
+
+    FOLDER is the one that the error named. Exit status 1 where the pass fails again.
+    """
     from graphopt.pipeline import reproduce
 
     found = reproduce(folder)

@@ -7,7 +7,7 @@ import click
 from graphopt.cli.options import TARGET, cli_command
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
-from graphopt.errors import UnknownNameError
+from graphopt.errors import UnknownNameError, UsageError
 
 __all__ = ["command"]
 
@@ -27,11 +27,20 @@ def command(settings: Settings, action: str | None, name: str | None) -> int:
         _list(settings)
         return 0
     if action != "show":
-        raise UnknownNameError("action", action, ["show"], listing="graphopt targets --help")
+        raise _unknown(action)
     if name is None:
         raise click.UsageError("missing argument `NAME`", ctx=click.get_current_context())
     _show(settings, name)
     return 0
+
+
+def _unknown(action: str) -> UsageError:
+    from graphopt.targets import target_names
+
+    if action in target_names() or action.endswith(".toml"):
+        hint = f"`graphopt targets show {action}` shows a target"
+        return UsageError(f"unknown action `{action}`", hint=hint)
+    return UnknownNameError("action", action, ["show"], listing="graphopt targets")
 
 
 def _list(settings: Settings) -> None:

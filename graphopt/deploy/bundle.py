@@ -234,6 +234,11 @@ def _explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except Broken as error:
+        if not path.exists():
+            raise BundleError(f"`{path}` does not exist", why="no such file or folder") from error
+        if path.is_file() and archive_suffix(path) is None:
+            why = "it is a file, and does not end in `.zip` or `.tar.zst`"
+            raise BundleError(f"`{path}` is not a bundle", why=why) from error
         raise BundleError(
             f"`{path}` is not a whole bundle",
             why=str(error),

@@ -22,6 +22,7 @@ from graphopt.errors import (
     MissingExtraError,
     NumericMismatch,
     UsageError,
+    reason_of,
 )
 from graphopt.ir import load, opset_version
 from graphopt.report import ExportReport, SizesCompared
@@ -209,7 +210,7 @@ def _run_framework(
         raise InputError(f"exporting `{source}` {error}", hint=hint) from error
     except OSError as error:
         raise InputError(
-            f"`{interpreter}` cannot be started", why=str(error), hint="name a Python"
+            f"`{interpreter}` cannot be started", why=reason_of(error), hint="name a Python"
         ) from error
     told = Path(f"{out}.failed")
     said = _start_of(told) if told.exists() else ended.reason()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.deploy.remote import DeviceResult, FleetDevice
-from graphopt.errors import OptionError
+from graphopt.errors import OptionError, reason_of
 from graphopt.report import format_number, format_table
 
 __all__ = ["FleetReport", "load_fleet"]
@@ -31,7 +31,7 @@ def load_fleet(path: str | os.PathLike[str]) -> list[FleetDevice]:
     try:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"`{path}` is not a fleet", why=str(error)) from error
+        raise OptionError(f"`{path}` is not a fleet", why=reason_of(error)) from error
     entries = document.pop("device", None)
     if document or not isinstance(entries, list) or not entries:
         raise OptionError(f"`{path}` is not a fleet", why="expected `[[device]]` and nothing else")

@@ -7,7 +7,8 @@ bundle says how texts or images become inputs, `tokenizers` or `Pillow` let that
 ``--text TEXT`` and ``--file FILE`` run the model on something of yours.
 
 Exit status: 0 all is well; 1 wrong numbers or a missed goal; 2 a damaged bundle, an unknown schema
-or a device that does not keep the contract, after which nothing more is checked.
+or a device that does not keep the contract, after which nothing more is checked, or a report that
+cannot be written; 141 where its reader went away.
 
 The hashes find damage and careless changes. Against a forger, who can write a manifest that fits,
 compare the `manifest_sha256` of ``--json`` with the one known from where the bundle was made, or
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import struct
@@ -33,7 +35,7 @@ from graphopt.deploy.integrity import Broken
 __all__ = ["OnnxRuntime", "available_memory_bytes", "key_text", "main"]
 
 ERRORS_ONLY = 3
-INTERRUPTED = 130
+INTERRUPTED, READER_GONE, UNWRITTEN = 130, 141, 2
 # Entry of the auxiliary vector and bit: `asm/hwcap.h` of Linux for arm64.
 HARDWARE_BITS = {
     "asimd": (16, 1), "fphp": (16, 9), "asimdhp": (16, 10), "asimddp": (16, 20), "sve": (16, 22),
@@ -190,8 +192,25 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     lines = [f"{item['status']:<7} {item['name']:<9} {item['detail']}" for item in report["checks"]]
     text = "\n".join(map(_plain, [*lines, report["status"]]))
-    sys.stdout.write((json.dumps(report, indent=2, allow_nan=False) if given.json else text) + "\n")
-    return int(report["exit_code"])
+    whole = json.dumps(report, indent=2, allow_nan=False) if given.json else text
+    return _written(whole) or int(report["exit_code"])
+
+
+def _written(text: str) -> int:
+    """Print `text`, and return 0, or a status that says that nobody got it."""
+    if not sys.stdout:  # None where the program was started without: nobody asks for the text
+        return 0
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes once more at exit, and would end with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        sys.stderr.write(f"broken: the report cannot be written: {error.strerror}\n")
+        return UNWRITTEN
+    return 0
 
 
 def _plain(text: str) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 
 from graphopt.deploy.shipped_validator import schema_text, validator_text
 from graphopt.deploy.validation import ValidationReport
-from graphopt.errors import OptionError, RuntimeFailure
+from graphopt.errors import OptionError
 from graphopt.ir import scratch_folder
 
 __all__ = ["interpreter_for", "validate_with"]
 
 TIMEOUT_S = 600.0
+_LINES = 5
 _RELEASE = re.compile(r"[0-9]+(\.[0-9]+){1,2}")
 _NUMPY_2_SINCE = (1, 19)
 """Older wheels were built for numpy 1, and cannot be imported beside numpy 2."""
@@ -46,8 +47,8 @@ def validate_with(
         timeout_s: Seconds that the check may take.
 
     Raises:
-        OptionError: `runtime` is neither a release nor an interpreter, or the bundle no folder.
-        RuntimeFailure: The release cannot be installed, or the check ended without a verdict.
+        OptionError: `runtime` is neither a release nor an interpreter, or the bundle no folder; the
+            release cannot be installed, or the check ended without a verdict.
     """
     if not bundle.is_dir():
         raise OptionError(f"`{bundle}` is no folder", hint="unpack it, and check what came of that")
@@ -66,9 +67,11 @@ def validate_with(
     try:
         document: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError as error:
-        raise RuntimeFailure(
+        # Not a `RuntimeFailure`, whose status says of a bundle that its numbers are wrong.
+        raise OptionError(
             f"the check with onnxruntime {runtime} ended without a verdict",
-            why=(done.stderr or done.stdout).strip()[-500:] or f"status {done.returncode}",
+            why=_end_of(done.stderr or done.stdout) or f"status {done.returncode}",
+            hint="the interpreter needs onnxruntime and numpy",
         ) from error
     return ValidationReport(document)
 
@@ -81,8 +84,7 @@ def interpreter_for(runtime: str, cache: Path | None = None) -> Path:
         cache: Where environments are kept; by default the user's cache folder.
 
     Raises:
-        OptionError: It is neither.
-        RuntimeFailure: The release cannot be installed.
+        OptionError: It is neither, or the release cannot be installed.
     """
     if not _RELEASE.fullmatch(runtime):
         path = Path(runtime).expanduser()
@@ -116,12 +118,18 @@ def _install(release: str, folder: Path, interpreter: Path) -> None:
     for step in steps:
         done = _run(step, TIMEOUT_S)
         if done.returncode:
-            raise RuntimeFailure(
+            raise OptionError(
                 f"onnxruntime {release} cannot be installed",
                 where=str(folder),
-                why=(done.stderr or done.stdout).strip()[-500:],
+                why=_end_of(done.stderr or done.stdout),
                 hint="give the path of a Python interpreter that has it: `--runtime PYTHON`",
             )
+
+
+def _end_of(text: str) -> str:
+    """Return the last lines of what a program said, whole, as far as they are not many."""
+    lines = text.strip().splitlines()
+    return "\n".join(line.rstrip() for line in lines[-_LINES:])
 
 
 def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -133,7 +141,7 @@ def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[st
             command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeFailure(
+        raise OptionError(
             f"`{Path(command[0]).name}` took more than {timeout_s:g} s",
             where=" ".join(command[1:3]),
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphopt.deploy.integrity import MANIFEST, SIGNATURE
 from graphopt.deploy.signature import TRUSTED, UNTRUSTED
-from graphopt.errors import MissingExtraError, OptionError
+from graphopt.errors import MissingExtraError, OptionError, reason_of
 
 __all__ = ["sign"]
 
@@ -54,7 +54,9 @@ def _read_secret(path: Path) -> tuple[bytes, bytes]:
     try:
         content = base64.b64decode(path.read_text(encoding="utf-8").splitlines()[1], validate=True)
     except (OSError, ValueError, IndexError, binascii.Error) as error:
-        raise OptionError(f"`{path}` is not a secret key of minisign", why=str(error)) from error
+        raise OptionError(
+            f"`{path}` is not a secret key of minisign", why=reason_of(error)
+        ) from error
     if len(content) != _SECRET_BYTES or content[:2] != b"Ed":
         raise OptionError(f"`{path}` is not a secret key of minisign")
     if content[2:4] != _PLAIN:

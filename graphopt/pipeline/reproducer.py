@@ -21,7 +21,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt._version import __version__
-from graphopt.errors import InputError, OutputError, PassError, PreconditionError
+from graphopt.errors import InputError, OutputError, PassError, PreconditionError, reason_of
 from graphopt.ir import load, model_digest, save
 from graphopt.ir.hashing import sha256
 from graphopt.pipeline.failure import Failure
@@ -88,7 +88,7 @@ def write_reproducer(
         raise OutputError(
             "the reproducer cannot be written",
             where=f"`{folder}`",
-            why=str(error),
+            why=reason_of(error),
             hint="choose another folder, or none, for reproducers",
         ) from error
     return folder
@@ -186,7 +186,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = record["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _no_reproducer(folder, str(error)) from error
+        raise _no_reproducer(folder, reason_of(error)) from error
     if found != SCHEMA_VERSION:
         raise InputError(
             f"`{folder}` has an unknown schema",

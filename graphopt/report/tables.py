@@ -279,7 +279,7 @@ def _bytes(size: int | None) -> str:
 
 
 def _count(number: int | None) -> str:
-    return "-" if number is None else str(number)
+    return "-" if number is None else f"{number:,}"
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphopt.search.campaign import Outcome as Outcome
     from graphopt.search.campaign import explore as explore
     from graphopt.search.measure import Measured as Measured
+    from graphopt.search.measured_stages import check_extras as check_extras
     from graphopt.search.measured_stages import without_measured_stages as without_measured_stages
     from graphopt.search.packaging import bundle_parts as bundle_parts
     from graphopt.search.progress import ProgressCallback as ProgressCallback
@@ -46,7 +47,10 @@ __getattr__, __dir__, __all__ = attach(
             "explore",
         ),
         "measure": ("Measured",),
-        "measured_stages": ("without_measured_stages",),
+        "measured_stages": (
+            "check_extras",
+            "without_measured_stages",
+        ),
         "packaging": ("bundle_parts",),
         "progress": (
             "ProgressCallback",

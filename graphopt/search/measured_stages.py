@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from graphopt.errors import PreconditionError
+from graphopt.errors import PreconditionError, UsageError
 from graphopt.pipeline import Pipeline
 from graphopt.targets import Stage, Target
 
@@ -19,16 +19,26 @@ __all__ = [
 
 
 def check_extras(target: Target) -> None:
-    """Check that what stages and candidates need is installed, before any of them is built.
+    """Check that what stages and candidates need is there, before any of them is built.
 
     Raises:
-        MissingExtraError: It is not.
+        MissingExtraError: It is not installed.
+        UsageError: Their text cannot be parsed, or names a pass or an option that there is not.
     """
-    texts = [target.stage_text(), target.last_text()]
-    texts += [candidate.pipeline for candidate in target.enabled_candidates()]
-    for text in filter(None, texts):
-        for step in Pipeline.parse(text).passes():
+    texts = [(f"stage `{stage.name}`", stage.passes) for stage in target.stages if stage.enabled]
+    texts += [(f"candidate `{item.name}`", item.pipeline) for item in target.enabled_candidates()]
+    for owner, text in texts:
+        for step in _parsed(text, f"{owner} of target `{target.name}`").passes():
             step.check_extras()
+
+
+def _parsed(text: str, where: str) -> Pipeline:
+    try:
+        return Pipeline.parse(text) if text else Pipeline()
+    except UsageError as error:
+        # Told of a text alone they would leave open in which line of which file it stands.
+        error.where = error.where or where
+        raise
 
 
 def measured_stages(target: Target, model: ir.Model) -> tuple[Stage, ...]:

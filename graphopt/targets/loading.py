@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import TargetError, UnknownNameError
+from graphopt.errors import TargetError, UnknownNameError, reason_of
 from graphopt.targets.document import target_of, toml_text
 from graphopt.targets.profile import Target
 from graphopt.targets.reasons import load_reasons
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
             hint="compare it with the output of `graphopt targets show cpu-int8`",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TargetError("target file cannot be read", where=str(path), why=str(error)) from error
+        raise TargetError("target file cannot be read", where=str(path), why=reason_of(error)) from error
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

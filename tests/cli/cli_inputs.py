@@ -19,6 +19,12 @@ def write_inputs(folder):
     (folder / "present.onnx").write_bytes(b"something that must stay")
     for name, addend in (("tiny", 0.0), ("other", 1.0)):
         onnx.save(tiny(addend), folder / f"{name}.onnx")
+    (folder / "misspelt.toml").write_text(
+        'name = "misspelt"\nsummary = "a pass and a pipeline that there are not"\n'
+        'extends = "cpu-fp32"\n\n[pipeline]\nexact = "@exakt"\n\n[candidates.both]\n'
+        'pipeline = "fuse-gemm,fuse-gemn"\nneeds_calibration = true\n',
+        encoding="utf-8",
+    )
     write_samples(folder)
 
 

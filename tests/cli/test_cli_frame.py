@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import pytest
@@ -15,9 +17,11 @@ from graphopt.cli.error_pages import error_codes, error_page
 from graphopt.cli.failures import UnexpectedError, as_graphopt_error
 from graphopt.cli.lazy_group import LazyGroup
 from graphopt.cli.main import SECTIONS, application, main
+from graphopt.cli.options import THREADS
 from graphopt.cli.output import print_result
 from graphopt.cli.settings import Settings
 from graphopt.errors import GraphoptError, OutputError, error_classes
+from graphopt.targets import target_schema
 
 COMMANDS = [name for section in SECTIONS.values() for name in section]
 HEAVY = {"numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "rich", "jsonschema"}
@@ -70,6 +74,32 @@ def test_every_option_is_explained(name):
     options = [item for item in command.params if isinstance(item, click.Option)]
     assert [item.name for item in options if not item.help] == []
     assert {"traceback", "color", "no_progress"} <= {item.name for item in options}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches_with_examples(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out.split("Examples:\n")[1]
+    assert f"graphopt {name} " in text.replace("\n", " ")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_the_command_line_shows_an_error_as_it_is(capsys):
+    line, shown = re.search(r"```console\n\$ graphopt (.*)\n((?s:.*?))```", PAGE).groups()
+    assert main(line.split()) == 2
+    assert capsys.readouterr().out == shown
+
+
+def test_the_page_on_the_command_line_names_every_command():
+    rows = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
+    assert set(COMMANDS) <= {word for row in rows for word in re.findall(r"`(\w+)", row)}
+
+
+def test_threads_are_as_many_as_a_target_may_ask_for():
+    allowed = target_schema()["properties"]["runtime"]["properties"]["threads"]
+    assert allowed["maximum"] == THREADS.max
 
 
 def test_every_error_code_has_a_page_and_every_page_a_code():
@@ -254,6 +284,36 @@ def test_who_closes_the_output_gets_the_status():
     line = f"{sys.executable} -m graphopt passes >&-; echo $? >&2"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.stderr == "0\n"
+
+
+def in_shell(line):
+    line = line.replace("graphopt", f"{sys.executable} -m graphopt")
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+
+
+LATE = f"{sys.executable} -c 'import time; time.sleep(1)'"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        # Nobody reads the error, which keeps its status: 1 would say that the answer is no.
+        (f"({LATE}; graphopt optimise --json; echo $? >&2) | true", "error[G101]: unknown command `optimise`\n\nhint: did you mean `optimize`?\n2\n"),
+        (f"({LATE}; graphopt optimise 2>&1; echo $? >&3) 3>&2 | true", "2\n"),
+        ("graphopt optimise 2>&-; echo $? >&2", "2\n"),
+        ("graphopt optimise 2>/dev/full; echo $? >&2", "2\n"),
+        # A result that was not written is no result.
+        ("graphopt explain G102 >/dev/full; echo $? >&2", "error[G105]: cannot write: no space left on device\n2\n"),
+        ("graphopt explain G102 --json >/dev/full; echo $? >&2", "error[G105]: cannot write: no space left on device\n2\n"),
+        # Nobody wants to see one.
+        ("graphopt explain G102 >&-; echo $? >&2", "0\n"),
+        ("graphopt explain G102 --json <&- >&-; echo $? >&2", "0\n"),
+    ],
+)  # fmt: skip
+def test_streams_that_take_nothing(line, expected):
+    done = in_shell(line)
+    assert done.stderr == expected
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -4,6 +4,8 @@ import io
 import sys
 from dataclasses import dataclass
 
+import pytest
+
 from graphopt.cli.progress import progress_shown
 from graphopt.cli.settings import Settings
 
@@ -43,3 +45,18 @@ def test_one_line_for_each_finished_stage(monkeypatch):
         progress(Event("measure", "int8"))
     lines = [line for line in sys.stderr.getvalue().splitlines() if line.rstrip().endswith(" s")]
     assert [line.split()[:-2] for line in lines] == [["calibrate", "[a]"], ["measure"]]
+
+
+@pytest.mark.parametrize(("encoding", "expected"), [("utf-8", "\u280b"), ("ascii", "-")])
+def test_the_spinner_is_what_the_terminal_can_say(monkeypatch, encoding, expected):
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_shown(Settings(color="never")) as progress:
+        progress(Event("measure", "int8"))
+    stream.flush()
+    text = written.getvalue().decode(encoding)
+    assert f"{expected} measure" in text
+    assert "\\u" not in text

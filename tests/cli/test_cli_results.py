@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt import api
 from graphopt.cli import doctor_command
 from graphopt.cli.main import main
 from graphopt.errors import WorkerCrash
@@ -160,6 +161,24 @@ def test_demo_copies_its_files(tmp_path, capsys):
     names = [line.rsplit("/", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert sorted(names) == ["calibration.npz", "evaluation.npz", "model.onnx"]
     assert "__labels__" in np.load(tmp_path / "digits" / "evaluation.npz")
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_demo_names_no_folder_that_is_gone(tmp_path, monkeypatch, capfd, is_kept):
+    def quick(source, *, output, **_given):
+        return optimize(source, target="cpu-fp32", output=output, latency_budget_s=None)
+
+    optimize = api.optimize
+    monkeypatch.setattr(api, "optimize", quick)
+    kept = tmp_path / "kept"
+    assert main(["demo", *(["-o", str(kept)] if is_kept else [])]) == 0
+    text = capfd.readouterr().out
+    assert ("Nothing was kept" in text) is not is_kept
+    assert "graphopt-scratch" not in text
+    assert (f"-> {kept}\n" in text) is is_kept
+    assert kept.exists() is is_kept
+    found = document(capfd, "demo", *(["-o", str(tmp_path / "again")] if is_kept else []))
+    assert (found["optimize"]["output"] is None) is not is_kept
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from graphopt.cli.main import main
 
 HERE = Path(__file__).parent
 BLOCK = re.compile(r"````console\n(.*?)````", re.DOTALL)
+BLOCK_OR_HEADING = re.compile(r"(?ms)````console\n.*?````|^(?=#{1,2} )")
 
 # What differs from run to run or from machine to machine; words around it stay.
 VARIABLE = (
@@ -30,10 +32,20 @@ VARIABLE = (
 
 def sections():
     for path in sorted(HERE.glob("*.md")):
-        for part in re.split(r"(?m)^(?=#{1,2} )", path.read_text(encoding="utf-8")):
+        for part in parts(path.read_text(encoding="utf-8")):
             if BLOCK.search(part):
-                title = part.split("\n", 1)[0].lstrip("# ")
+                title = title_of(part)
                 yield pytest.param(path, title, id=f"{path.stem}-{title}")
+
+
+def parts(text):
+    """Cut a page at its headings; what looks like one in an output is none."""
+    ends = [match.start() for match in BLOCK_OR_HEADING.finditer(text) if not match[0]]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
+
+
+def title_of(part):
+    return part.split("\n", 1)[0].lstrip("# ")
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +76,8 @@ def test_snapshot(*, path, title, inputs, tmp_path, monkeypatch, capfd, request)
 
 
 def find_section(path, title):
-    parts = re.split(r"(?m)^(?=#{1,2} )", path.read_text(encoding="utf-8"))
-    return next(part for part in parts if part.split("\n", 1)[0].lstrip("# ") == title)
+    text = path.read_text(encoding="utf-8")
+    return next(part for part in parts(text) if title_of(part) == title)
 
 
 def run_block(block, folder, before, capfd):
@@ -98,6 +110,15 @@ def normal(text, folder):
     for pattern, name in VARIABLE:
         text = pattern.sub(name, text)
     return text
+
+
+def test_every_block_is_run():
+    for path in HERE.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        titles = {param.values[1] for param in sections() if param.values[0] == path}
+        found = sum(len(BLOCK.findall(find_section(path, title))) for title in titles)
+        assert found == len(BLOCK.findall(text)), path.name
+        assert all(block.startswith("$ ") for block in BLOCK.findall(text)), path.name
 
 
 def test_a_changed_word_is_noticed(tmp_path, capfd):

@@ -58,6 +58,14 @@ def test_compare_refuses_what_is_no_bundle(bundle, tmp_path):
     assert main(["compare"]) == 2
 
 
+def test_a_page_that_nothing_opens(bundle, capsys, monkeypatch):
+    monkeypatch.setattr("click.launch", lambda _: 1)
+    assert main(["report", str(bundle.path), "--open"]) == 2
+    error = capsys.readouterr().err
+    assert "no browser can be started" in error
+    assert str(bundle.path / "report.html") in error
+
+
 def test_report_shows_the_page_of_a_whole_bundle(bundle, tmp_path, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr("click.launch", shown.append)

@@ -1,12 +1,14 @@
 """Checking a bundle in another Python environment."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 
+from graphopt.deploy import other_runtime
 from graphopt.deploy.other_runtime import interpreter_for, validate_with
-from graphopt.errors import OptionError, RuntimeFailure
+from graphopt.errors import OptionError
 
 
 def test_another_interpreter_gives_the_same_verdict(bundle):
@@ -38,8 +40,19 @@ def test_what_is_neither_a_release_nor_an_interpreter(text):
 
 
 def test_a_program_that_says_nothing_is_no_verdict(bundle):
-    with pytest.raises(RuntimeFailure, match="ended without a verdict"):
+    # Status 1 would say of the bundle that its numbers are wrong.
+    with pytest.raises(OptionError, match="ended without a verdict") as caught:
         validate_with(bundle.path, "/bin/true")
+    assert caught.value.exit_code == 2
+
+
+def test_what_cannot_be_installed_is_told_in_whole_lines(tmp_path, monkeypatch):
+    said = [f"ERROR: line {number} " + "of many words " * 20 for number in range(9)]
+    failed = subprocess.CompletedProcess([], 1, stdout="", stderr="\n".join(said))
+    monkeypatch.setattr(other_runtime, "_run", lambda *_: failed)
+    with pytest.raises(OptionError, match=r"onnxruntime 9\.9\.9 cannot be installed") as caught:
+        interpreter_for("9.9.9", tmp_path)
+    assert caught.value.why.splitlines() == [line.strip() for line in said[-5:]]
 
 
 def test_an_environment_is_made_once(tmp_path):

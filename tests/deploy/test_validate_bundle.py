@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_a_good_bundle_is_ok_and_both_programs_say_the_same(bundle):
     numbers = documents[0]["outputs"]["y"]
     assert numbers["model"]["error"] <= 1e-6
     assert 1e-6 < numbers["original"]["error"] < 1e-2  # the candidate's weights are a little off
+
+
+@pytest.mark.parametrize("program", ["python", "node"])
+def test_a_report_that_nobody_gets(bundle, program):
+    if program == "node" and shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    command = f"{sys.executable} -I validate.py" if program == "python" else "node validate.mjs"
+    for line, status, words in (
+        (f"(sleep 0.5; {command}; echo $? >&2) | sleep 0.1", "141", ""),
+        (f"{command} --json >/dev/full; echo $? >&2", "2", "broken: the report cannot be written:"),
+        (f"{command} >&-; echo $? >&2", "0" if program == "python" else "2", ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=bundle.path
+        )
+        *said, found = done.stderr.splitlines()
+        assert found == status
+        assert len(said) == bool(words)
+        assert words in "".join(said)
 
 
 def test_latency_is_measured_on_demand(bundle):

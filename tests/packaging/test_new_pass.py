@@ -1,6 +1,8 @@
 """`make new-pass` writes two files that load, run and keep the house's rules."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,3 +69,15 @@ def test_nothing_is_overwritten(tool, capsys):
     assert tool.main(["fold-transposes"]) == 0
     assert tool.main(["fold-transposes"]) == 2
     assert "fold_transposes.py exists" in capsys.readouterr().out
+
+
+def test_a_check_of_no_pass_makes_no_environment(tmp_path):
+    words = ["make", "-C", str(TOOL.parents[1]), "check", f"VENV={tmp_path / 'venv'}"]
+    # What another make was told, this one would hear, too.
+    environment = {
+        key: text for key, text in os.environ.items() if key not in {"MAKEFLAGS", "PASS"}
+    }
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: make check PASS=")
+    assert not (tmp_path / "venv").exists()

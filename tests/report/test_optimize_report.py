@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -269,6 +270,11 @@ optimized: 10 -> 8 nodes, 4.0 MiB -> 1.0 MiB, 2.50x faster, cosine 0.999998, 3.2
 
 def test_text():
     assert to_text(RESULT) == TEXT
+
+
+def test_large_counts_can_be_read():
+    text = to_text(replace(RESULT, macs=BeforeAfter(75645568, 1234)))
+    assert re.search(r"(?m)^MACs +75,645,568 +1,234 ", text)
 
 
 def test_text_where_nothing_was_chosen():

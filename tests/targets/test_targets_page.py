@@ -9,7 +9,8 @@ import pytest
 
 from graphopt.targets import GATES, load_target
 
-PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "targets.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -47,3 +48,22 @@ def test_limits_in_the_table_are_those_of_the_targets(column):
     rows = re.findall(r"^\| `(m\w+)` \| (\S+) \| (\S+) \| (\S+) \|$", table, re.MULTILINE)
     shown = {row[0]: float(row[1 + column]) for row in rows if row[1 + column] != "-"}
     assert shown == target.gates
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_candidates_in_the_table_are_those_of_the_targets(column):
+    target = load_target(("cpu-fp32", "cpu-int8", "cpu-int4")[column])
+    (row,) = re.findall(r"^\| candidates \| (.*) \|$", PAGE, re.MULTILINE)
+    # Those that need a word of what they are like are told by others: `outliers` with ...
+    shown = dict.fromkeys(re.findall(r"(?:^|[;,] |and )`([\w-]+)`", row.split(" | ")[column]))
+    assert list(shown) == [item.name for item in target.enabled_candidates()]
+
+
+@pytest.mark.parametrize("page", sorted(item.name for item in DOCS.glob("*.md")))
+def test_targets_of_other_pages_load(page, tmp_path):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    path = tmp_path / "example.toml"
+    for example in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        if "\nextends" in f"\n{example}":
+            path.write_text(example, encoding="utf-8")
+            load_target(path)

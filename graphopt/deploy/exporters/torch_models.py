@@ -34,7 +34,8 @@ def load_factory(text: str) -> Loaded:
         # The module itself, or a package around it; one that it imports is the user's own affair,
         # and told as it is.
         if error.name and name.startswith(error.name):
-            raise ExportError(f"there is no module `{name}`") from error
+            where = "neither in the folder that graphopt was started in, nor installed"
+            raise ExportError(f"there is no module `{name}`, {where}") from error
         raise
     factory = getattr(module, attribute or "factory", None)
     if not callable(factory):

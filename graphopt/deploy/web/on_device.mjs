@@ -35,6 +35,12 @@ async function main(words) {
   const lines = report.checks.map((item) => `${item.status.padEnd(7)} ${item.name.padEnd(9)} ${item.detail}`);
   // Spell out what a terminal could not show, or would obey.
   const plain = [...lines, report.status].join("\n").replace(/[^\n -~]/g, (sign) => JSON.stringify(sign).slice(1, -1));
+  // Node.js would end with 1, which says that the numbers are wrong.
+  process.stdout.on("error", (error) => {
+    if (error.code === "EPIPE") process.exit(141);
+    process.stderr.write(`broken: the report cannot be written: ${error.message}\n`);
+    process.exit(2);
+  });
   process.stdout.write(`${given.json ? JSON.stringify(report, null, 2) : plain}\n`);
   return report.exit_code;
 }
