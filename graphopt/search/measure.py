@@ -12,6 +12,8 @@ from graphopt.errors import (
     RuntimeFailure,
     VerificationError,
 )
+from graphopt.pipeline import find_pass
+from graphopt.rewrite import Approximate
 from graphopt.runtime import (
     ColdStart,
     LatencyComparison,
@@ -37,6 +39,8 @@ NEGLIGIBLE_GROWTH = 0.001
 """A file that is larger by no more than either counts as one of the same size."""
 NEGLIGIBLE_DROP = 1e-6
 """Less than one wrong answer in a million rows: what rounding alone does to a loss."""
+UNTOUCHED_DB = 100.0
+"""Above it nothing that is approximated reaches an output: 16 bits leave at most 98 dB."""
 NOT_REQUESTED = GateMeasurement(None, "not-requested")
 # The original was measured before by the same metric: where that fails now, it is the candidate's
 # outputs that it cannot take, and the others are measured all the same.
@@ -171,7 +175,7 @@ def _loaded(bench: Workbench, built: Built) -> LoadedGraph | None:
 
 
 def _judged(bench: Workbench, measured: Measured) -> Measured:
-    values = _error_values(measured) | {
+    values = _error_values(bench, measured) | {
         "max_metric_drop": _metric_drop(bench, measured),
         "max_size_ratio": _size_ratio(measured),
         "max_latency_ratio": _latency_ratio(bench, measured),
@@ -182,11 +186,14 @@ def _judged(bench: Workbench, measured: Measured) -> Measured:
     return replace(measured, gates=tuple(results))
 
 
-def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | None]:
+def _error_values(
+    bench: Workbench, measured: Measured
+) -> dict[str, GateMeasurement | float | None]:
     comparison = measured.comparison
     # Two empty outputs are equal: where there are no others, that says nothing of a candidate.
     is_empty = comparison.outputs.keys() == set(comparison.empty_outputs)
-    if not is_empty and (comparison.outputs or not comparison.random_outputs):
+    blind = _is_blind(bench, measured)
+    if not is_empty and not blind and (comparison.outputs or not comparison.random_outputs):
         summary = comparison.errors
         return {
             "max_rel_error": summary.worst_max_rel(),
@@ -200,8 +207,25 @@ def _error_values(measured: Measured) -> dict[str, GateMeasurement | float | Non
     reason = "every output depends on random numbers: there is nothing to compare"
     if comparison.empty_outputs:
         reason = "no output held any finite element on these inputs: give others (`--calibration`)"
+    if blind:
+        reason = (
+            "generated inputs show nothing of what was approximated: no output hangs on it; give "
+            "real samples (`--calibration`)"
+        )
     unknown = GateMeasurement(None, "failed", reason=reason)
     return dict.fromkeys(("max_rel_error", "min_cosine", "min_sqnr_db"), unknown)
+
+
+def _is_blind(bench: Workbench, measured: Measured) -> bool:
+    """Tell whether made-up inputs miss what was approximated: a branch, or steps never reached."""
+    decibels = measured.comparison.errors.worst_sqnr_db()
+    if bench.feeds_are_real or bench.metric is not None or decibels is None:
+        return False
+    return decibels > UNTOUCHED_DB and any(
+        entry.edits and isinstance(find_pass(entry.pass_name).contract.numerics, Approximate)
+        for entry in measured.built.ledger.entries
+        if entry.status != "rolled-back"
+    )
 
 
 def _metric_drop(bench: Workbench, measured: Measured) -> GateMeasurement | float:

@@ -32,6 +32,8 @@ def start(folder, scratch):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under `nohup` it is ignored, by children too, and so does whoever runs these tests so.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 

@@ -123,6 +123,37 @@ def test_two_empty_outputs_hold_no_gate(tmp_path, sees, chosen):
     assert any("held no element, or no finite one" in note for note in report.notes) is not sees
 
 
+FAR_OFF = """(float[N,64] x) => (float[N,64] y) <float[1] far = {1000.0}>
+{ big = ReduceMax<keepdims=0>(x)  is_far = Greater(big, far)
+  z = MatMul(x, x)  y = Where(is_far, z, x) }"""
+
+
+@pytest.mark.parametrize("reaches", [False, True])
+def test_inputs_that_never_reach_what_was_approximated_hold_no_gate(tmp_path, reaches):
+    """As of a detector of speech, whose generated inputs were too short for its recurrent layer."""
+    rng = np.random.default_rng(0)
+    model = gir.from_text(FAR_OFF)
+    weight = ir.tensor(rng.standard_normal((64, 64)).astype(np.float32), name="w")
+    value = ir.Value(name="w", type=ir.TensorType(weight.dtype), shape=weight.shape)
+    value.const_value = weight
+    model.graph.register_initializer(value)
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    product.replace_input_with(1, value)
+    gir.save(model, tmp_path / "m.onnx")
+    samples = None
+    if reaches:
+        samples = tmp_path / "samples"
+        samples.mkdir()
+        np.savez(samples / "0.npz", x=2000 * rng.random((2, 64), np.float32) + 1000)
+    report = graphopt.optimize(
+        tmp_path / "m.onnx", target="cpu-int8", calibration=samples, latency_budget_s=None
+    ).report
+    (weights,) = (item for item in report.candidates if item.name == "weights")
+    assert (weights.status == "broken") is not reaches
+    assert any("show nothing" in (gate.reason or "") for gate in weights.gates) is not reaches
+    assert (report.chosen == "float") is not reaches
+
+
 def test_the_original_itself_needs_no_comparison(tmp_path):
     text = DETECTIONS.replace("i = Identity(x)  m = IsNaN(i)", "m = IsNaN(x)")
     gir.save(gir.from_text(text), tmp_path / "m.onnx")
