@@ -28,6 +28,7 @@ from graphopt.verification.summary import ErrorSummary, contract_fault
 __all__ = ["Comparison", "Verdict", "compare_models", "compare_sessions", "form_fault"]
 
 Feeds: TypeAlias = Mapping[str, Any]
+_NOTABLE_REL = 0.01  # of one number; less is what any change of arithmetic may do
 _MOST_STEPS = 64  # of a sequence that shows how errors add up
 Verdict: TypeAlias = Literal["equal", "within-budget", "broken"]
 
@@ -43,6 +44,8 @@ class Comparison:
         random_outputs: Outputs of which only type and shape were compared.
         empty_outputs: Outputs that held no element, or no finite one, in any run of the reference,
             as where nothing was detected: they are equal, whatever is wrong.
+        single_outputs: Outputs that held at most one element in every run: whatever its error, the
+            cosine of a number with another is 1 or -1.
         carried: Inputs that were fed from outputs of the run before, in a sequence of runs.
         steps: How many runs that sequence had; `samples` counts them too.
         noise: Per output, by how much the reference differs from itself run to run, as `max_rel`;
@@ -53,6 +56,7 @@ class Comparison:
     skipped: tuple[str, ...] = ()
     random_outputs: tuple[str, ...] = ()
     empty_outputs: tuple[str, ...] = ()
+    single_outputs: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     steps: int = 0
     noise: Mapping[str, float] = field(default_factory=dict)
@@ -83,6 +87,9 @@ class Comparison:
             found.append(random_note(self.random_outputs))
         if self.empty_outputs:
             found.append(empty_note(self.empty_outputs))
+        off = [one for one in self.single_outputs if self.outputs[one].max_rel > _NOTABLE_REL]
+        if off:
+            found.append(single_note(off))
         if self.steps:
             names = ", ".join(f"`{name}`" for name in self.carried)
             found.append(f"{self.steps} runs in a row, each handing {names} on to the next")
@@ -176,6 +183,7 @@ def compare_sessions(
     random: frozenset[str] = frozenset()
     sequence: list[Feeds] = []
     empty: dict[str, None] = {}
+    single: dict[str, None] = {}
     for feeds in feed_sets:
         try:
             expected = reference.run(feeds)
@@ -188,8 +196,8 @@ def compare_sessions(
         # before anything is held against the candidate.
         if not errors.samples:
             noise, random = _repeat(reference, feeds, expected, unstable or RandomOutputs())
-            empty = dict.fromkeys(expected)
-        empty = _still_empty(empty, expected)
+            empty, single = dict.fromkeys(expected), dict.fromkeys(expected)
+        empty, single = _still_empty(empty, expected), _still_single(single, expected)
         errors.add(_differences(expected, candidate.run(feeds), random))
         if states and len(sequence) < _MOST_STEPS:
             sequence.append(feeds)
@@ -208,6 +216,7 @@ def compare_sessions(
         skipped=tuple(skipped),
         random_outputs=tuple(sorted(random)),
         empty_outputs=tuple(name for name in empty if name not in random),
+        single_outputs=tuple(name for name in single if name in errors.outputs),
         carried=tuple(states or ()) if steps else (),
         steps=len(steps),
         noise=noise,
@@ -216,6 +225,21 @@ def compare_sessions(
 
 def _still_empty(names: Iterable[str], outputs: Mapping[str, Any]) -> dict[str, None]:
     return {name: None for name in names if not has_elements(outputs.get(name))}
+
+
+def _still_single(names: Iterable[str], outputs: Mapping[str, Any]) -> dict[str, None]:
+    arrays = {name: outputs.get(name) for name in names}
+    return {
+        name: None
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size <= 1
+    }
+
+
+def single_note(names: Iterable[str]) -> str:
+    """Return what a reader must know of outputs that are one number."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"{listed}: one number, whose cosine is 1 or -1 however far off; the largest error tells"
 
 
 def empty_note(names: Iterable[str]) -> str:

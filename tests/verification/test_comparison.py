@@ -208,3 +208,16 @@ def test_random_outputs_without_elements_are_told_once(write, worker):
 )
 def test_what_holds_elements(value, held):
     assert has_elements(value) is held
+
+
+@pytest.mark.parametrize(("factor", "notes"), [(0.5, 1), (0.9999, 0)])
+def test_a_cosine_of_one_number_is_told_to_say_nothing(write, worker, factor, notes):
+    """Half the probability of a detector has the cosine 1."""
+    text = """g (float[N] x) => (float y, float z) <float f = {FACTOR}>
+    { m = ReduceMean<keepdims=0>(x)  y = Mul(m, f)  z = Identity(m) }"""
+    whole = write("whole", text.replace("FACTOR", "1.0"))
+    other = write("other", text.replace("FACTOR", str(factor)))
+    found = compare_models(whole, other, [x(3)], worker=worker)
+    assert found.outputs["y"].cosine == 1.0
+    assert len(found.notes()) == notes
+    assert all(note.startswith("`y`: one number") for note in found.notes())
