@@ -259,13 +259,15 @@ class Target:
 
         Raises:
             UnknownNameError: A name is neither a stage nor a candidate.
-            OptionError: No candidate is left.
+            OptionError: A switch is not a truth value, or no candidate is left.
         """
         stage_names = {stage.name for stage in self.stages}
         known = stage_names | {candidate.name for candidate in self.candidates}
-        for name in switches:
+        for name, is_on in switches.items():
             if name not in known:
                 raise UnknownNameError("stage", name, known)
+            if not isinstance(is_on, bool):  # the text "off" would be true
+                raise OptionError(f"stage `{name}` is True or False, not {is_on!r}")
         built = {name: is_on for name, is_on in switches.items() if name not in stage_names}
         stages = tuple(
             replace(stage, enabled=switches.get(stage.name, stage.enabled)) for stage in self.stages

@@ -358,6 +358,8 @@ def test_with_stages_switches_stages_and_candidates():
     ]
     with pytest.raises(UnknownNameError, match="unknown stage `prun`"):
         int8().with_stages({"prun": True})
+    with pytest.raises(OptionError, match="`exact` is True or False, not 'off'"):
+        int8().with_stages({"exact": "off"})
     with pytest.raises(OptionError, match="every candidate is switched off"):
         every = [candidate.name for candidate in int8().candidates]
         int8().with_stages(dict.fromkeys(every, False))
