@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphopt.api.exporting import exported_source, home_of_source, name_of_source
-from graphopt.deploy import Bundle, BundleParts, check_output
+from graphopt.deploy import Bundle, BundleParts, check_included, check_output
 from graphopt.errors import BudgetExceeded
 from graphopt.ir import load, model_digest, scratch_folder
 from graphopt.pipeline import Ledger, PassManager, Pipeline
@@ -138,6 +138,8 @@ def optimize(
     if output is not None:
         check_output(output, force=force)
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
+    if output is not None:
+        check_included(profile)
     report = Reporter(progress, "prepare")
     with (
         exported_source(
@@ -253,6 +255,7 @@ def plan(
     profile = resolve_target(target, gates=gates, stages=stages, threads=threads, dims=dims)
     # As `optimize` does before it builds anything: a plan that it would refuse is none.
     check_extras(profile)
+    check_included(profile)
     with exported_source(source, target=profile, interpreter=interpreter, trust=trust) as path:
         shared = _ledger_of_stages(path, profile)
     skipped = {

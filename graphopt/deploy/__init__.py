@@ -1,6 +1,6 @@
 """What is shipped: bundles, how they are written, and how they are checked on a device."""
 
-from graphopt.deploy.bundle import Bundle, check_output, is_bundle
+from graphopt.deploy.bundle import Bundle, check_included, check_output, is_bundle
 from graphopt.deploy.bundle_comparison import BundleComparison
 from graphopt.deploy.contract import contract_faults
 from graphopt.deploy.fleet import FleetReport, load_fleet
@@ -27,6 +27,7 @@ __all__ = [
     "RawGolden",
     "ValidationReport",
     "check_destination",
+    "check_included",
     "check_output",
     "contract_faults",
     "convert_to_ort",

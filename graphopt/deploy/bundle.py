@@ -37,8 +37,9 @@ from graphopt.ir import (
     scratch_folder,
     weight_bytes,
 )
+from graphopt.targets import Target
 
-__all__ = ["Bundle", "check_output", "fill_bundle", "is_bundle"]
+__all__ = ["Bundle", "check_included", "check_output", "fill_bundle", "is_bundle"]
 
 MODEL, ORT_MODEL = "model.onnx", "model.ort"
 VALIDATOR = "validate.py"
@@ -286,19 +287,36 @@ def _write_texts(parts: BundleParts, folder: Path) -> None:
         _write(folder / name, text.encode())
 
 
-def _copy_included(parts: BundleParts, folder: Path) -> None:
-    """Copy the files that the target names, relative to the target's file."""
-    base = (parts.target.path or Path()).parent
-    for name in parts.target.package.include:
-        if not is_safe_name(name) or (folder / name).exists():
-            raise TargetError(
-                f"`{name}` cannot be included in the bundle",
-                where=f"target `{parts.target.name}`",
-                why="expected a plain relative path that the bundle does not use itself",
-            )
+def check_included(target: Target) -> None:
+    """Refuse files that a target names for its bundles and that cannot be had: before any work.
+
+    Raises:
+        TargetError: A path is none within the folder of the target's file, or there is no file.
+    """
+    base = (target.path or Path()).parent
+    for name in target.package.include:
+        if not is_safe_name(name):
+            raise _not_includable(name, target)
         if not (base / name).is_file():
             raise TargetError(f"`{base / name}` is not a file", where="`package.include`")
+
+
+def _copy_included(parts: BundleParts, folder: Path) -> None:
+    """Copy the files that the target names, relative to the target's file."""
+    check_included(parts.target)
+    base = (parts.target.path or Path()).parent
+    for name in parts.target.package.include:
+        if (folder / name).exists():
+            raise _not_includable(name, parts.target)
         _write(folder / name, (base / name).read_bytes())
+
+
+def _not_includable(name: str, target: Target) -> TargetError:
+    return TargetError(
+        f"`{name}` cannot be included in the bundle",
+        where=f"target `{target.name}`",
+        why="expected a plain relative path that the bundle does not use itself",
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from graphopt.errors import (
     CalibrationDataError,
     MetricError,
     OutputError,
+    TargetError,
     UnknownNameError,
     UnsupportedModelError,
 )
@@ -332,3 +333,14 @@ def test_names_and_a_recipe_do_not_make_a_small_model_larger(tmp_path):
     limit = {"max_size_ratio": 0.999}
     result = graphopt.optimize(path, gates=limit, latency_budget_s=None)
     assert (result.exit_code, result.gates_met) == (1, False)
+
+
+def test_a_file_that_a_bundle_is_to_hold_is_missed_before_any_work(tmp_path):
+    text = (
+        'name = "board"\nsummary = "x"\nextends = "cpu-fp32"\n[package]\ninclude = ["labels.txt"]\n'
+    )
+    (tmp_path / "board.toml").write_text(text)
+    with pytest.raises(TargetError, match="is not a file"):  # and not: no such model
+        graphopt.optimize(
+            tmp_path / "none.onnx", target=tmp_path / "board.toml", output=tmp_path / "made"
+        )
