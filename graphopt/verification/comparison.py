@@ -182,15 +182,13 @@ def compare_sessions(
     noise: dict[str, float] = {}
     random: frozenset[str] = frozenset()
     sequence: list[Feeds] = []
-    empty: dict[str, None] = {}
-    single: dict[str, None] = {}
+    empty = single = dict[str, None]()
     for feeds in feed_sets:
         try:
             expected = reference.run(feeds)
         except RunError as error:
-            skipped.append(
-                f"{describe_feeds(feeds)}: the reference fails: {error.why or error.message}"
-            )
+            why = error.why or error.message
+            skipped.append(f"{describe_feeds(feeds)}: the reference fails: {why}")
             continue
         # A second run, on the first inputs that the reference takes, tells what varies on its own
         # before anything is held against the candidate.
