@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 __all__ = [
     "INTEGER_TYPES",
+    "LARGEST_VALUE",
+    "SMALLEST_VALUE",
     "IntegerType",
     "QuantizationParameters",
     "bias_parameters",
@@ -28,6 +30,11 @@ __all__ = [
 ]
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+LARGEST_VALUE = 1e30
+"""Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers."""
+SMALLEST_VALUE = 1e-13
+"""Below it no scale is fine enough: a product of two must still be a normal float."""
 
 # Smaller scales are of no use: a product of two of them must still be a normal float32.
 _SMALLEST_SCALE = 2.0**-60

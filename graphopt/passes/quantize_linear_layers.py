@@ -32,6 +32,7 @@ from graphopt.compression.spread_columns import (
 from graphopt.compression.static_layers import Layer, LayerRefused, find_layer
 from graphopt.compression.twofold_choice import choose_twofold
 from graphopt.compression.weight_source import reader_count
+from graphopt.compression.quantization import LARGEST_VALUE, SMALLEST_VALUE
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
     Approximate,
@@ -48,10 +49,6 @@ __all__ = ["QuantizeLinearLayers"]
 
 _OPERATORS = frozenset({"MatMul", "Gemm"})
 _MINIMUM_OPSET = 11  # Gather and Concat count axes from the end
-# Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
-_LARGEST_VALUE = 1e30
-# Below it no scale is fine enough: a product of two must still be a normal float.
-_SMALLEST_VALUE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +349,7 @@ def _measured_refusal(layer: Layer, facts: Facts) -> LayerRefused | None:
     if span is None or not np.isfinite([span.minimum, span.maximum]).all():
         return LayerRefused("range-unknown", f"`{name}` has no finite range")
     largest = max(-span.minimum, span.maximum)
-    if not _SMALLEST_VALUE < largest < _LARGEST_VALUE:
+    if not SMALLEST_VALUE < largest < LARGEST_VALUE:
         why = "was 0 in every sample, or nearly" if largest < 1.0 else "reaches 1e30"
         return LayerRefused("range-unknown", f"`{name}` {why}")
     moments = facts.moments.get(name)

@@ -23,6 +23,7 @@ from graphopt.compression import (
     remove_unread,
 )
 from graphopt.compression.integer_plan import TYPED_OPSET
+from graphopt.compression.quantization import LARGEST_VALUE, SMALLEST_VALUE
 from graphopt.errors import OptionError
 from graphopt.ir import graphs, opset_version
 from graphopt.rewrite import (
@@ -46,10 +47,6 @@ _MINIMUM_OPSET = 13  # DequantizeLinear with one scale per channel
 _WIDE_OPSET = 21  # QuantizeLinear to 16 bits
 _WIDE = ("u16", "s16")
 _LEVELS, _SYMMETRIC_LEVELS = 256, 255
-# Beyond it is what stands for infinity, as in masks: no scale has room for it and for numbers.
-_LARGEST_VALUE = 1e30
-# Below it no scale is fine enough: a product of two must still be a normal float.
-_SMALLEST_VALUE = 1e-13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +337,7 @@ def _is_known(found: ValueRange | None) -> bool:
     if found is None or not np.isfinite([found.minimum, found.maximum]).all():
         return False
     # What was 0 in every sample has no scale: any other value that it takes later would be lost.
-    return _SMALLEST_VALUE < max(-found.minimum, found.maximum) < _LARGEST_VALUE
+    return SMALLEST_VALUE < max(-found.minimum, found.maximum) < LARGEST_VALUE
 
 
 def _refuse_layers(model: ir.Model, edit: Editor, slug: str, why: str) -> None:

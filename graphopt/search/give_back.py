@@ -83,6 +83,8 @@ def _is_near(item: Measured) -> bool:
     steps = pipeline_of(item.built.candidate).elements
     if item.is_correct or item.mismatch is not None or not any(map(can_exclude, steps)):
         return False
+    if any(gate.is_blind for gate in item.gates):  # what cannot be seen cannot be mended
+        return False
     # Outputs of whole numbers alone have none, and are judged by the repair itself.
     cosine = item.comparison.errors.worst_cosine()
     return cosine is None or (math.isfinite(cosine) and cosine >= _LEAST_COSINE)

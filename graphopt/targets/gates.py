@@ -196,6 +196,11 @@ class GateResult:
     status: GateStatus
     reason: str | None = None
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether it asks for what is right, and fails because nothing could be measured."""
+        return self.kind == "correctness" and self.passed is False and self.value is None
+
     def to_dict(self) -> dict[str, float | bool | str | None]:
         """Return the JSON form; an infinite value becomes ``None``."""
         has_number = self.value is not None and math.isfinite(self.value)

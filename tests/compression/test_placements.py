@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
+from quantized_runs import outputs_of, quantize, sqnr_db
 
-from graphopt.calibration import Calibrator, load_samples
-from graphopt.ir import from_text, save
-from graphopt.pipeline import PassManager, Pipeline
-from graphopt.rewrite import TargetFacts
-from graphopt.runtime import shared_worker
+from graphopt.ir import from_text
 
 # The channels in the middle hold nothing but their biases, as channels of trained networks do.
 DEAD_CHANNELS = """(float[1,2,3,3] x) => (float[1,2,3,3] y)
@@ -20,29 +17,13 @@ DEAD_CHANNELS = """(float[1,2,3,3] x) => (float[1,2,3,3] y)
 def run(tmp_path):
     """Quantize a model; return the operators of the main graph, and SQNRs of its outputs."""
 
-    def outputs(model, feeds):
-        path = tmp_path / "model.onnx"
-        save(model, path)
-        with shared_worker().load(path) as session:
-            return session.run(feeds)
-
     def run(text, passes, feeds):
         model = from_text(text)
-        wanted = outputs(model, feeds)
-        calibrator = Calibrator(samples=load_samples([feeds]), worker=shared_worker())
-        manager = PassManager(
-            verify="structure",
-            target=TargetFacts(),
-            statistics_provider=calibrator,
-            reproducer_dir=None,
-        )
-        manager.run(model, Pipeline.parse(passes))
-        found = outputs(model, feeds)
-        with np.errstate(divide="ignore"):
-            return [node.op_type for node in model.graph], {
-                name: 10 * np.log10((want**2).sum() / ((want - found[name]) ** 2).sum())
-                for name, want in wanted.items()
-            }
+        (wanted,) = outputs_of(tmp_path, model, [feeds])
+        quantize(model, passes, [feeds])
+        (found,) = outputs_of(tmp_path, model, [feeds])
+        noise = {name: sqnr_db(want, found[name]) for name, want in wanted.items()}
+        return [node.op_type for node in model.graph], noise
 
     return run
 

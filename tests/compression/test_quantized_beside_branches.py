@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from quantized_runs import outputs_of, quantize, sqnr_db
 
-from graphopt.calibration import Calibrator, load_samples
 from graphopt.compression.integer_layers import integer_layers
-from graphopt.ir import from_text, save
-from graphopt.pipeline import PassManager, Pipeline
-from graphopt.rewrite import TargetFacts
-from graphopt.runtime import shared_worker
+from graphopt.ir import from_text
 
 SUM_IN_A_BRANCH = """(bool c, float[N,2] x) => (float[N,2] y)
 <float[2,2] w = {127.0, 64.0, -3.0, -254.0}, float[2] b = {1.0, 2.0}>
@@ -27,30 +24,14 @@ MOVED_INTO_BRANCHES = """(bool c, float[1,2,2,2] x) => (float[1,2,2,2] y)
 def run(tmp_path):
     """Quantize a model, and return it, what the ledger refuses, and SQNRs in both branches."""
 
-    def outputs(model, feeds):
-        path = tmp_path / "model.onnx"
-        save(model, path)
-        with shared_worker().load(path) as session:
-            return [session.run(feed)["y"] for feed in feeds]
-
     def run(text, passes, shape):
         values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         feeds = [{"x": values, "c": np.array(which)} for which in (True, False)]
         model = from_text(text)
-        wanted = outputs(model, feeds)
-        calibrator = Calibrator(samples=load_samples(feeds), worker=shared_worker())
-        manager = PassManager(
-            verify="structure",
-            target=TargetFacts(),
-            statistics_provider=calibrator,
-            reproducer_dir=None,
-        )
-        ledger = manager.run(model, Pipeline.parse(passes)).ledger
-        pairs = zip(wanted, outputs(model, feeds), strict=True)
-        with np.errstate(divide="ignore"):
-            noise = [
-                10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()) for want, got in pairs
-            ]
+        wanted = outputs_of(tmp_path, model, feeds)
+        ledger = quantize(model, passes, feeds)
+        pairs = zip(wanted, outputs_of(tmp_path, model, feeds), strict=True)
+        noise = [sqnr_db(want["y"], found["y"]) for want, found in pairs]
         return model, {refusal.slug for refusal in ledger.journal.refusals}, noise
 
     return run
