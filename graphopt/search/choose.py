@@ -30,7 +30,7 @@ def choose(
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first, and among these, where any is surely faster than the
-    original by more than 5 %, such ones. Among equals the fastest wins, by wall or CPU time,
+    original by more than 5 %, such ones and those that are as fast as they. Among equals the fastest wins, by wall or CPU time,
     whichever is known better; where the fastest are within 5 % of each other, or the intervals of
     their ratios overlap, or nothing was timed without noise, the smallest of them does.
     Of those within 1 % of the smallest, the target names the better one first.
@@ -51,7 +51,7 @@ def choose(
     if in_order:
         return pool[0]
     # Who asks for a faster model is not served by an accurate one that is none.
-    pool = [item for item in pool if _is_clearly_faster(item)] or pool
+    pool = _without_slow_ones(pool)
     # Accuracy is worth time, and where nobody timed anything there is none to pay with.
     worth = worth_of_3_db if any(item.latency is not None for item in pool) else 1.0
     bonus = {id(item): _accuracy_bonus(item, worth, enough_db) for item in pool}
@@ -88,6 +88,15 @@ def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
     if mine is None or best is None or "too-noisy" in (mine.verdict, best.verdict):
         return False
     return mine.surest.low * handicap <= best.surest.high
+
+
+def _without_slow_ones(pool: list[Measured]) -> list[Measured]:
+    """Leave out what is no faster than the original, and surely slower than one that is."""
+    faster = [item for item in pool if _is_clearly_faster(item)]
+    if not faster:
+        return pool
+    fastest = min(faster, key=_latency_ratio)
+    return [item for item in pool if _is_clearly_faster(item) or _is_as_fast(item, fastest, 1.0)]
 
 
 def _is_clearly_faster(item: Measured) -> bool:

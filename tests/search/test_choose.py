@@ -103,6 +103,13 @@ def test_accuracy_does_not_outweigh_that_a_model_is_faster_at_all():
     assert chosen(unsure, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
 
 
+def test_what_is_as_fast_as_a_faster_one_may_be_smaller():
+    """As measured of a detector of speech: floats were at the edge of what counts as faster."""
+    floats = candidate("floats", 0.944, 0.97, spread=0.01)
+    packed = candidate("packed", 0.96, 0.27, spread=0.01, sqnr_db=41.0)
+    assert chosen(floats, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
+
+
 def test_what_is_as_good_for_its_accuracy_is_chosen_by_size():
     fine = candidate("fine", 0.324, size=0.3, sqnr_db=33.0)
     small = candidate("small", 0.300, size=0.2, sqnr_db=30.0)
