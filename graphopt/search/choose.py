@@ -30,9 +30,10 @@ def choose(
     """Return the best candidate that passes the correctness gates, or ``None``.
 
     Candidates that meet every gate come first, and among these, where any is surely faster than the
-    original by more than 5 %, such ones and those that are as fast as they. Among equals the fastest wins, by wall or CPU time,
-    whichever is known better; where the fastest are within 5 % of each other, or the intervals of
-    their ratios overlap, or nothing was timed without noise, the smallest of them does.
+    original by more than 5 %, such ones and those that are as fast as they. Among equals the
+    fastest wins, by wall or CPU time, whichever is known better; where the fastest are within 5 %
+    of each other, or the intervals of their ratios overlap, or nothing was timed without noise, the
+    smallest of them does.
     Of those within 1 % of the smallest, the target names the better one first.
 
     Args:
