@@ -56,9 +56,12 @@ def choose(
     # Accuracy is worth time, and where nobody timed anything there is none to pay with.
     worth = worth_of_3_db if any(item.latency is not None for item in pool) else 1.0
     bonus = {id(item): _accuracy_bonus(item, worth, enough_db) for item in pool}
-    fastest = min(pool, key=lambda item: _latency_ratio(item) / bonus[id(item)])
+    # Where nobody gains time there is none to pay with either: a quarter of the size at the same
+    # speed is not lost for decibels that the gates do not ask for.
+    paid = bonus if any(map(_is_clearly_faster, pool)) else dict.fromkeys(bonus, 1.0)
+    fastest = min(pool, key=lambda item: _latency_ratio(item) / paid[id(item)])
     similar = [
-        item for item in pool if _is_as_fast(item, fastest, bonus[id(fastest)] / bonus[id(item)])
+        item for item in pool if _is_as_fast(item, fastest, paid[id(fastest)] / paid[id(item)])
     ]
     # On a busy machine all are similar: two per cent of size must not cost ten decibels.
     sizes = {id(item): item.size_ratio / bonus[id(item)] for item in similar}

@@ -103,6 +103,15 @@ def test_accuracy_does_not_outweigh_that_a_model_is_faster_at_all():
     assert chosen(unsure, packed, worth_of_3_db=1.12, enough_db=42.0) == "packed"
 
 
+def test_where_nobody_gains_time_accuracy_costs_no_size():
+    """As measured of an object detector, whose floats had won by 2 dB over a third of the size."""
+    floats = candidate("floats", 0.994, 0.997, spread=0.01, verdict="same")
+    packed = candidate("packed", 0.997, 0.302, spread=0.01, sqnr_db=40.0, verdict="same")
+    assert chosen(packed, floats, worth_of_3_db=1.12, enough_db=42.0) == "packed"
+    coarse = candidate("coarse", 0.997, 0.298, spread=0.01, sqnr_db=30.0, verdict="same")
+    assert chosen(coarse, packed, floats, worth_of_3_db=1.12, enough_db=42.0) == "packed"
+
+
 def test_what_is_as_fast_as_a_faster_one_may_be_smaller():
     """As measured of a detector of speech: floats were at the edge of what counts as faster."""
     floats = candidate("floats", 0.944, 0.97, spread=0.01)
