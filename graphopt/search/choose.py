@@ -19,6 +19,9 @@ SIMILAR_SIZE = 0.01
 
 _HALF_DB = 10 * math.log10(2.0)
 
+_BEYOND_DB = 9.0
+_BEYOND_SHARE = 0.25
+
 
 def choose(
     candidates: Iterable[Measured],
@@ -40,7 +43,8 @@ def choose(
         candidates: All that were measured.
         worth_of_3_db: Latencies and sizes are compared as if those of outputs with half the error
             were so many times smaller.
-        enough_db: Signal-to-noise ratio from which on more of it is worth nothing.
+        enough_db: Signal-to-noise ratio from which on more of it is worth a quarter of that, and
+            after 9 dB nothing.
         in_order: The first one is the best, as the target names them: for targets that are not on
             this machine, where size alone would prefer what is only small.
     """
@@ -74,8 +78,10 @@ def _accuracy_bonus(item: Measured, worth_of_3_db: float, enough_db: float) -> f
     if worth_of_3_db == 1.0:
         return 1.0
     sqnr_db = item.comparison.errors.worst_sqnr_db()
-    decibels = enough_db if sqnr_db is None else min(max(sqnr_db, 0.0), enough_db)
-    return float(worth_of_3_db ** (decibels / _HALF_DB))
+    decibels = max(math.inf if sqnr_db is None else sqnr_db, 0.0)
+    # Nobody pays half of the speed to go from 27 to 49 dB, but a little for 44 rather than 41.
+    beyond = _BEYOND_SHARE * min(max(decibels - enough_db, 0.0), _BEYOND_DB)
+    return float(worth_of_3_db ** ((min(decibels, enough_db) + beyond) / _HALF_DB))
 
 
 def _is_as_fast(item: Measured, fastest: Measured, handicap: float) -> bool:
