@@ -85,11 +85,10 @@ def inspect_samples(
     model = load(path)
     specs = input_specs(model)
     loaded = load_samples(samples, inputs=specs)
-    loaded.check(specs)
+    survey = Survey.of(loaded, specs)
     judged = load_samples(evaluation, inputs=specs) if evaluation is not None else None
     if judged is not None:
         judged.check(specs)
-    survey = Survey.of(loaded)
     warnings = lint_survey(model, survey, judged)
     return SamplesReport(source=loaded.source, survey=survey, warnings=warnings)
 

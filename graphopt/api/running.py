@@ -9,14 +9,20 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.analysis import KeptShapes, summarise
-from graphopt.calibration import Calibrator, SampleSource, lint_samples, load_samples
+from graphopt.calibration import (
+    Calibrator,
+    SampleSource,
+    SampleWarning,
+    lint_samples,
+    load_samples,
+)
 from graphopt.errors import OutputError
 from graphopt.ir import load, patient_collection, remembered_graphs, save
 from graphopt.pipeline import PassEvent, PassManager, Pipeline, PrintAfter
 from graphopt.pipeline.manager import Verify
 from graphopt.report import RunReport
 from graphopt.rewrite import Approximate, Journal, TargetFacts
-from graphopt.runtime import input_specs
+from graphopt.runtime import input_specs, shared_worker
 from graphopt.search import ProgressCallback, Reporter
 from graphopt.targets import load_target
 
@@ -67,8 +73,11 @@ def run_pipeline(
     shapes = KeptShapes(model)
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
-    # Before any pass: what the model does to its inputs is plainest then.
-    warnings = lint_samples(model, calibrator.samples) if calibrator is not None else ()
+    warnings: tuple[SampleWarning, ...] = ()
+    if calibrator is not None:
+        shared_worker()  # it starts while samples are read
+        # Before any pass: what the model does to its inputs is plainest then.
+        warnings = lint_samples(model, calibrator.samples, specs=input_specs(model))
     manager = PassManager(
         verify=verify,
         seed=seed,
@@ -137,11 +146,8 @@ def _calibrator(
 ) -> Calibrator | None:
     if calibration is None:
         return None
-    specs = input_specs(model)
-    samples = load_samples(calibration, inputs=specs)
-    samples.check(specs)
     return Calibrator(
-        samples=samples,
+        samples=load_samples(calibration, inputs=input_specs(model)),
         cache=Path(cache) if cache is not None else None,
         progress=lambda done, total: report("calibrating", done, total),
     )
@@ -181,6 +187,8 @@ def explain(
         steps = Pipeline.of(alone[0].without_samples())
     model = load(path)
     calibrator = _calibrator(model, calibration, None, Reporter(None, "explain"))
+    if calibrator is not None:
+        calibrator.samples.check(input_specs(model))
     # Nothing is written and nothing verified: a pass is asked where it would act, not whether it is
     # right.
     manager = PassManager(verify="off", target=TargetFacts(), statistics_provider=calibrator)

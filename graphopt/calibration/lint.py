@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from graphopt.calibration.survey import (
     distance_from_uniform,
 )
 from graphopt.ir import constant_array
+from graphopt.runtime import TensorSpec
 
 __all__ = ["SampleWarning", "lint_samples", "lint_survey"]
 
@@ -70,7 +71,11 @@ class SampleWarning:
 
 
 def lint_samples(
-    model: ir.Model, samples: Samples, evaluation: Samples | None = None
+    model: ir.Model,
+    samples: Samples,
+    evaluation: Samples | None = None,
+    *,
+    specs: Sequence[TensorSpec] | None = None,
 ) -> tuple[SampleWarning, ...]:
     """Return what is doubtful about calibration samples; they are read once.
 
@@ -78,8 +83,12 @@ def lint_samples(
         model: The model that they are for.
         samples: Samples for calibration.
         evaluation: Samples on which the result is judged, which should be of the same kind.
+        specs: Inputs of the model, where samples were not checked against them before.
+
+    Raises:
+        CalibrationDataError: A sample does not fit ``specs``; see `Samples.checked`.
     """
-    return lint_survey(model, Survey.of(samples), evaluation)
+    return lint_survey(model, Survey.of(samples, specs), evaluation)
 
 
 def lint_survey(

@@ -190,7 +190,12 @@ class Samples:
         return digest.hexdigest()
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
-        """Check every sample against the inputs of a model.
+        """Check every sample against the inputs of a model; raises as `checked` does."""
+        for _ in self.checked(specs):
+            pass
+
+    def checked(self, specs: Sequence[TensorSpec]) -> Iterator[Feed]:
+        """Yield every sample after it was checked against the inputs of a model.
 
         Raises:
             CalibrationDataError: There is no sample; or one has a wrong name, type or shape, or
@@ -203,6 +208,8 @@ class Samples:
             _check_names(feed, [spec.name for spec in specs], where)
             for spec in specs:
                 _check_array(feed[spec.name], spec, where)
+            yield feed
+            del feed  # before the next one is read
         if not count:
             raise CalibrationDataError(
                 "there are no samples",

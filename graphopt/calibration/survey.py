@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.ir.hashing import blake2b
-from graphopt.runtime import Histogram
+from graphopt.runtime import Histogram, TensorSpec
 
 __all__ = ["InputSurvey", "Survey", "distance", "distance_from_normal", "distance_from_uniform"]
 
@@ -109,11 +109,11 @@ class Survey:
     inputs: dict[str, InputSurvey] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, samples: Samples) -> Survey:
-        """Look at every sample once."""
+    def of(cls, samples: Samples, specs: Sequence[TensorSpec] | None = None) -> Survey:
+        """Look at every sample once, and check it before against ``specs``: see `Samples.checked`."""
         made = cls()
         digests: set[bytes] = set()
-        for feed in samples:
+        for feed in samples if specs is None else samples.checked(specs):
             made.samples += 1
             sizes = {array.shape[0] if array.ndim else 1 for array in feed.values()}
             rows = sizes.pop() if len(sizes) == 1 else 1
