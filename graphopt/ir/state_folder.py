@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,11 +12,14 @@ import onnx_ir as ir
 
 from graphopt.ir.copying import TensorWriter
 from graphopt.ir.digest import tensor_digest
-from graphopt.ir.file_tensor import FileTensor, SourceFile
+from graphopt.ir.file_tensor import FileTensor
 from graphopt.ir.save import save_referring
 from graphopt.ir.scratch import scratch_folder
 
 __all__ = ["StateFolder"]
+
+_SUFFIX = ".rooted.onnx"
+"""What `runtime` knows as a file whose weights are located from the root of the file system."""
 
 _ALIGNMENT_BYTES = 4096
 """Where a weight lies decides how some kernels sum it: pages, as the runtime's own memory is."""
@@ -30,16 +32,17 @@ _MOST_BYTES = 1 << 30
 class StateFolder:
     """A scratch folder for states of a model; it goes with its owner.
 
-    Many states share most weights. Files that hold them well aligned are linked to, where the disk
-    is the same; the other weights are copied once, to a file that grows with each new one. The
-    runtime maps both, so that they are not held in memory twice. Nothing is on disk before the
-    first state is written.
+    Many states share most weights. Those that lie well aligned in a file already are read where
+    they are; the others are copied once, to a file that grows with each new one. The runtime maps
+    both, so that they are not held in memory twice. Nothing is on disk before the first state is
+    written. A state lies beside neither kind of file, and a link would be no way to them: the
+    runtime follows none that leads elsewhere, and of a file with two names `onnx` thinks the worst.
+    So weights are located from the root of the file system.
     """
 
     def __init__(self) -> None:
         self._folder = Path()
         self._copies: _Copies | None = None
-        self._links: dict[int, tuple[SourceFile, str | None]] = {}
         self._numbers = count()
         self._states = 0
 
@@ -53,7 +56,7 @@ class StateFolder:
             OutputError: The disk is full.
         """
         copies = self._with_room()
-        path = self._folder / f"{next(self._numbers)}.onnx"
+        path = self._folder / f"{next(self._numbers)}{_SUFFIX}"
         save_referring(model, path, lambda tensor: self._place(tensor, copies), has_notes=False)
         del model
         copies.stream.flush()
@@ -82,27 +85,20 @@ class StateFolder:
 
     def _place(self, tensor: ir.TensorProtocol, copies: _Copies) -> tuple[str, int]:
         if isinstance(tensor, FileTensor):
-            link = self._link(tensor.source)
-            if link is not None and tensor.offset % _ALIGNMENT_BYTES == 0:
-                return link, tensor.offset
+            place = self._location(tensor.source.path)
+            if tensor.offset % _ALIGNMENT_BYTES == 0 and place and tensor.source.is_in_place():
+                return place, tensor.offset
             key: Hashable = (id(tensor.source), tensor.offset, tensor.nbytes)
         else:
             key = tensor_digest(tensor)  # by content: states that are gone must not be kept alive
-        return copies.place(key, tensor)
+        return str(self._location(copies.path)), copies.place(key, tensor)
 
-    def _link(self, source: SourceFile) -> str | None:
-        """Return the name of a link to ``source`` here; ``None`` where there can be none."""
-        if id(source) not in self._links:
-            name: str | None = f"linked-{len(self._links)}"
-            try:
-                # Only the very file that was loaded: by now another may have its name.
-                os.link(source.path, self._folder / str(name))
-                if not source.is_in_place():
-                    name = None
-            except OSError:
-                name = None  # another disk, or one without links: it is copied
-            self._links[id(source)] = (source, name)
-        return self._links[id(source)][1]
+    def _location(self, path: Path) -> str | None:
+        """Return where a file lies from the root of this folder; ``None`` where that cannot be."""
+        file = path.resolve()
+        if file.anchor != self._folder.anchor:
+            return None  # another drive
+        return file.relative_to(file.anchor).as_posix()
 
 
 class _Copies:
@@ -114,10 +110,10 @@ class _Copies:
         self.writer = TensorWriter(self.stream)
         self._offsets: dict[Hashable, int] = {}
 
-    def place(self, key: Hashable, tensor: ir.TensorProtocol) -> tuple[str, int]:
-        """Return the name of the file and where ``tensor`` lies in it, written if it is new."""
+    def place(self, key: Hashable, tensor: ir.TensorProtocol) -> int:
+        """Return where ``tensor`` lies in the file, written if it is new."""
         if key not in self._offsets:
             self.writer.write(bytes(-self.writer.position % _ALIGNMENT_BYTES))
             self._offsets[key] = self.writer.position
             self.writer.tensor(tensor)
-        return self.path.name, self._offsets[key]
+        return self._offsets[key]

@@ -1,9 +1,11 @@
-"""States of a model that the runtime loads: each weight is written once, or only linked to."""
+"""States of a model that the runtime loads: each weight is written once, or stays where it is."""
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -44,6 +46,10 @@ def outputs(worker, path):
         return session.run(feed)["z"]
 
 
+def _copied_bytes(state):
+    return sum(file.stat().st_size for file in state.parent.glob("weights-*"))
+
+
 def test_states_compute_what_the_model_computes(loaded, tmp_path):
     expected = outputs(shared_worker(), tmp_path / "m.onnx")
     folder = StateFolder()
@@ -59,7 +65,7 @@ def test_only_new_weights_are_written_for_another_state(loaded, tmp_path):
     weights = loaded.graph.initializers
     for _ in range(3):
         with folder.written(loaded) as path:
-            sizes.append(sum(file.stat().st_size for file in path.parent.glob("weights-*")))
+            sizes.append(_copied_bytes(path))
         changed = ir.tensor(np.ones((64, 64), np.float32), name="first")
         weights["first"].const_value = changed
     is_linked = len(gir.external_files(gir.load(tmp_path / "m.onnx"))) > 0
@@ -83,7 +89,7 @@ def test_weights_of_states_that_are_gone_go_where_they_are_many(loaded, tmp_path
         assert not np.array_equal(outputs(shared_worker(), path), expected)
 
 
-def test_a_file_that_another_has_replaced_is_not_linked_to(tmp_path):
+def test_a_file_that_another_has_replaced_is_not_read(tmp_path):
     gir.save(model_with_weights(), tmp_path / "m.onnx", external_data="w.data")
     model = gir.load(tmp_path / "m.onnx")
     expected = outputs(shared_worker(), tmp_path / "m.onnx")
@@ -94,14 +100,28 @@ def test_a_file_that_another_has_replaced_is_not_linked_to(tmp_path):
         np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
 
 
-def test_where_links_fail_weights_are_copied(loaded, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(18, "Invalid cross-device link")
+def test_files_of_the_model_have_no_second_name(tmp_path):
+    """Of one that has, `onnx` says that it may be an attack: other programs could not load it."""
+    path = tmp_path / "m.onnx"
+    gir.save(model_with_weights(), path, external_data="w.data")
+    model = gir.load(path)
+    with StateFolder().written(model) as state:
+        assert not _copied_bytes(state)
+        assert (tmp_path / "w.data").stat().st_nlink == 1
+        onnx.load(path)
 
-    expected = outputs(shared_worker(), tmp_path / "m.onnx")
-    monkeypatch.setattr("graphopt.ir.state_folder.os.link", fail)
-    with StateFolder().written(loaded) as path:
+
+def test_weights_are_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "real ü").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "real ü")
+    (tmp_path / "here").mkdir()
+    gir.save(model_with_weights(), tmp_path / "linked" / "m.onnx", external_data="w.data")
+    expected = outputs(shared_worker(), tmp_path / "linked" / "m.onnx")
+    monkeypatch.chdir(tmp_path / "here")
+    model = gir.load(Path("../linked/m.onnx"))
+    with StateFolder().written(model) as path:
         np.testing.assert_array_equal(outputs(shared_worker(), path), expected)
+        assert not _copied_bytes(path)
 
 
 def test_the_folder_goes_with_its_owner(loaded):
