@@ -73,11 +73,7 @@ def run_pipeline(
     shapes = KeptShapes(model)
     report = Reporter(progress, "run")
     calibrator = _calibrator(model, calibration, calibration_cache, report)
-    warnings: tuple[SampleWarning, ...] = ()
-    if calibrator is not None:
-        shared_worker()  # it starts while samples are read
-        # Before any pass: what the model does to its inputs is plainest then.
-        warnings = lint_samples(model, calibrator.samples, specs=input_specs(model))
+    warnings = _doubts(model, calibrator)
     manager = PassManager(
         verify=verify,
         seed=seed,
@@ -151,6 +147,14 @@ def _calibrator(
         cache=Path(cache) if cache is not None else None,
         progress=lambda done, total: report("calibrating", done, total),
     )
+
+
+def _doubts(model: ir.Model, calibrator: Calibrator | None) -> tuple[SampleWarning, ...]:
+    if calibrator is None:
+        return ()
+    shared_worker()  # it starts while samples are read
+    # Before any pass: what the model does to its inputs is plainest then.
+    return lint_samples(model, calibrator.samples, specs=input_specs(model))
 
 
 def _saved(model: ir.Model, output: str | Path | None, report: Reporter) -> tuple[Path, ...]:

@@ -19,7 +19,7 @@ from graphopt.calibration.reductions import Reduced, Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
 from graphopt.errors import RuntimeFailure
 from graphopt.ir import StateFolder, clone, operators_of, release_files
-from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker
+from graphopt.runtime import Histogram, Padding, Session, SessionOptions, Worker, usable_cores
 from graphopt.runtime.process_usage import collect_memory
 
 __all__ = ["MEMORY_BYTES", "Observation", "Observer"]
@@ -41,6 +41,10 @@ _OPTIONS = SessionOptions(
 # Packed weights are copies as well. Convolutions are as fast without, and the layer behind them
 # multiplies few rows; matrices that multiply a hundred rows take a quarter less time when packed.
 _UNPACKED = replace(_OPTIONS, config={**_OPTIONS.config, "session.disable_prepacking": "1"})
+# A second thread hardly helps small convolutions, and reductions not at all; a second sample does,
+# for the values of one sample more in memory.
+_AT_ONCE = 2
+_SMALL_BYTES = 4 << 20
 # For one run, to load fast is worth more than to run fast.
 _ONCE = SessionOptions(
     optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
@@ -70,7 +74,7 @@ class _Group(NamedTuple):
 
 
 class _Counter(Protocol):
-    def add(self, feed: Feed) -> None: ...
+    def add(self, feeds: Sequence[Feed]) -> None: ...
 
     def found(self) -> dict[str, Histogram]: ...
 
@@ -84,14 +88,15 @@ class _InWorker:
     padding: Mapping[str, Padding]
     is_counted: bool
 
-    def add(self, feed: Feed) -> None:
-        self.session.collect(
-            feed,
-            self.group.outputs,
-            inputs=self.group.inputs,
-            padding=padded_positions(feed, self.padding),
-            is_counted=self.is_counted,
-        )
+    def add(self, feeds: Sequence[Feed]) -> None:
+        for feed in feeds:
+            self.session.collect(
+                feed,
+                self.group.outputs,
+                inputs=self.group.inputs,
+                padding=padded_positions(feed, self.padding),
+                is_counted=self.is_counted,
+            )
 
     def found(self) -> dict[str, Histogram]:
         return self.session.collected()
@@ -161,12 +166,12 @@ class Observer:
         saved = time.monotonic()
         feeds = itertools.islice(self.samples, group.start, None)
         done = group.start
-        for feed in feeds:
-            done += 1
-            with self._naming(done):
-                counter.add(feed)
-            del feed  # before the next one is read
-            tell()
+        for batch in self._batches(feeds):
+            self._add(counter, batch, done)
+            done += len(batch)
+            for _ in batch:
+                tell()
+            del batch  # here as well
             if self.checkpoint and time.monotonic() - saved >= self.checkpoint_s:
                 self._enter(state, names, earlier, counter.found(), done)
                 self.checkpoint(state)
@@ -192,17 +197,31 @@ class Observer:
                 for part in parts:
                     whole.merge(part)
 
+    def _batches(self, feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
+        """Yield what is run at one time."""
+        at_once = self._at_once
+        for feed in feeds:
+            is_small = sum(array.nbytes for array in feed.values()) <= _SMALL_BYTES
+            batch = [feed, *itertools.islice(feeds, at_once - 1 if is_small else 0)]
+            del feed
+            yield batch
+            del batch  # before the next one is read
+
     def _tell(self, done: int, planned: int) -> None:
         if self.progress is not None:
             self.progress(done, planned)
 
-    @contextmanager
-    def _naming(self, number: int) -> Iterator[None]:
-        """Say in an error of the runtime which sample it was."""
+    def _add(self, counter: _Counter, batch: Sequence[Feed], done: int) -> None:
+        """Count samples; where one of several fails, all are tried again, to name it."""
         try:
-            yield
+            counter.add(batch)
         except RuntimeFailure as error:
-            error.where = f"sample {number} of `{self.samples.source}`"
+            if len(batch) > 1 and self.worker.is_alive:
+                for place, feed in enumerate(batch):
+                    self._add(counter, [feed], done + place)
+                return  # together they were too large
+            numbers = " or ".join(str(done + 1 + place) for place in range(len(batch)))
+            error.where = f"sample {numbers} of `{self.samples.source}`"
             raise
 
     # -- what is counted together --------------------------------------------------------------
@@ -288,12 +307,26 @@ class Observer:
             # The copy, what was there to write it, and what was read of weights.
             collect_memory()
             release_files(self.model)
-            with self.worker.load(path, _options(self.model)) as session:
+            with self.worker.load(path, self._options()) as session:
                 if self._is_reduced:
                     yield Reductions(session, group.inputs, reduced)
                 else:
                     yield _InWorker(session, group, self.padding, self.is_counted)
         self.worker.release()  # whoever asked goes on to round weights
+
+    @property
+    def _at_once(self) -> int:
+        """How many samples are run at once."""
+        if not self._is_reduced or usable_cores() < _AT_ONCE:
+            return 1
+        convolutions, products = _layers(self.model)
+        return _AT_ONCE if 2 * convolutions > products else 1
+
+    def _options(self) -> SessionOptions:
+        convolutions, products = _layers(self.model)
+        options = _UNPACKED if convolutions > products else _OPTIONS
+        share = self._at_once
+        return options if share == 1 else replace(options, threads=usable_cores() // share)
 
     def _written(self, stack: ExitStack, group: _Group) -> tuple[Path, dict[str, Reduced]]:
         """Write the model that is run, for as long as ``stack`` is open; it is not held."""
@@ -313,9 +346,8 @@ class Observer:
         return copy
 
 
-def _options(model: ir.Model) -> SessionOptions:
-    """Return how a model is run, by what most of its layers are."""
+def _layers(model: ir.Model) -> tuple[int, int]:
+    """Return how many convolutions there are, and how many products of matrices."""
     counts = operators_of(model)
-    convolutions = counts.get(("", "Conv"), 0)
     products = counts.get(("", "MatMul"), 0) + counts.get(("", "Gemm"), 0)
-    return _UNPACKED if convolutions > products else _OPTIONS
+    return counts.get(("", "Conv"), 0), products

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration.samples import Feed
@@ -66,14 +67,22 @@ class Reductions:
         self._runs = np.zeros(len(self._names), np.int64)
         self._broken = np.zeros(len(self._names), np.int64)
 
-    def add(self, feed: Feed) -> None:
-        """Run on one sample."""
+    def add(self, feeds: Sequence[Feed]) -> None:
+        """Run on samples, all at once; where one of them fails, nothing is added."""
+        found = self._run(feeds)
         for name, histogram in self._inputs.items():
-            histogram.add(feed[name])
+            for feed in feeds:
+                histogram.add(feed[name])
+        for row in found:
+            self._take(row)
+
+    def _run(self, feeds: Sequence[Feed]) -> npt.NDArray[np.float64]:
         if not self._names:
-            return
-        found = np.append(self._session.run_scalars(feed, self._outputs), 0.0)
-        low, high, total, filled = found[self._places].T
+            return np.zeros((0, 1))
+        return np.pad(self._session.run_scalars(feeds, self._outputs), ((0, 0), (0, 1)))
+
+    def _take(self, returned: npt.NDArray[np.float64]) -> None:
+        low, high, total, filled = returned[self._places].T
         is_finite = np.isfinite(total)
         is_seen = is_finite & (filled > -np.inf)
         np.minimum(self._low, low, out=self._low, where=is_seen)

@@ -110,7 +110,7 @@ class Survey:
 
     @classmethod
     def of(cls, samples: Samples, specs: Sequence[TensorSpec] | None = None) -> Survey:
-        """Look at every sample once, and check it before against ``specs``: see `Samples.checked`."""
+        """Look at every sample once, checked against ``specs`` before: see `Samples.checked`."""
         made = cls()
         digests: set[bytes] = set()
         for feed in samples if specs is None else samples.checked(specs):

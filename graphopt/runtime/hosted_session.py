@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+# A file that holds no weights and locates them from the root of the file system: `ir.StateFolder`.
+_ROOTED_SUFFIX = ".rooted.onnx"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _AS_REQUESTED = 1  # kSameAsRequested, `onnxruntime_c_api.h`
 _FATAL_ONLY = 4  # errors are raised; printed too, they would only repeat themselves
 
@@ -68,10 +72,32 @@ class HostedSession:
             return dict(zip(names, map(array_of, results), strict=True))
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
-    def run_scalars(self, feeds: Feeds, outputs: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return outputs of one number each, as one array in their order."""
-        found = self.run(feeds, outputs)
-        return np.array([found[name].item() for name in outputs], np.float64)
+    def run_scalars(
+        self, feeds: Sequence[Feeds], outputs: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """Return outputs of one number each, as one array with a row for each feed.
+
+        Feeds run at once, in threads of their own.
+        """
+        found = np.zeros((len(feeds), len(outputs)))
+        errors: list[BaseException] = []
+
+        def run(row: int) -> None:
+            try:
+                results = self.run(feeds[row], outputs)
+                found[row] = [results[name].item() for name in outputs]
+            except BaseException as error:  # noqa: BLE001 - raised below, in the main thread
+                errors.append(error)
+
+        threads = [threading.Thread(target=run, args=(row,)) for row in range(1, len(feeds))]
+        for thread in threads:
+            thread.start()
+        run(0)
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+        return found
 
     def observe(self, feeds: Feeds, outputs: Sequence[str] | None) -> dict[str, list[float]]:
         """Run once and return minimum, maximum, elements and non-finite elements per output."""
@@ -205,11 +231,15 @@ def _create_session(model: str | bytes, options: dict[str, Any]) -> Any:
     if missing:
         known = ", ".join(ort.get_available_providers())
         raise ValueError(f"provider {', '.join(missing)} is not available here (only {known})")
+    native = _native_options(ort, options)
+    if isinstance(model, str) and model.endswith(_ROOTED_SUFFIX):
+        native.add_session_config_entry(_WEIGHTS_FOLDER, Path(model).anchor)
+        model = Path(model).read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         session = ort.InferenceSession(
             model,
-            _native_options(ort, options),
+            native,
             providers=providers,
             provider_options=[settings for _, settings in options["providers"]],
             enable_fallback=0,

@@ -183,15 +183,25 @@ class Session:
         header, payload = self._fed("run", feeds, outputs)
         return decode_values(header["values"], payload)
 
-    def run_scalars(self, feeds: Feeds, outputs: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Run the model and return outputs of one number each, as one array of shape (outputs,).
+    def run_scalars(
+        self, feeds: Sequence[Feeds], outputs: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """Run the model on several feeds at once, each in a thread of its own.
+
+        Returns:
+            Outputs of one number each, as one array of shape (feeds, outputs).
 
         Raises:
             RunError: As for `run`, or an output holds more than one number, or none.
             WorkerCrash, WorkerTimeout, WorkerOutOfMemory: The process ended.
         """
-        specs, buffers = encode_values(feeds)
-        request = {"command": "run_scalars", "values": specs, "outputs": list(outputs)}
+        encoded = [encode_values(feed) for feed in feeds]
+        request = {
+            "command": "run_scalars",
+            "feeds": [specs for specs, _ in encoded],
+            "outputs": list(outputs),
+        }
+        buffers = [buffer for _, part in encoded for buffer in part]
         reply, payload = self._request(request, buffers)
         found: npt.NDArray[np.float64] = decode_values(reply["values"], payload)["scalars"]
         return found

@@ -7,7 +7,7 @@ raw bytes in C order; arrays of text travel as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,8 +51,11 @@ def encode_values(values: Feeds) -> tuple[list[Header], list[Buffer]]:
     return specs, buffers
 
 
-def decode_values(specs: Sequence[Header], buffers: Sequence[Buffer]) -> Values:
-    """Return the values that `encode_values` described; arrays are views of `buffers`."""
+def decode_values(specs: Sequence[Header], buffers: Iterable[Buffer]) -> Values:
+    """Return the values that `encode_values` described; arrays are views of `buffers`.
+
+    An iterator is left at the first buffer behind them.
+    """
     remaining = iter(buffers)
     return {spec["name"]: _decode(spec, remaining) for spec in specs}
 

@@ -98,8 +98,9 @@ class Host:
         return {"values": specs}, payload
 
     def run_scalars(self, header: Header, buffers: list[Buffer]) -> tuple[Header, list[Buffer]]:
-        """Run a session and return its outputs, of one number each, as one array."""
-        feeds = decode_values(header["values"], buffers)
+        """Run a session on several feeds, and return its outputs, of one number each."""
+        remaining = iter(buffers)
+        feeds = [decode_values(specs, remaining) for specs in header["feeds"]]
         found = self._sessions[header["session"]].run_scalars(feeds, header["outputs"])
         specs, payload = encode_values({"scalars": found})
         return {"values": specs}, payload

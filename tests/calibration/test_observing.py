@@ -14,7 +14,7 @@ from graphopt.calibration.padding import is_padded, padding_of
 from graphopt.errors import OutputError, RunError, WorkerCrash
 from graphopt.ir import from_text
 from graphopt.rewrite import RangeMethod, ValueRange
-from graphopt.runtime import Histogram, Padding, Worker, shared_worker
+from graphopt.runtime import Histogram, Padding, Session, Worker, shared_worker
 
 CHAIN = """(float[B,S,2] x) => (float[B,S,2] d)
 { a = Neg(x)  b = Exp(a)  c = Mul(b, x)  d = Tanh(c) }"""
@@ -102,6 +102,96 @@ def test_sample_that_ends_the_worker_is_named():
         with pytest.raises(WorkerCrash) as caught:
             observed(worker=worker, progress=kill)
     assert caught.value.where == "sample 3 of `list of feeds`"
+
+
+CONVOLUTION = """(float[B,1,H,4] x) => (float[B,2,H2,W2] c)
+<float[2,1,2,2] w = {1,2,3,4,-1,-2,-3,-4}> { c = Conv(x, w) }"""
+
+
+def extremes_at_once(monkeypatch, feeds, cores, **settings):
+    """Return what extremes of `CONVOLUTION` are observed on so many cores."""
+    monkeypatch.setattr("graphopt.calibration.observing.usable_cores", lambda: cores)
+    settings = {"worker": shared_worker(), "is_counted": False, **settings}
+    observer = Observer(model=from_text(CONVOLUTION), samples=load_samples(feeds), **settings)
+    found = observer.run(["x", "c"]).histograms
+    return {name: (item.minimum, item.maximum) for name, item in found.items()}
+
+
+def image_feeds(count):
+    rng = np.random.default_rng(5)
+    shapes = ((1 + index % 2, 1, 3 + index, 4) for index in range(count))
+    return [{"x": rng.standard_normal(shape).astype(np.float32)} for shape in shapes]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
+    together = []
+    run = Session.run_scalars
+
+    def watched(session, feeds, outputs):
+        together.append(len(feeds))
+        return run(session, feeds, outputs)
+
+    monkeypatch.setattr(Session, "run_scalars", watched)
+    told = []
+    alone = extremes_at_once(monkeypatch, image_feeds(count), cores=1)
+    assert together == [1] * count
+    together.clear()
+    both = extremes_at_once(
+        monkeypatch, image_feeds(count), cores=2, progress=lambda *numbers: told.append(numbers)
+    )
+    assert both == alone
+    assert together == [2] * (count // 2) + [1] * (count % 2)
+    assert told == [(number, count) for number in range(1, count + 1)]
+
+
+def test_large_samples_run_one_by_one(monkeypatch):
+    monkeypatch.setattr("graphopt.calibration.observing._SMALL_BYTES", 4 * 4 * 3)
+    together = []
+    run = Session.run_scalars
+
+    def watched(session, feeds, outputs):
+        together.append(len(feeds))
+        return run(session, feeds, outputs)
+
+    monkeypatch.setattr(Session, "run_scalars", watched)
+    feeds = image_feeds(1) * 2 + image_feeds(3)[2:] + image_feeds(1)
+    extremes_at_once(monkeypatch, feeds, cores=2)
+    assert together == [2, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_the_one_of_two_samples_that_fails_is_named(monkeypatch, bad):
+    feeds = image_feeds(4)
+    feeds[bad] = {"x": np.zeros((1, 3, 3, 4), np.float32)}  # of three channels
+    with pytest.raises(RunError) as caught:
+        extremes_at_once(monkeypatch, feeds, cores=2)
+    assert caught.value.where == f"sample {bad + 1} of `list of feeds`"
+
+
+def test_what_is_too_large_for_two_runs_alone(monkeypatch):
+    run = Session.run_scalars
+
+    def small(session, feeds, outputs):
+        if len(feeds) > 1:
+            raise RunError("out of memory")
+        return run(session, feeds, outputs)
+
+    alone = extremes_at_once(monkeypatch, image_feeds(4), cores=1)
+    monkeypatch.setattr(Session, "run_scalars", small)
+    assert extremes_at_once(monkeypatch, image_feeds(4), cores=2) == alone
+
+
+def test_samples_that_end_the_worker_are_named(monkeypatch):
+    with Worker() as worker:
+
+        def kill(done, _total):
+            if done == 2:
+                os.kill(worker.pid, signal.SIGKILL)
+
+        with pytest.raises(WorkerCrash) as caught:
+            extremes_at_once(monkeypatch, image_feeds(4), 2, worker=worker, progress=kill)
+    assert caught.value.where == "sample 3 or 4 of `list of feeds`"
 
 
 def test_weight_that_may_be_overridden_is_no_sample():
