@@ -182,7 +182,8 @@ class _Runner:
         ]
         # The runtime runs operators of its own in the domain of ONNX; nothing else does.
         faults = faults or [f"no valid ONNX: {fault}" for fault in structure_faults(model)]
-        return found.verdict(_NUMERICS), "".join(faults[:1]), nodes
+        # Else what a reader of "equal" must know: that outputs were empty, or random.
+        return found.verdict(_NUMERICS), "".join(faults[:1]) or "; ".join(found.notes()), nodes
 
     def _compared(self, out: Path) -> Comparison:
         """Compare without the runtime's own rewrites, which may be wrong where the tool was not."""

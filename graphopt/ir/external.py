@@ -117,6 +117,14 @@ def _safe_file(name: str, location: str, model_file: Path) -> Path:
             f"`{location}` does not exist beside `{model_file.name}`",
             hint="copy the data file into the folder of the model",
         )
+    try:
+        str(real).encode()
+    except UnicodeEncodeError:
+        raise _refusal(
+            name,
+            "it lies in a folder whose name is no UTF-8, which a model cannot hold",
+            hint="rename the folder, or copy the model with its data elsewhere",
+        ) from None
     return real
 
 

@@ -20,7 +20,7 @@ class RaceEntry:
         name: What it is called.
         verdict: ``equal`` bit for bit, ``within-budget`` (up to rounding), ``broken``, ``failed``
             or ``not-installed``.
-        reason: Why it is broken or failed.
+        reason: Why it is broken or failed, or what the comparison could not see.
         nodes: Those of the result, subgraphs included.
         file_bytes: Of the result, weights beside it included.
         seconds: Wall time from the path of the model to the saved file, imports aside.

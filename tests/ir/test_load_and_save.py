@@ -1,6 +1,8 @@
 """Reading and writing models: what is refused, what is kept, what is atomic."""
 
+import os
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -243,6 +245,16 @@ def test_external_data_stays_in_the_folder_of_the_model(tmp_path, name):
         gir.save(model_with_weights(), folder / "m.onnx", external_data=name)
     assert not list(folder.iterdir())
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_folder_whose_name_is_no_text_is_refused_with_what_to_do(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    gir.save(model_with_weights(), folder / "m.onnx", external_data="w.data")
+    with pytest.raises(ExternalDataError, match="UTF-8") as caught:
+        gir.load(folder / "m.onnx")
+    assert "rename" in caught.value.hint
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

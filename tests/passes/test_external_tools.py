@@ -191,6 +191,14 @@ def test_race_tells_of_all(tmp_path):
     assert "onnxruntime basic" in str(report)
 
 
+def test_race_says_what_it_could_not_compare(tmp_path):
+    drawn = "(float[2] x) => (float[2] y, float[2] z) { y = RandomNormalLike(x)  z = Identity(x) }"
+    path = write(tmp_path, text(drawn, opset=18))
+    report = api.race(path, only=["graphopt @exact"], latency_budget_s=None)
+    assert report.entries[0].verdict == "equal"
+    assert report.entries[0].reason == "`y` depend on random numbers: compared by type and shape only"
+
+
 def test_race_tells_who_is_not_here_who_fails_and_what_is_no_valid_onnx(tmp_path, monkeypatch):
     norm = (
         "(float[2,4] x) => (float[2,4] y) <float[4] w = {1.0, 2.0, 3.0, 4.0}, float p = {2.0},"
