@@ -18,7 +18,8 @@ from graphopt.runtime import (
     shared_worker,
 )
 from graphopt.search import Feeds, ProgressCallback, Reporter, SampleSource
-from graphopt.search.workbench import VERIFICATION_SAMPLES, latency_feed, load_original
+from graphopt.search.judging import VERIFICATION_SAMPLES
+from graphopt.search.workbench import latency_feed, load_original
 from graphopt.verification import compare_models
 
 __all__ = ["bench", "verify"]

@@ -4,6 +4,7 @@ from graphopt.calibration.cache import CalibrationCache
 from graphopt.calibration.calibrator import Calibrator
 from graphopt.calibration.lint import SampleWarning, lint_samples
 from graphopt.calibration.measuring import SampleMeasure
+from graphopt.calibration.sample_parts import SamplePart
 from graphopt.calibration.samples import LABELS, Samples, SampleSource, load_samples
 from graphopt.calibration.thresholds import RANGE_METHODS, range_of
 from graphopt.calibration.user_functions import calling, import_function
@@ -14,6 +15,7 @@ __all__ = [
     "CalibrationCache",
     "Calibrator",
     "SampleMeasure",
+    "SamplePart",
     "SampleSource",
     "SampleWarning",
     "Samples",

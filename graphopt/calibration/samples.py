@@ -33,7 +33,7 @@ SampleSource: TypeAlias = str | Path | Callable[[], Iterable[RawSample]] | Itera
 """A file, a folder, ``module:function``, a function, or feeds."""
 
 Feed: TypeAlias = dict[str, npt.NDArray[Any]]
-_Row: TypeAlias = tuple[Feed, npt.NDArray[Any] | None, list[dict[str, str]] | None]
+Row: TypeAlias = tuple[Feed, npt.NDArray[Any] | None, list[dict[str, str]] | None]
 """A feed, its labels, and what it was made of."""
 
 
@@ -219,7 +219,7 @@ class Samples:
             )
         self._count = count  # now known; else they would all be read to count them
 
-    def _labelled(self) -> Iterator[_Row]:
+    def _labelled(self) -> Iterator[Row]:
         count = 0
         for raw in self._opener():
             feed = self._named(raw)
@@ -284,7 +284,7 @@ class SamplePart(Samples):
         super().__init__(whole.source, lambda: (), prepared=whole.prepared)
         self._whole, self._step, self._is_held_out = whole, step, is_held_out
 
-    def _labelled(self) -> Iterator[_Row]:
+    def _labelled(self) -> Iterator[Row]:
         for number, row in enumerate(self._whole._labelled(), start=1):  # noqa: SLF001 - its own
             if (number % self._step == 0) is self._is_held_out:
                 yield row

@@ -103,7 +103,7 @@ def _source_digest(source: Path, original: ir.Model, result: OptimizeResult) -> 
 def _raw(outcome: Outcome, shipped: Path, golden: Golden) -> RawGolden | None:
     """Return what the golden samples were made of; ``None`` where they came as arrays."""
     bench = outcome.bench
-    samples = bench.evaluation if bench.calibration is None else bench.calibration
+    samples = bench.judging
     if samples is None or samples.prepared is None:
         return None
     items = [held or [] for held in islice(samples.items(), len(golden.samples))]

@@ -24,6 +24,7 @@ from graphopt.runtime import runtime_version
 from graphopt.search.build import Built, Rejected
 from graphopt.search.campaign import Outcome
 from graphopt.search.give_back import is_quantized
+from graphopt.search.judging import is_seen
 from graphopt.search.measure import Measured
 from graphopt.targets import Candidate, GateResult
 
@@ -210,6 +211,10 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         )
     if (fallen_back := _fall_back(outcome)) is not None:
         notes.insert(0, fallen_back)
+    elif is_seen(outcome.bench.calibration, outcome.bench.evaluation):
+        notes.append(
+            "outputs were compared on samples that calibration saw; others (`--eval`) say more"
+        )
     notes += [f"candidate `{item.candidate.name}`: {item.reason}" for item in outcome.rejected]
     if (shown := _shown(outcome)) is not None:
         notes += shown.comparison.notes()

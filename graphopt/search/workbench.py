@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ from graphopt.runtime import (
 )
 from graphopt.search.absence import stand_in, why_absent
 from graphopt.search.fixed_sizes import with_fixed_sizes
+from graphopt.search.judging import judging_part
 from graphopt.search.prepared_samples import check_prepared
 from graphopt.search.progress import Reporter
 from graphopt.search.remembered import Known, RememberingCalibrator
@@ -58,8 +58,6 @@ SampleSource = str | Path | Iterable[Feeds] | Callable[[], Iterable[Feeds]]
 MetricSource = str | Callable[..., float]
 
 DEFAULT_METRIC = "top1"
-VERIFICATION_SAMPLES = 8
-"""Real samples on which numbers are compared; more say little and cost two runs each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class Workbench:
         absence: Why the target is not on this machine, so that numbers are those of a stand-in and
             nothing is timed; ``None`` where it is here.
         feeds: Inputs on which numbers are compared, real ones where there are samples.
-        feeds_are_real: Whether `feeds` come from samples.
+        judging: The samples that `feeds` are; ``None``: they are generated.
         latency_feed: The input that is timed: the middle one by size of the real ones, or one
             generated input of the size that benchmarks use.
         calibration: Samples for calibration.
@@ -96,7 +94,7 @@ class Workbench:
     target: Target
     options: SessionOptions
     feeds: tuple[Feeds, ...]
-    feeds_are_real: bool
+    judging: Samples | None
     latency_feed: Feeds
     calibration: Samples | None
     calibration_cache: Path | None
@@ -110,6 +108,11 @@ class Workbench:
     absence: str | None = None
     known: Known = field(default_factory=Known, repr=False)
     report: Reporter = field(default_factory=Reporter)
+
+    @property
+    def feeds_are_real(self) -> bool:
+        """Whether `feeds` come from samples."""
+        return self.judging is not None
 
     @property
     def worker(self) -> Worker:
@@ -182,16 +185,16 @@ def prepare(
         specs = session.inputs if sized is model else input_specs(sized)
         calibration_samples = _checked(calibration, specs, sized, home)
         evaluation_samples = _checked(evaluation, specs, sized, home)
-        real = evaluation_samples if calibration_samples is None else calibration_samples
-        feeds = _feeds(sized, real, seed, session)
-        timed = latency_feed(sized, feeds if real is not None else None, seed, session)
+        judging = judging_part(calibration_samples, evaluation_samples)
+        feeds = judging or generate_feed_sets(sized, count=2, seed=seed, session=session)
+        timed = _timed(sized, calibration_samples or evaluation_samples, seed, session)
     bench = Workbench(
         source=path,
         model=model,
         target=target,
         options=options,
-        feeds=feeds,
-        feeds_are_real=real is not None,
+        feeds=tuple(feeds),
+        judging=judging,
         latency_feed=timed,
         calibration=calibration_samples,
         calibration_cache=calibration_cache,
@@ -270,10 +273,9 @@ def _doubts(
     return () if calibration is None else lint_samples(model, calibration, evaluation)
 
 
-def _feeds(model: ir.Model, real: Samples | None, seed: int, session: Session) -> tuple[Feeds, ...]:
-    if real is None:
-        return tuple(generate_feed_sets(model, count=2, seed=seed, session=session))
-    return tuple(itertools.islice(iter(real), VERIFICATION_SAMPLES))
+def _timed(model: ir.Model, samples: Samples | None, seed: int, session: Session) -> Feeds:
+    usual = judging_part(samples, None)
+    return latency_feed(model, None if usual is None else tuple(usual), seed, session)
 
 
 def latency_feed(

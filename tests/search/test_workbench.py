@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt import ir as gir
+from graphopt.calibration import SamplePart, load_samples
 from graphopt.runtime import Worker
 from graphopt.search import Reporter, prepare
 from graphopt.targets import load_target
@@ -25,12 +26,12 @@ def prepared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Worker, "load", recording_load)
 
-    def run(calibration=None):
+    def run(calibration=None, evaluation=None):
         bench = prepare(
             path,
             load_target("cpu-fp32"),
             calibration=calibration,
-            evaluation=None,
+            evaluation=evaluation,
             metric=None,
             latency_budget_s=None,
             seed=0,
@@ -53,3 +54,60 @@ def test_the_middle_sample_by_size_is_timed(prepared):
     bench, _ = prepared([{"x": np.zeros((size, 4), np.float32)} for size in sizes])
     assert bench.feeds_are_real
     assert bench.latency_feed["x"].shape == (3, 4)
+
+
+def numbered(numbers, rows=1):
+    return [{"x": np.full((rows, 4), number, np.float32)} for number in numbers]
+
+
+def numbers_of(feeds):
+    return [int(feed["x"][0, 0]) for feed in feeds]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [0]),
+        (8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (9, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (20, [0, 2, 5, 7, 10, 12, 15, 17]),
+    ],
+)
+def test_numbers_are_compared_on_samples_spread_over_all(prepared, count, expected):
+    """Folders are often in the order of their classes, and the first eight of one."""
+    bench, _ = prepared(numbered(range(count)))
+    assert numbers_of(bench.feeds) == expected
+    assert len(bench.calibration) == count
+
+
+def test_numbers_are_compared_on_samples_for_evaluation_where_there_are_any(prepared):
+    """What calibration has seen says too little of weights that were fitted to it."""
+    bench, _ = prepared(numbered(range(4), rows=3), evaluation=numbered(range(50, 66)))
+    assert numbers_of(bench.feeds) == [50, 52, 54, 56, 58, 60, 62, 64]
+    assert numbers_of(bench.calibration) == [0, 1, 2, 3]
+    assert bench.latency_feed["x"].shape == (3, 4)
+    bench, _ = prepared(evaluation=numbered(range(50, 52)))
+    assert numbers_of(bench.feeds) == [50, 51]
+    assert bench.calibration is None
+
+
+def test_a_part_of_samples_keeps_labels_and_what_they_were_made_of():
+    rows = {"x": np.arange(6, dtype=np.float32).reshape(6, 1), "__labels__": np.arange(6)}
+    part = SamplePart(load_samples([rows]), [1, 4])
+    assert [feed["x"].item() for feed in part] == [1.0, 4.0]
+    assert part.labels.tolist() == [1, 4]
+    assert len(part) == 2
+    assert list(part.items()) == [None, None]
+    assert list(SamplePart(load_samples([rows]), [])) == []
+
+
+def test_a_part_of_samples_is_not_read_to_the_end():
+    read = []
+
+    def feeds():
+        for number in range(100):
+            read.append(number)
+            yield {"x": np.zeros((1, 4), np.float32)}
+
+    assert len(list(SamplePart(load_samples(feeds), [0, 3]))) == 2
+    assert max(read) <= 4
