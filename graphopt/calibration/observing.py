@@ -37,6 +37,7 @@ _OPTIONS = SessionOptions(
     memory_pattern=False,
     arena="exact",
     order="priority",
+    is_rooted=True,
 )
 # Packed weights are copies as well. Convolutions are as fast without, and the layer behind them
 # multiplies few rows; matrices that multiply a hundred rows take a quarter less time when packed.
@@ -47,7 +48,10 @@ _AT_ONCE = 2
 _SMALL_BYTES = 4 << 20
 # For one run, to load fast is worth more than to run fast.
 _ONCE = SessionOptions(
-    optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
+    optimization="disabled",
+    threads=0,
+    config={"session.disable_prepacking": "1"},
+    is_rooted=True,
 )
 _LARGEST_ELEMENT_BYTES = 4
 

@@ -18,9 +18,6 @@ from graphopt.ir.scratch import scratch_folder
 
 __all__ = ["StateFolder"]
 
-_SUFFIX = ".rooted.onnx"
-"""What `runtime` knows as a file whose weights are located from the root of the file system."""
-
 _ALIGNMENT_BYTES = 4096
 """Where a weight lies decides how some kernels sum it: pages, as the runtime's own memory is."""
 
@@ -37,7 +34,7 @@ class StateFolder:
     both, so that they are not held in memory twice. Nothing is on disk before the first state is
     written. A state lies beside neither kind of file, and a link would be no way to them: the
     runtime follows none that leads elsewhere, and of a file with two names `onnx` thinks the worst.
-    So weights are located from the root of the file system.
+    So weights are located from the root of the file system: `SessionOptions.is_rooted`.
     """
 
     def __init__(self) -> None:
@@ -56,7 +53,7 @@ class StateFolder:
             OutputError: The disk is full.
         """
         copies = self._with_room()
-        path = self._folder / f"{next(self._numbers)}{_SUFFIX}"
+        path = self._folder / f"{next(self._numbers)}.onnx"
         save_referring(model, path, lambda tensor: self._place(tensor, copies), has_notes=False)
         del model
         copies.stream.flush()
