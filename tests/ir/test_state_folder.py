@@ -1,6 +1,8 @@
 """States of a model that the runtime loads: each weight is written once, or stays where it is."""
 
 import gc
+import os
+import sys
 import weakref
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt import ir as gir
+from graphopt.errors import OutputError
 from graphopt.ir import StateFolder
 from graphopt.pipeline import numerics
 from graphopt.pipeline.numerics import NumericJudge
@@ -126,6 +129,45 @@ def test_weights_are_found_from_anywhere(tmp_path, monkeypatch):
     with StateFolder().written(model) as path:
         np.testing.assert_array_equal(state_outputs(path), expected)
         assert not _copied_bytes(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_weights_in_a_folder_whose_name_is_no_text_are_copied(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    model = model_with_weights()
+    # In the model's own file, and where pages begin.
+    for size in range(4096):
+        model.doc_string = "-" * size
+        gir.save(model, folder / "m.onnx")
+        loaded = gir.load(folder / "m.onnx")
+        weights = [value.const_value for value in loaded.graph.initializers.values()]
+        if any(weight.offset % 4096 == 0 for weight in weights):
+            break
+    gir.save(model, tmp_path / "m.onnx")
+    with StateFolder().written(loaded) as path:
+        np.testing.assert_array_equal(state_outputs(path), outputs(tmp_path / "m.onnx"))
+        assert _copied_bytes(path) == 2 * 64 * 64 * 4
+
+
+def test_temporary_files_may_lie_in_the_current_folder(loaded, tmp_path, monkeypatch):
+    expected = outputs(tmp_path / "m.onnx")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", "here")
+    with StateFolder().written(loaded) as path:
+        np.testing.assert_array_equal(state_outputs(path), expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_temporary_folder_whose_name_is_no_text_is_refused(loaded, tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(OutputError, match="UTF-8"), StateFolder().written(loaded):
+        pass
+    gc.collect()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.rooted.onnx"])
