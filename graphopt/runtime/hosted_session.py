@@ -230,7 +230,8 @@ def _create_session(model: str | bytes, options: dict[str, Any]) -> Any:
         known = ", ".join(ort.get_available_providers())
         raise ValueError(f"provider {', '.join(missing)} is not available here (only {known})")
     native = _native_options(ort, options)
-    if isinstance(model, str) and options.get("is_rooted"):
+    is_state = options.get("is_rooted", False)
+    if is_state and isinstance(model, str):
         native.add_session_config_entry(_WEIGHTS_FOLDER, Path(model).anchor)
         model = Path(model).read_bytes()
     with warnings.catch_warnings():
@@ -242,6 +243,9 @@ def _create_session(model: str | bytes, options: dict[str, Any]) -> Any:
             provider_options=[settings for _, settings in options["providers"]],
             enable_fallback=0,
         )
+    if is_state:
+        # Kept for a fallback that is not used; the runtime has read it.
+        session._model_bytes = None  # noqa: SLF001
     # Some builds drop a provider that does not start and go on without it.
     lost = [name for name in providers if name not in session.get_providers()]
     if lost:

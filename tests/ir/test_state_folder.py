@@ -18,6 +18,7 @@ from graphopt.pipeline import numerics
 from graphopt.pipeline.numerics import NumericJudge
 from graphopt.rewrite import Exact
 from graphopt.runtime import SessionOptions, shared_worker
+from graphopt.runtime.hosted_session import HostedSession
 
 
 def model_with_weights():
@@ -175,6 +176,14 @@ def test_weights_of_no_other_file_are_looked_for_from_the_root(tmp_path, name):
     gir.save(model_with_weights(), tmp_path / "inline.onnx")
     gir.save(model_with_weights(), tmp_path / name, external_data="w.data")
     np.testing.assert_array_equal(outputs(tmp_path / name), outputs(tmp_path / "inline.onnx"))
+
+
+def test_a_session_does_not_hold_the_file_of_a_state(loaded):
+    options = {**SessionOptions(is_rooted=True).to_json(), "profile_prefix": None}
+    with StateFolder().written(loaded) as path:
+        session = HostedSession(str(path), options)
+    held = vars(session._session).values()
+    assert not [item for item in held if isinstance(item, bytes)]
 
 
 def test_the_folder_goes_with_its_owner(loaded):
