@@ -203,11 +203,14 @@ class Observer:
 
     def _batches(self, feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
         """Yield what is run at one time."""
-        at_once = self._at_once
+        others = self._at_once - 1
         for feed in feeds:
             is_small = sum(array.nbytes for array in feed.values()) <= _SMALL_BYTES
-            batch = [feed, *itertools.islice(feeds, at_once - 1 if is_small else 0)]
+            # Copied, for whoever fills one array again and again.
+            is_copied = is_small and others > 0
+            batch = [{name: array.copy() for name, array in feed.items()} if is_copied else feed]
             del feed
+            batch += itertools.islice(feeds, others if is_small else 0)
             yield batch
             del batch  # before the next one is read
 

@@ -145,6 +145,18 @@ def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
     assert told == [(number, count) for number in range(1, count + 1)]
 
 
+def test_samples_may_come_in_one_array_again_and_again(monkeypatch):
+    def refilled():
+        array = np.empty((1, 1, 3, 4), np.float32)
+        for value in (100.0, 1.0, -50.0, 2.0):
+            array[:] = value
+            yield {"x": array}
+
+    alone = extremes_at_once(monkeypatch, refilled, cores=1)
+    assert alone["x"] == (-50.0, 100.0)
+    assert extremes_at_once(monkeypatch, refilled, cores=2) == alone
+
+
 def test_large_samples_run_one_by_one(monkeypatch):
     monkeypatch.setattr("graphopt.calibration.observing._SMALL_BYTES", 4 * 4 * 3)
     together = []
