@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from graphopt.analysis import infer_shapes
+from graphopt.analysis import Effect, Operators, infer_shapes
 from graphopt.calibration.padding import padded_positions
 from graphopt.calibration.reductions import Reduced, Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
@@ -327,7 +327,12 @@ class Observer:
         if not self._is_reduced or usable_cores() < _AT_ONCE:
             return 1
         convolutions, products = _layers(self.model)
-        return _AT_ONCE if 2 * convolutions > products else 1
+        if 2 * convolutions <= products:
+            return 1
+        # Who draws first would be chance, and the same seed would give other ranges.
+        operators = Operators(self.model)
+        nodes = self.model.graph.all_nodes()
+        return 1 if any(operators.effect(node) is Effect.RANDOM for node in nodes) else _AT_ONCE
 
     def _options(self) -> SessionOptions:
         convolutions, products = _layers(self.model)
