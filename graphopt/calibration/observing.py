@@ -172,10 +172,11 @@ class Observer:
         done = group.start
         for batch in self._batches(feeds):
             self._add(counter, batch, done)
-            done += len(batch)
-            for _ in batch:
-                tell()
+            count = len(batch)
             del batch  # here as well
+            done += count
+            for _ in range(count):
+                tell()
             if self.checkpoint and time.monotonic() - saved >= self.checkpoint_s:
                 self._enter(state, names, earlier, counter.found(), done)
                 self.checkpoint(state)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -172,6 +173,25 @@ def test_random_numbers_are_drawn_sample_by_sample(monkeypatch):
         monkeypatch, image_feeds(3), 2, model=from_text(noise.replace("(x, w)", "(s, w)"))
     )
     assert together == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_no_sample_is_held_while_others_are_read(monkeypatch, cores):
+    """Of two that run at once a copy of the first is."""
+    seen = []
+
+    def images():
+        for feed in image_feeds(4):
+            assert not [True for known in seen if known() is not None]
+            array = feed.pop("x").copy()
+            seen.append(weakref.ref(array))
+            feed["x"] = array
+            del array
+            yield feed
+            feed.clear()
+
+    extremes_at_once(monkeypatch, images, cores)
+    assert len(seen) == 8  # they are counted before
 
 
 def test_large_samples_run_one_by_one(monkeypatch):
