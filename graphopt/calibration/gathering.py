@@ -25,10 +25,16 @@ from graphopt.runtime import Padding, Pair, Session, SessionOptions, Watched, Wo
 __all__ = ["Gathering", "channels_of", "naming_sample"]
 
 _OPTIONS = SessionOptions(
-    optimization="all", threads=0, config={"session.intra_op.allow_spinning": "0"}
+    optimization="all",
+    threads=0,
+    config={"session.intra_op.allow_spinning": "0"},
+    is_rooted=True,
 )
 _ONCE = SessionOptions(
-    optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
+    optimization="disabled",
+    threads=0,
+    config={"session.disable_prepacking": "1"},
+    is_rooted=True,
 )
 _FLOAT_BYTES, _SUM_BYTES = 4, 8
 # Rows of which products are summed, over all samples: 8 for each of 8,192 channels, where more

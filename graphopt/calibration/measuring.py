@@ -22,7 +22,9 @@ from graphopt.runtime import SessionOptions, Worker, runtime_version, shared_wor
 
 __all__ = ["SampleMeasure"]
 
-_OPTIONS = SessionOptions(threads=0, config={"session.intra_op.allow_spinning": "0"})
+_OPTIONS = SessionOptions(
+    threads=0, config={"session.intra_op.allow_spinning": "0"}, is_rooted=True
+)
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from graphopt.analysis import infer_shapes
+from graphopt.analysis import Effect, Operators, infer_shapes
 from graphopt.calibration.padding import padded_positions
 from graphopt.calibration.reductions import Reduced, Reductions, with_reductions
 from graphopt.calibration.samples import Feed, Samples
@@ -37,6 +37,7 @@ _OPTIONS = SessionOptions(
     memory_pattern=False,
     arena="exact",
     order="priority",
+    is_rooted=True,
 )
 # Packed weights are copies as well. Convolutions are as fast without, and the layer behind them
 # multiplies few rows; matrices that multiply a hundred rows take a quarter less time when packed.
@@ -47,7 +48,10 @@ _AT_ONCE = 2
 _SMALL_BYTES = 4 << 20
 # For one run, to load fast is worth more than to run fast.
 _ONCE = SessionOptions(
-    optimization="disabled", threads=0, config={"session.disable_prepacking": "1"}
+    optimization="disabled",
+    threads=0,
+    config={"session.disable_prepacking": "1"},
+    is_rooted=True,
 )
 _LARGEST_ELEMENT_BYTES = 4
 
@@ -168,10 +172,11 @@ class Observer:
         done = group.start
         for batch in self._batches(feeds):
             self._add(counter, batch, done)
-            done += len(batch)
-            for _ in batch:
-                tell()
+            count = len(batch)
             del batch  # here as well
+            done += count
+            for _ in range(count):
+                tell()
             if self.checkpoint and time.monotonic() - saved >= self.checkpoint_s:
                 self._enter(state, names, earlier, counter.found(), done)
                 self.checkpoint(state)
@@ -199,11 +204,14 @@ class Observer:
 
     def _batches(self, feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
         """Yield what is run at one time."""
-        at_once = self._at_once
+        others = self._at_once - 1
         for feed in feeds:
             is_small = sum(array.nbytes for array in feed.values()) <= _SMALL_BYTES
-            batch = [feed, *itertools.islice(feeds, at_once - 1 if is_small else 0)]
+            # Copied, for whoever fills one array again and again.
+            is_copied = is_small and others > 0
+            batch = [{name: array.copy() for name, array in feed.items()} if is_copied else feed]
             del feed
+            batch += itertools.islice(feeds, others if is_small else 0)
             yield batch
             del batch  # before the next one is read
 
@@ -320,7 +328,12 @@ class Observer:
         if not self._is_reduced or usable_cores() < _AT_ONCE:
             return 1
         convolutions, products = _layers(self.model)
-        return _AT_ONCE if 2 * convolutions > products else 1
+        if 2 * convolutions <= products:
+            return 1
+        # Who draws first would be chance, and the same seed would give other ranges.
+        operators = Operators(self.model)
+        nodes = self.model.graph.all_nodes()
+        return 1 if any(operators.effect(node) is Effect.RANDOM for node in nodes) else _AT_ONCE
 
     def _options(self) -> SessionOptions:
         convolutions, products = _layers(self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -151,7 +152,7 @@ class Samples:
 
     @functools.cached_property
     def _count(self) -> int:
-        return sum(1 for _ in self)
+        return sum(1 for _ in map(len, self))  # not over feeds: it would hold the one before
 
     @functools.cached_property
     def labels(self) -> npt.NDArray[Any] | None:
@@ -191,8 +192,7 @@ class Samples:
 
     def check(self, specs: Sequence[TensorSpec]) -> None:
         """Check every sample against the inputs of a model; raises as `checked` does."""
-        for _ in self.checked(specs):
-            pass
+        deque(self.checked(specs), maxlen=0)  # a loop would hold the one before
 
     def checked(self, specs: Sequence[TensorSpec]) -> Iterator[Feed]:
         """Yield every sample after it was checked against the inputs of a model.
@@ -203,7 +203,8 @@ class Samples:
             UnsupportedModelError: An input is a sequence or optional.
         """
         count = 0
-        for count, feed in enumerate(self, start=1):
+        for feed in self:  # `enumerate` would hold the one before
+            count += 1
             where = f"sample {count} of `{self.source}`"
             _check_names(feed, [spec.name for spec in specs], where)
             for spec in specs:

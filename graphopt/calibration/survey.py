@@ -114,17 +114,22 @@ class Survey:
         made = cls()
         digests: set[bytes] = set()
         for feed in samples if specs is None else samples.checked(specs):
-            made.samples += 1
-            sizes = {array.shape[0] if array.ndim else 1 for array in feed.values()}
-            rows = sizes.pop() if len(sizes) == 1 else 1
-            made.rows += rows
-            made.largest = max(made.largest, rows)
+            made.add(feed)
             digest = _digest(feed)
             made.duplicates += digest in digests
             digests.add(digest)
-            for name, array in feed.items():
-                made.inputs.setdefault(name, InputSurvey(name)).add(array)
+            del feed  # before the next one is read
         return made
+
+    def add(self, feed: Feed) -> None:
+        """Take in one sample, but for whether it equals an earlier one."""
+        self.samples += 1
+        sizes = {array.shape[0] if array.ndim else 1 for array in feed.values()}
+        rows = sizes.pop() if len(sizes) == 1 else 1
+        self.rows += rows
+        self.largest = max(self.largest, rows)
+        for name, array in feed.items():
+            self.inputs.setdefault(name, InputSurvey(name)).add(array)
 
 
 def _digest(feed: Feed) -> bytes:

@@ -88,12 +88,13 @@ def save_referring(
     *,
     has_notes: bool = True,
 ) -> None:
-    """Write a model whose large initializers lie in files beside ``path``, for a short time only.
+    """Write a model whose large initializers lie in other files, for a short time only.
 
     Args:
         model: The model; it is left as it was.
         path: Where to write it.
-        place: Puts a weight into a file and returns the name of the file, and the offset.
+        place: Puts a weight into a file and returns its location, from the folder of ``path`` or
+            from where else the reader looks for it, and the offset.
         has_notes: With what exporters note down beside nodes, which says nothing to a runtime.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from graphopt.errors import OutputError
 from graphopt.ir.copying import TensorWriter
 from graphopt.ir.digest import tensor_digest
 from graphopt.ir.file_tensor import FileTensor
@@ -17,9 +18,6 @@ from graphopt.ir.save import save_referring
 from graphopt.ir.scratch import scratch_folder
 
 __all__ = ["StateFolder"]
-
-_SUFFIX = ".rooted.onnx"
-"""What `runtime` knows as a file whose weights are located from the root of the file system."""
 
 _ALIGNMENT_BYTES = 4096
 """Where a weight lies decides how some kernels sum it: pages, as the runtime's own memory is."""
@@ -37,7 +35,7 @@ class StateFolder:
     both, so that they are not held in memory twice. Nothing is on disk before the first state is
     written. A state lies beside neither kind of file, and a link would be no way to them: the
     runtime follows none that leads elsewhere, and of a file with two names `onnx` thinks the worst.
-    So weights are located from the root of the file system.
+    So weights are located from the root of the file system: `SessionOptions.is_rooted`.
     """
 
     def __init__(self) -> None:
@@ -53,10 +51,10 @@ class StateFolder:
         The file is without the notes of exporters, and ``model`` is not held meanwhile.
 
         Raises:
-            OutputError: The disk is full.
+            OutputError: The disk is full, or no model can hold the name of the temporary folder.
         """
         copies = self._with_room()
-        path = self._folder / f"{next(self._numbers)}{_SUFFIX}"
+        path = self._folder / f"{next(self._numbers)}.onnx"
         save_referring(model, path, lambda tensor: self._place(tensor, copies), has_notes=False)
         del model
         copies.stream.flush()
@@ -71,8 +69,16 @@ class StateFolder:
         """Return the file for weights: another one where there is none yet, or it is too large."""
         if self._copies is None:
             stack = ExitStack()
-            self._folder = stack.enter_context(scratch_folder())
+            # Where links lead, and where it stays when the program changes its folder.
+            self._folder = stack.enter_context(scratch_folder()).resolve()
             weakref.finalize(self, stack.close)
+            if self._location(self._folder) is None:
+                raise OutputError(
+                    "weights cannot be written to a temporary file",
+                    why="the folder of temporary files has a name that is no UTF-8, which a model "
+                    "cannot hold",
+                    hint="set the environment variable `TMPDIR` to another folder",
+                )
         elif self._states or self._copies.writer.position <= _MOST_BYTES:
             return self._copies
         else:
@@ -85,9 +91,10 @@ class StateFolder:
 
     def _place(self, tensor: ir.TensorProtocol, copies: _Copies) -> tuple[str, int]:
         if isinstance(tensor, FileTensor):
-            place = self._location(tensor.source.path)
-            if tensor.offset % _ALIGNMENT_BYTES == 0 and place and tensor.source.is_in_place():
-                return place, tensor.offset
+            if tensor.offset % _ALIGNMENT_BYTES == 0 and tensor.source.is_in_place():
+                place = self._location(tensor.source.path)
+                if place is not None:
+                    return place, tensor.offset
             key: Hashable = (id(tensor.source), tensor.offset, tensor.nbytes)
         else:
             key = tensor_digest(tensor)  # by content: states that are gone must not be kept alive
@@ -98,6 +105,10 @@ class StateFolder:
         file = path.resolve()
         if file.anchor != self._folder.anchor:
             return None  # another drive
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            return None  # a protobuf holds text
         return file.relative_to(file.anchor).as_posix()
 
 

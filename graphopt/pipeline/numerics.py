@@ -8,7 +8,7 @@ its outputs become the reference of the next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ class NumericJudge:
         if self._folder is None:
             self._folder = StateFolder()
         with self._folder.written(model) as path:
-            return worker.load(path, _PLAIN)
+            return worker.load(path, replace(_PLAIN, is_rooted=True))
 
 
 def _model_of(reference: Path | Checkpoint) -> ir.Model:

@@ -29,8 +29,6 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-# A file that holds no weights and locates them from the root of the file system: `ir.StateFolder`.
-_ROOTED_SUFFIX = ".rooted.onnx"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _AS_REQUESTED = 1  # kSameAsRequested, `onnxruntime_c_api.h`
 _FATAL_ONLY = 4  # errors are raised; printed too, they would only repeat themselves
@@ -232,7 +230,8 @@ def _create_session(model: str | bytes, options: dict[str, Any]) -> Any:
         known = ", ".join(ort.get_available_providers())
         raise ValueError(f"provider {', '.join(missing)} is not available here (only {known})")
     native = _native_options(ort, options)
-    if isinstance(model, str) and model.endswith(_ROOTED_SUFFIX):
+    is_state = options.get("is_rooted", False)
+    if is_state and isinstance(model, str):
         native.add_session_config_entry(_WEIGHTS_FOLDER, Path(model).anchor)
         model = Path(model).read_bytes()
     with warnings.catch_warnings():
@@ -244,6 +243,9 @@ def _create_session(model: str | bytes, options: dict[str, Any]) -> Any:
             provider_options=[settings for _, settings in options["providers"]],
             enable_fallback=0,
         )
+    if is_state:
+        # Kept for a fallback that is not used; the runtime has read it.
+        session._model_bytes = None  # noqa: SLF001
     # Some builds drop a provider that does not start and go on without it.
     lost = [name for name in providers if name not in session.get_providers()]
     if lost:

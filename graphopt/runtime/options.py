@@ -34,6 +34,9 @@ class SessionOptions:
         order: In which order operators run: the runtime's ``default`` keeps values for readers that
             could have run at once, ``priority`` runs what is ready in the order of the file.
         profile: Record which provider runs each node and for how long; see `Session.profile`.
+        is_rooted: Weights of the file are located from the root of the file system, and not from
+            its folder: a state of `ir.StateFolder`. Never of a file that a user gives, whose
+            weights could then be any file.
     """
 
     optimization: Optimization = "all"
@@ -45,6 +48,7 @@ class SessionOptions:
     arena: Literal["default", "exact"] = "default"
     order: Literal["default", "priority"] = "default"
     profile: bool = False
+    is_rooted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the form in which a worker receives them."""
@@ -57,6 +61,7 @@ class SessionOptions:
             "memory_pattern": self.memory_pattern,
             "arena": self.arena,
             "order": self.order,
+            "is_rooted": self.is_rooted,
             "optimized_model_path": None if path is None else str(Path(path).absolute()),
         }
 

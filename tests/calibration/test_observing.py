@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def extremes_at_once(monkeypatch, feeds, cores, **settings):
     """Return what extremes of `CONVOLUTION` are observed on so many cores."""
     monkeypatch.setattr("graphopt.calibration.observing.usable_cores", lambda: cores)
     settings = {"worker": shared_worker(), "is_counted": False, **settings}
-    observer = Observer(model=from_text(CONVOLUTION), samples=load_samples(feeds), **settings)
+    settings.setdefault("model", from_text(CONVOLUTION))
+    observer = Observer(samples=load_samples(feeds), **settings)
     found = observer.run(["x", "c"]).histograms
     return {name: (item.minimum, item.maximum) for name, item in found.items()}
 
@@ -123,8 +125,8 @@ def image_feeds(count):
     return [{"x": rng.standard_normal(shape).astype(np.float32)} for shape in shapes]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
+def runs_together(monkeypatch):
+    """Return a list to which each run of samples adds how many they are."""
     together = []
     run = Session.run_scalars
 
@@ -133,6 +135,12 @@ def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
         return run(session, feeds, outputs)
 
     monkeypatch.setattr(Session, "run_scalars", watched)
+    return together
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
+    together = runs_together(monkeypatch)
     told = []
     alone = extremes_at_once(monkeypatch, image_feeds(count), cores=1)
     assert together == [1] * count
@@ -145,16 +153,50 @@ def test_convolutions_run_on_two_samples_at_once(monkeypatch, count):
     assert told == [(number, count) for number in range(1, count + 1)]
 
 
+def test_samples_may_come_in_one_array_again_and_again(monkeypatch):
+    def refilled():
+        array = np.empty((1, 1, 3, 4), np.float32)
+        for value in (100.0, 1.0, -50.0, 2.0):
+            array[:] = value
+            yield {"x": array}
+
+    alone = extremes_at_once(monkeypatch, refilled, cores=1)
+    assert alone["x"] == (-50.0, 100.0)
+    assert extremes_at_once(monkeypatch, refilled, cores=2) == alone
+
+
+def test_random_numbers_are_drawn_sample_by_sample(monkeypatch):
+    """With a seed they are the same each time, but for the order in which samples draw."""
+    together = runs_together(monkeypatch)
+    noise = CONVOLUTION.replace("c = ", "n = RandomNormalLike<seed = 1.0>(x)  s = Add(x, n)  c = ")
+    extremes_at_once(
+        monkeypatch, image_feeds(3), 2, model=from_text(noise.replace("(x, w)", "(s, w)"))
+    )
+    assert together == [1, 1, 1]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_no_sample_is_held_while_others_are_read(monkeypatch, cores):
+    """Of two that run at once a copy of the first is."""
+    seen = []
+
+    def images():
+        for feed in image_feeds(4):
+            assert not [True for known in seen if known() is not None]
+            array = feed.pop("x").copy()
+            seen.append(weakref.ref(array))
+            feed["x"] = array
+            del array
+            yield feed
+            feed.clear()
+
+    extremes_at_once(monkeypatch, images, cores)
+    assert len(seen) == 8  # they are counted before
+
+
 def test_large_samples_run_one_by_one(monkeypatch):
     monkeypatch.setattr("graphopt.calibration.observing._SMALL_BYTES", 4 * 4 * 3)
-    together = []
-    run = Session.run_scalars
-
-    def watched(session, feeds, outputs):
-        together.append(len(feeds))
-        return run(session, feeds, outputs)
-
-    monkeypatch.setattr(Session, "run_scalars", watched)
+    together = runs_together(monkeypatch)
     feeds = image_feeds(1) * 2 + image_feeds(3)[2:] + image_feeds(1)
     extremes_at_once(monkeypatch, feeds, cores=2)
     assert together == [2, 1, 1]

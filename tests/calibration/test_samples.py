@@ -2,12 +2,14 @@
 
 import io
 import sys
+import weakref
 import zipfile
 
 import numpy as np
 import pytest
 
-from graphopt.calibration import LABELS, load_samples
+from graphopt.calibration import LABELS, Samples, load_samples
+from graphopt.calibration.survey import Survey
 from graphopt.errors import CalibrationDataError, UnsupportedModelError
 from graphopt.runtime import TensorSpec
 
@@ -27,6 +29,24 @@ def failure(call, *arguments, **keywords):
     with pytest.raises(CalibrationDataError) as caught:
         call(*arguments, **keywords)
     return caught.value
+
+
+@pytest.mark.parametrize("read", [Samples.check, Survey.of], ids=["checked", "surveyed"])
+def test_no_sample_is_held_while_the_next_one_is_read(read):
+    seen = []
+
+    def images():
+        for number in range(3):
+            assert not [True for known in seen if known() is not None]
+            array = image(number, 1)
+            seen.append(weakref.ref(array))
+            feed = {"image": array}
+            del array
+            yield feed
+            del feed
+
+    read(load_samples(images), [IMAGE])
+    assert len(seen) == 3
 
 
 def test_npz_is_one_feed(tmp_path):

@@ -256,6 +256,7 @@ BROKEN = {
         replaced("CPUExecutionProvider", "cpu"),
         None,
     ),
+    "key `enough_db` has a wrong value": ("enough_db = inf\n" + MINIMAL, None),
     "target has no `name`": (replaced('name = "board"', ""), None),
     "target file is not valid TOML": (MINIMAL + "gates [", None),
     "key `extends` has a wrong value": ("extends = 1\n" + MINIMAL, None),
