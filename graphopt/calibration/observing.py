@@ -45,7 +45,7 @@ _UNPACKED = replace(_OPTIONS, config={**_OPTIONS.config, "session.disable_prepac
 # A second thread hardly helps small convolutions, and reductions not at all; a second sample does,
 # for the values of one sample more in memory.
 _AT_ONCE = 2
-_SMALL_BYTES = 4 << 20
+_SMALL_BYTES = 2 << 20
 # For one run, to load fast is worth more than to run fast.
 _ONCE = SessionOptions(
     optimization="disabled",

@@ -53,7 +53,10 @@ def _print_schema(context: click.Context, _option: click.Parameter, is_given: bo
 @calibration_option
 @calibration_cache_option
 @click.option(
-    "--eval", "evaluation", metavar="PATH|MODULE:FUNCTION", help="Labelled samples, or a metric."
+    "--eval",
+    "evaluation",
+    metavar="PATH|MODULE:FUNCTION",
+    help="Samples to judge by, labelled or not, or a metric.",
 )
 @click.option("--metric", metavar="NAME", help="top1, f1, spearman, mse or perplexity.")
 @click.option(

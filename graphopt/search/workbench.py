@@ -77,7 +77,7 @@ class Workbench:
             generated input of the size that benchmarks use.
         calibration: Samples for calibration.
         calibration_cache: Folder of what was measured on samples before; ``None``: none.
-        evaluation: Samples for the task metric.
+        evaluation: Samples for comparing outputs and, with labels, for the task metric.
         metric: The task metric.
         metric_before: Its value for the original.
         latency_budget_s: Seconds for one latency comparison; ``None``: not measured.
@@ -186,20 +186,20 @@ def prepare(
         calibration_samples = _checked(calibration, specs, sized, home)
         evaluation_samples = _checked(evaluation, specs, sized, home)
         judging = judging_part(calibration_samples, evaluation_samples)
-        feeds = judging or generate_feed_sets(sized, count=2, seed=seed, session=session)
+        feeds = _feeds(sized, judging, seed, session)
         timed = _timed(sized, calibration_samples or evaluation_samples, seed, session)
     bench = Workbench(
         source=path,
         model=model,
         target=target,
         options=options,
-        feeds=tuple(feeds),
+        feeds=feeds,
         judging=judging,
         latency_feed=timed,
         calibration=calibration_samples,
         calibration_cache=calibration_cache,
         evaluation=evaluation_samples,
-        metric=_metric(metric, evaluation_samples),
+        metric=_metric(metric, evaluation_samples, target),
         metric_before=None,
         latency_budget_s=latency_budget_s if absence is None else None,
         absence=absence,
@@ -273,9 +273,19 @@ def _doubts(
     return () if calibration is None else lint_samples(model, calibration, evaluation)
 
 
+def _feeds(
+    model: ir.Model, judging: Samples | None, seed: int, session: Session
+) -> tuple[Feeds, ...]:
+    if judging is None:
+        return tuple(generate_feed_sets(model, count=2, seed=seed, session=session))
+    # Copied, for whoever fills one array again and again.
+    return tuple({name: array.copy() for name, array in feed.items()} for feed in judging)
+
+
 def _timed(model: ir.Model, samples: Samples | None, seed: int, session: Session) -> Feeds:
     usual = judging_part(samples, None)
-    return latency_feed(model, None if usual is None else tuple(usual), seed, session)
+    real = None if usual is None else _feeds(model, usual, seed, session)
+    return latency_feed(model, real, seed, session)
 
 
 def latency_feed(
@@ -289,8 +299,12 @@ def latency_feed(
     return by_size[len(by_size) // 2]
 
 
-def _metric(metric: MetricSource | None, evaluation: Samples | None) -> Metric | None:
-    if metric is None and evaluation is None:
+def _metric(
+    metric: MetricSource | None, evaluation: Samples | None, target: Target
+) -> Metric | None:
+    is_asked_for = metric is not None or "max_metric_drop" in target.demanded_gates
+    # Without labels, samples for evaluation are those on which outputs are compared.
+    if not is_asked_for and (evaluation is None or evaluation.labels is None):
         return None
     chosen = load_metric(metric or DEFAULT_METRIC)
     if evaluation is None and chosen.needs_samples:

@@ -58,7 +58,7 @@ class Gate:
         return value >= limit if self.name.startswith("min_") else value <= limit
 
 
-_NO_METRIC = "no evaluation data (`--eval`) was given"
+_NO_METRIC = "no labelled samples (`--eval`) were given"
 _NO_LATENCY = "measuring was switched off (`--latency off`)"
 _NO_PLACEMENT = "the target's provider is not on this machine"
 

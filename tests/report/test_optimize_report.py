@@ -252,7 +252,7 @@ y          0.01   0.0025  0.999998     48.5     100.0%
 
 gate               kind         limit   value  result
 min_cosine         correctness   0.99  0.9999  passes
-max_metric_drop    correctness   0.01       -  not measured (no evaluation data (`--eval`) was given)
+max_metric_drop    correctness   0.01       -  not measured (no labelled samples (`--eval`) were given)
 max_latency_ratio  goal             1     0.4  passes
 max_size_ratio     goal             1    0.25  passes
 

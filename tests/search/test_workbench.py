@@ -5,6 +5,7 @@ import pytest
 
 from graphopt import ir as gir
 from graphopt.calibration import SamplePart, load_samples
+from graphopt.errors import MetricError
 from graphopt.runtime import Worker
 from graphopt.search import Reporter, prepare
 from graphopt.targets import load_target
@@ -26,10 +27,10 @@ def prepared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Worker, "load", recording_load)
 
-    def run(calibration=None, evaluation=None):
+    def run(calibration=None, evaluation=None, target=None):
         bench = prepare(
             path,
-            load_target("cpu-fp32"),
+            target or load_target("cpu-fp32"),
             calibration=calibration,
             evaluation=evaluation,
             metric=None,
@@ -89,6 +90,25 @@ def test_numbers_are_compared_on_samples_for_evaluation_where_there_are_any(prep
     bench, _ = prepared(evaluation=numbered(range(50, 52)))
     assert numbers_of(bench.feeds) == [50, 51]
     assert bench.calibration is None
+
+
+def test_samples_for_evaluation_may_do_without_labels_until_a_metric_is_asked_for(prepared):
+    bench, _ = prepared(evaluation=numbered(range(3)))
+    assert bench.metric is None
+    demanding = load_target("cpu-fp32").with_gates({"max_metric_drop": 0.01})
+    with pytest.raises(MetricError, match="needs labelled samples"):
+        prepared(evaluation=numbered(range(3)), target=demanding)
+
+
+def test_samples_may_come_in_one_array(prepared):
+    def feeds():
+        array = np.zeros((1, 4), np.float32)
+        for number in range(3):
+            array[:] = number
+            yield {"x": array}
+
+    bench, _ = prepared(feeds)
+    assert numbers_of(bench.feeds) == [0, 1, 2]
 
 
 def test_a_part_of_samples_keeps_labels_and_what_they_were_made_of():
