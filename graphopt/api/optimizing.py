@@ -110,7 +110,8 @@ def optimize(
             ``module:function``, or an iterable of feeds (arrays by input name).
         calibration_cache: Folder that keeps what was measured on them, for the next time with the
             same model, samples, settings and versions; ``None``: nothing is kept.
-        evaluation: Labelled samples for `metric`, or ``module:function`` of a metric.
+        evaluation: Samples on which outputs are compared, with labels for `metric`; or
+            ``module:function`` of a metric.
         metric: ``top1``, ``f1``, ``spearman``, ``mse``, ``perplexity``, ``module:function``, or a
             function ``metric(predict) -> float`` with ``predict(feeds) -> outputs``.
         gates: Limits by name, which replace those of the target; ``None`` takes one away.
